@@ -1,0 +1,56 @@
+# evbus is built with PGXS: make, make install, make installcheck.
+# make demo, make test, make bench and make soak need nothing installed before: they start with tool/setup.
+
+EXTENSION = evbus
+MODULE_big = evbus
+PGFILEDESC = "evbus - event bus inside PostgreSQL"
+OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+DATA := $(sort $(wildcard sql/evbus--*.sql))
+PG_CPPFLAGS = -I$(srcdir)/src
+SHLIB_LINK = -lzstd
+
+# installcheck wants a server with shared_preload_libraries = 'evbus'.
+REGRESS := $(filter-out evbus--%,$(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql))))
+ISOLATION := $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
+PROVE_TESTS := $(sort $(wildcard test/t/*.pl))
+ifneq ($(PROVE_TESTS),)
+TAP_TESTS = 1
+endif
+
+PG_CONFIG = pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+
+# Warnings are errors in our files; PostgreSQL's own headers count as the system's.
+ifdef WERROR
+PG_CPPFLAGS += -isystem $(shell $(PG_CONFIG) --includedir-server)
+PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
+endif
+
+ifneq ($(PGXS),)
+
+# PostgreSQL was built with LLVM, but bitcode is of use only where clang is.
+CLANG_BUILT_WITH := $(shell sed -n 's/^CLANG = //p' $(dir $(PGXS))../Makefile.global)
+ifeq ($(shell command -v $(or $(CLANG),$(CLANG_BUILT_WITH),clang)),)
+override with_llvm = no
+endif
+
+include $(PGXS)
+
+$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
+
+else
+
+all install uninstall installcheck:
+	@echo "pg_config was not found: run tool/setup, or give PG_CONFIG=/path/to/pg_config" >&2; exit 1
+clean:
+
+endif
+
+.PHONY: demo test bench soak
+demo test:
+	@tool/$@
+bench soak:
+	@test -x bench/$(if $(filter soak,$@),soak,run) || { echo "there is no $@ in this checkout" >&2; exit 1; }
+	@tool/setup
+	@bench/$(if $(filter soak,$@),soak,run)

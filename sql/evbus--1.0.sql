@@ -1,0 +1,473 @@
+/* sql/evbus--1.0.sql */
+
+\echo Use "CREATE EXTENSION evbus" to load this file. \quit
+
+/*
+ * The record of the bus: an insert-only log, ticks that give positions, an
+ * append-only ledger of acks, and rows only for what failed.  How they fit is
+ * told in docs/architecture.md.
+ *
+ * Leaves (partitions) are never made here: they are no members of the
+ * extension, so that pg_dump carries them.
+ */
+
+/* Fails at once, with the line to add, where the library is not preloaded. */
+CREATE FUNCTION evbus._require_preload() RETURNS void
+AS 'MODULE_PATHNAME', 'evbus_require_preload' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+SELECT evbus._require_preload();
+
+/* ---------------------------------------------------------------- types */
+
+CREATE TYPE evbus.event AS (
+	event_id	bigint,
+	bus			text,
+	type		text,
+	key			text,
+	payload		jsonb,
+	headers		jsonb,
+	published_at timestamptz,
+	position	bigint,
+	attempt		integer
+);
+COMMENT ON TYPE evbus.event IS 'one event as a handler is given it; handlers are f(evbus.event) or f(evbus.event[])';
+
+CREATE TYPE evbus.delivery AS (
+	receipt		text,
+	event_id	bigint,
+	bus			text,
+	type		text,
+	key			text,
+	payload		jsonb,
+	headers		jsonb,
+	published_at timestamptz,
+	position	bigint,
+	attempt		integer,
+	lease_until	timestamptz
+);
+COMMENT ON TYPE evbus.delivery IS 'one attempt to give an event to a client: the event, the receipt to ack it with, and how long the lease lasts';
+
+/* -------------------------------------------------------- configuration */
+
+CREATE SEQUENCE evbus.storage_class_id_seq AS integer;
+CREATE SEQUENCE evbus.bus_id_seq AS integer;
+CREATE SEQUENCE evbus.subscription_id_seq AS integer;
+
+CREATE TABLE evbus.storage_class (
+	storage_class_id integer PRIMARY KEY,
+	retention	interval NOT NULL,
+	partition_interval interval NOT NULL,
+	UNIQUE (retention, partition_interval)
+);
+COMMENT ON TABLE evbus.storage_class IS 'pairs of retention and leaf interval; the buses of one class share its leaves of evbus.event_log';
+
+CREATE TABLE evbus.bus (
+	bus_id		integer PRIMARY KEY,
+	bus			text NOT NULL UNIQUE,
+	slot		smallint NOT NULL UNIQUE,
+	storage_class_id integer NOT NULL REFERENCES evbus.storage_class,
+	owner		regrole NOT NULL,
+	durability	text NOT NULL,
+	max_payload_bytes integer NOT NULL,
+	paused		boolean NOT NULL,
+	created_at	timestamptz NOT NULL
+);
+COMMENT ON TABLE evbus.bus IS 'the registry of buses; changed only through evbus.create_bus() and its siblings';
+COMMENT ON COLUMN evbus.bus.slot IS 'place in shared memory, 0 to evbus.max_buses - 1';
+
+CREATE TABLE evbus.subscription (
+	subscription_id integer PRIMARY KEY,
+	subscription text NOT NULL UNIQUE,
+	slot		smallint NOT NULL UNIQUE,
+	bus_id		integer NOT NULL REFERENCES evbus.bus,
+	owner		regrole NOT NULL,
+	epoch		integer NOT NULL,
+	start_position bigint NOT NULL,
+	types		text[] NOT NULL,
+	handler_schema text,
+	handler_name text,
+	handler_batch boolean,
+	batch_size	integer NOT NULL,
+	concurrency	integer NOT NULL,
+	max_attempts integer NOT NULL,
+	backoff_initial interval NOT NULL,
+	backoff_max	interval NOT NULL,
+	lease		interval NOT NULL,
+	timeout		interval NOT NULL,
+	notify		boolean NOT NULL,
+	paused		boolean NOT NULL,
+	paused_reason text,
+	created_at	timestamptz NOT NULL
+);
+COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
+COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
+COMMENT ON COLUMN evbus.subscription.start_position IS 'first position of this epoch';
+COMMENT ON COLUMN evbus.subscription.handler_schema IS 'handler kept by name, because a regprocedure column would block pg_upgrade';
+
+/* ------------------------------------------------- the log and its order */
+
+CREATE TABLE evbus.event_log (
+	event_id	bigint NOT NULL,
+	storage_class_id integer NOT NULL,
+	bus_id		integer NOT NULL,
+	type		text NOT NULL,
+	key			text,
+	headers		bytea,
+	payload		bytea NOT NULL
+) PARTITION BY LIST (storage_class_id);
+COMMENT ON TABLE evbus.event_log IS 'every event, insert only; LIST by storage class, then RANGE by event_id; read it through evbus.history';
+
+CREATE TABLE evbus.tick (
+	tick_id		bigint NOT NULL,
+	bus_id		integer NOT NULL,
+	first_position bigint NOT NULL,
+	n			integer NOT NULL,
+	low_id		bigint NOT NULL,
+	min_id		bigint NOT NULL,
+	ids			bytea NOT NULL
+) PARTITION BY RANGE (tick_id);
+COMMENT ON TABLE evbus.tick IS 'which event has which position: one row per bus and batch of commits';
+COMMENT ON COLUMN evbus.tick.tick_id IS 'clock at writing, never below an id the tick names';
+COMMENT ON COLUMN evbus.tick.low_id IS 'where recovery starts: every committed id below it has a position, or a row in evbus.late';
+
+CREATE TABLE evbus.late (
+	late_id		bigint PRIMARY KEY,
+	ranges		bytea NOT NULL
+);
+COMMENT ON TABLE evbus.late IS 'ids of a transaction that could not use the ring; deleted by the transaction that ticks them';
+
+CREATE TABLE evbus.watermark (
+	bus_id		integer PRIMARY KEY,
+	next_position bigint NOT NULL,
+	low_id		bigint NOT NULL,
+	newest_id	bigint NOT NULL
+);
+COMMENT ON TABLE evbus.watermark IS 'where a bus stood when its ticks were dropped, so that a quiet bus never restarts at 1';
+
+/* ------------------------------------------------------------- the ledger */
+
+CREATE TABLE evbus.ack_0 (
+	subscription_id integer NOT NULL,
+	epoch		integer NOT NULL,
+	turn		bigint NOT NULL,
+	frontier	bigint,
+	ranges		bytea NOT NULL
+);
+CREATE TABLE evbus.ack_1 (LIKE evbus.ack_0);
+CREATE TABLE evbus.ack_2 (LIKE evbus.ack_0);
+COMMENT ON TABLE evbus.ack_0 IS 'append-only ledger of acked position ranges, first of three leaves used in turn';
+COMMENT ON TABLE evbus.ack_1 IS 'append-only ledger of acked position ranges, second of three leaves used in turn';
+COMMENT ON TABLE evbus.ack_2 IS 'append-only ledger of acked position ranges, third of three leaves used in turn';
+COMMENT ON COLUMN evbus.ack_0.frontier IS 'NULL: ranges are acked; else a checkpoint: all below frontier is acked but for ranges';
+
+/* ---------------------------------------------------------------- failures */
+
+CREATE TABLE evbus.retry (
+	subscription_id integer NOT NULL,
+	event_id	bigint NOT NULL,
+	position	bigint NOT NULL,
+	attempts	integer NOT NULL,
+	due_at		timestamptz NOT NULL,
+	first_failed_at timestamptz NOT NULL,
+	last_failed_at timestamptz NOT NULL,
+	sqlstate	text NOT NULL,
+	message		text NOT NULL,
+	redrives	integer NOT NULL DEFAULT 0,
+	type		text NOT NULL,
+	key			text,
+	headers		bytea,
+	payload		bytea NOT NULL,
+	PRIMARY KEY (subscription_id, event_id)
+);
+CREATE INDEX retry_due ON evbus.retry (subscription_id, due_at);
+COMMENT ON TABLE evbus.retry IS 'deliveries that failed and will be tried again; each row keeps its own copy of the event';
+
+CREATE TABLE evbus.dead_letter_log (
+	dead_letter_id bigint NOT NULL,
+	dead_at		timestamptz NOT NULL,
+	subscription_id integer NOT NULL,
+	subscription text NOT NULL,
+	bus			text NOT NULL,
+	event_id	bigint NOT NULL,
+	position	bigint NOT NULL,
+	attempts	integer NOT NULL,
+	reason		text NOT NULL,
+	first_failed_at timestamptz NOT NULL,
+	last_failed_at timestamptz NOT NULL,
+	sqlstate	text NOT NULL,
+	message		text NOT NULL,
+	redrives	integer NOT NULL,
+	type		text NOT NULL,
+	key			text,
+	headers		bytea,
+	payload		bytea NOT NULL,
+	PRIMARY KEY (dead_letter_id)
+) PARTITION BY RANGE (dead_letter_id);
+CREATE INDEX dead_letter_by_subscription ON evbus.dead_letter_log (subscription_id, event_id);
+CREATE INDEX dead_letter_by_error ON evbus.dead_letter_log (bus, type, sqlstate);
+COMMENT ON TABLE evbus.dead_letter_log IS 'deliveries given up on, with their own copy of the event; read it through evbus.dead_letter';
+
+SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.bus', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.bus_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.subscription', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.subscription_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.late', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.watermark', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.ack_0', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.ack_1', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.ack_2', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.retry', '');
+
+/* ----------------------------------------------------------------- buses */
+
+CREATE FUNCTION evbus.create_bus(bus text, durability text DEFAULT 'durable', retention interval DEFAULT '7 days',
+								 partition_interval interval DEFAULT '1 day', max_payload_bytes integer DEFAULT 16777216)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_create_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer) IS 'make a bus; the caller becomes its owner';
+
+CREATE FUNCTION evbus.alter_bus(bus text, retention interval DEFAULT NULL, partition_interval interval DEFAULT NULL,
+								max_payload_bytes integer DEFAULT NULL, rename_to text DEFAULT NULL)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text) IS 'change settings of a bus; NULL keeps a setting';
+
+CREATE FUNCTION evbus.drop_bus(bus text, force boolean DEFAULT false)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_drop_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.drop_bus(text, boolean) IS 'remove a bus and its subscriptions; refused while a subscription has undelivered events, unless forced';
+
+CREATE FUNCTION evbus.pause_bus(bus text)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_pause_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.pause_bus(text) IS 'stop deliveries of a bus; publishing goes on';
+
+CREATE FUNCTION evbus.resume_bus(bus text)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_resume_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.resume_bus(text) IS 'start deliveries of a paused bus again';
+
+/* --------------------------------------------------------------- publish */
+
+CREATE FUNCTION evbus.publish(bus text, type text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_publish' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb) IS 'store one event and return its id; visible after commit';
+
+CREATE FUNCTION evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL)
+RETURNS SETOF bigint AS 'MODULE_PATHNAME', 'evbus_publish_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
+COMMENT ON FUNCTION evbus.publish_batch(text, text[], jsonb[], text[], jsonb[]) IS 'store many events, one per element of the arrays, and return their ids in that order; visible after commit';
+
+/* --------------------------------------------------------- subscriptions */
+
+CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAULT '{#}', handler regprocedure DEFAULT NULL,
+								start_from text DEFAULT 'now', batch_size integer DEFAULT 100, concurrency integer DEFAULT 1,
+								max_attempts integer DEFAULT 5, backoff_initial interval DEFAULT '1 second',
+								backoff_max interval DEFAULT '1 hour', lease interval DEFAULT '30 seconds',
+								timeout interval DEFAULT '30 seconds', notify boolean DEFAULT true)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_subscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.subscribe(text, text, text[], regprocedure, text, integer, integer, integer, interval, interval, interval, interval, boolean)
+	IS 'make a subscription owned by the caller and return the position it starts at; with a handler evbus calls it, without one clients receive and ack';
+
+CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT NULL, handler regprocedure DEFAULT NULL,
+								batch_size integer DEFAULT NULL, concurrency integer DEFAULT NULL,
+								max_attempts integer DEFAULT NULL, backoff_initial interval DEFAULT NULL,
+								backoff_max interval DEFAULT NULL, lease interval DEFAULT NULL,
+								timeout interval DEFAULT NULL, notify boolean DEFAULT NULL)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.alter_subscription(text, text[], regprocedure, integer, integer, integer, interval, interval, interval, interval, boolean)
+	IS 'change settings of a subscription; NULL keeps a setting';
+
+CREATE FUNCTION evbus.unsubscribe(subscription text)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_unsubscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.unsubscribe(text) IS 'remove a subscription with its progress and retries; its dead letters stay until their retention';
+
+CREATE FUNCTION evbus.pause(subscription text, reason text DEFAULT NULL)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_pause' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.pause(text, text) IS 'stop deliveries of one subscription';
+
+CREATE FUNCTION evbus.resume(subscription text)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_resume' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.resume(text) IS 'start deliveries of a paused subscription again';
+
+CREATE FUNCTION evbus.seek(subscription text, start_from text)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_seek' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.seek(text, text) IS 'move a subscription to now, the beginning, a time or a position, and return the position; older receipts end';
+
+/* --------------------------------------------------------------- clients */
+
+CREATE FUNCTION evbus.receive(subscription text, max_events integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT NULL)
+RETURNS SETOF evbus.delivery AS 'MODULE_PATHNAME', 'evbus_receive' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION evbus.receive(text, integer, interval, interval) IS 'lease up to max_events deliveries; rolling back gives them back at once';
+
+CREATE FUNCTION evbus.ack(receipts text[])
+RETURNS integer AS 'MODULE_PATHNAME', 'evbus_ack' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.ack(text[]) IS 'mark deliveries as done when the caller commits; returns how many receipts were still good';
+
+CREATE FUNCTION evbus.nack(receipts text[], delay interval DEFAULT NULL, error text DEFAULT NULL)
+RETURNS integer AS 'MODULE_PATHNAME', 'evbus_nack' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.nack(text[], interval, text) IS 'report failed deliveries: tried again after delay (NULL: the backoff), dead letters after max_attempts';
+
+CREATE FUNCTION evbus.reject(receipts text[], error text DEFAULT NULL)
+RETURNS integer AS 'MODULE_PATHNAME', 'evbus_reject' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.reject(text[], text) IS 'give up on deliveries: straight to the dead letters';
+
+CREATE FUNCTION evbus.extend(receipts text[], lease interval)
+RETURNS integer AS 'MODULE_PATHNAME', 'evbus_extend' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.extend(text[], interval) IS 'let leases end this long from now; takes effect at once';
+
+CREATE FUNCTION evbus.release(receipts text[])
+RETURNS integer AS 'MODULE_PATHNAME', 'evbus_release' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.release(text[]) IS 'give deliveries back without counting an attempt, when the caller commits';
+
+CREATE PROCEDURE evbus.wait(subscription text, timeout interval DEFAULT '5 seconds')
+AS 'MODULE_PATHNAME', 'evbus_wait' LANGUAGE C;
+COMMENT ON PROCEDURE evbus.wait(text, interval) IS 'return when the subscription has something to receive, or after timeout; holds back no vacuum when called outside a transaction block';
+
+CREATE FUNCTION evbus.channel(subscription text)
+RETURNS text AS 'MODULE_PATHNAME', 'evbus_channel' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.channel(text) IS 'name of the channel to LISTEN on for a subscription';
+
+/* ----------------------------------------------------------- dead letters */
+
+CREATE FUNCTION evbus.redrive(dead_letter_ids bigint[])
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_redrive_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.redrive(bigint[]) IS 'try these dead letters again; returns how many';
+
+CREATE FUNCTION evbus.redrive(subscription text DEFAULT NULL, bus text DEFAULT NULL, types text[] DEFAULT NULL,
+							  sqlstate text DEFAULT NULL, dead_after timestamptz DEFAULT NULL,
+							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_redrive' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.redrive(text, text, text[], text, timestamptz, timestamptz, bigint) IS 'try the dead letters that match every given filter again; returns how many';
+
+CREATE FUNCTION evbus.purge_dead_letters(dead_letter_ids bigint[])
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_purge_dead_letters_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.purge_dead_letters(bigint[]) IS 'delete these dead letters; returns how many';
+
+CREATE FUNCTION evbus.purge_dead_letters(subscription text DEFAULT NULL, bus text DEFAULT NULL, types text[] DEFAULT NULL,
+							  sqlstate text DEFAULT NULL, dead_after timestamptz DEFAULT NULL,
+							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.purge_dead_letters(text, text, text[], text, timestamptz, timestamptz, bigint) IS 'delete the dead letters that match every given filter; returns how many';
+
+/* ----------------------------------------------------------------- upkeep */
+
+CREATE PROCEDURE evbus.maintain()
+AS 'MODULE_PATHNAME', 'evbus_maintain' LANGUAGE C;
+COMMENT ON PROCEDURE evbus.maintain() IS 'make leaves ahead and drop those past retention, as the upkeep worker does by itself';
+
+CREATE FUNCTION evbus.schedule_maintenance(schedule text DEFAULT '*/5 * * * *')
+RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
+DECLARE
+	job bigint;
+BEGIN
+	IF schedule IS NULL THEN
+		RAISE EXCEPTION 'schedule must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF pg_catalog.to_regprocedure('cron.schedule(text,text,text)') IS NULL THEN
+		RAISE EXCEPTION 'pg_cron is not installed in database "%"', pg_catalog.current_database()
+			USING ERRCODE = 'undefined_object',
+				  HINT = 'Run CREATE EXTENSION pg_cron in the database that cron.database_name names; or do nothing: the evbus maintainer does the same work by itself.';
+	END IF;
+	EXECUTE 'SELECT cron.schedule($1, $2, $3)' INTO job USING 'evbus maintain', schedule, 'CALL evbus.maintain()';
+	RETURN job;
+END $$;
+COMMENT ON FUNCTION evbus.schedule_maintenance(text) IS 'run CALL evbus.maintain() through pg_cron; returns the job id';
+
+/* ------------------------------------------------------------------ views */
+
+CREATE FUNCTION evbus._decode(bytea) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'evbus_decode' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._decode(bytea) IS 'stored payload or headers as jsonb';
+
+CREATE FUNCTION evbus._event_time(bigint) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'evbus_event_time' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._event_time(bigint) IS 'the time inside an event_id';
+
+CREATE FUNCTION evbus._time_event(timestamptz) RETURNS bigint
+AS 'MODULE_PATHNAME', 'evbus_time_event' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._time_event(timestamptz) IS 'the smallest event_id of a time: history by event_id >= evbus._time_event(t) uses the index';
+
+CREATE FUNCTION evbus._bus_state(OUT bus_id integer, OUT next_position bigint, OUT ticked_position bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_bus_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._bus_state() IS 'positions of the buses in shared memory';
+
+CREATE FUNCTION evbus._subscription_state(OUT subscription_id integer, OUT cursor_position bigint, OUT next_position bigint,
+								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_subscription_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._subscription_state() IS 'progress of the subscriptions in shared memory';
+
+CREATE FUNCTION evbus._status(OUT sequencer_pid integer, OUT maintainer_pid integer, OUT handler_workers integer, OUT ready boolean,
+							  OUT ring_bytes bigint, OUT ring_used bigint, OUT ring_overflows bigint, OUT leases integer, OUT leases_used integer,
+							  OUT ledger_turn bigint)
+RETURNS record AS 'MODULE_PATHNAME', 'evbus_status' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._status() IS 'workers and shared memory of this database';
+
+CREATE VIEW evbus.bus_list AS
+SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_payload_bytes, b.paused, b.created_at,
+	   s.next_position,
+	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions
+FROM evbus.bus b
+	 JOIN evbus.storage_class c USING (storage_class_id)
+	 LEFT JOIN evbus._bus_state() s USING (bus_id);
+COMMENT ON VIEW evbus.bus_list IS 'the buses of this database and their settings';
+COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';
+
+CREATE VIEW evbus.subscription_list AS
+SELECT x.subscription, b.bus, x.owner, x.types,
+	   CASE WHEN x.handler_name IS NOT NULL THEN
+			pg_catalog.format('%I.%I(%s)', x.handler_schema, x.handler_name,
+							  CASE WHEN x.handler_batch THEN 'evbus.event[]' ELSE 'evbus.event' END) END AS handler,
+	   CASE WHEN x.handler_name IS NULL AND x.notify THEN evbus.channel(x.subscription) END AS channel,
+	   x.batch_size, x.concurrency, x.max_attempts, x.backoff_initial, x.backoff_max, x.lease, x.timeout,
+	   x.paused, x.paused_reason, x.created_at
+FROM evbus.subscription x JOIN evbus.bus b USING (bus_id);
+COMMENT ON VIEW evbus.subscription_list IS 'the subscriptions of this database and their settings';
+COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of new deliveries; NULL with a handler or notify => false';
+
+CREATE VIEW evbus.subscription_lag AS
+SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered AS lag, s.in_flight,
+	   r.retries, r.next_retry_at, s.workers, x.paused OR b.paused AS paused, x.paused_reason
+FROM evbus.subscription x
+	 JOIN evbus.bus b USING (bus_id)
+	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
+	 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS retries, pg_catalog.min(t.due_at) AS next_retry_at
+						FROM evbus.retry t WHERE t.subscription_id = x.subscription_id) r ON true;
+COMMENT ON VIEW evbus.subscription_lag IS 'how far each subscription is behind its bus';
+COMMENT ON COLUMN evbus.subscription_lag.cursor_position IS 'everything below is settled; NULL while the workers of this database start';
+COMMENT ON COLUMN evbus.subscription_lag.next_position IS 'position the next event of the bus gets';
+COMMENT ON COLUMN evbus.subscription_lag.lag IS 'positions not yet settled, those of other types that were not looked at among them';
+COMMENT ON COLUMN evbus.subscription_lag.in_flight IS 'positions leased to workers or clients now';
+COMMENT ON COLUMN evbus.subscription_lag.retries IS 'failed deliveries that wait for their next attempt';
+COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
+
+CREATE VIEW evbus.history AS
+SELECT e.event_id, b.bus, e.type, e.key, evbus._decode(e.payload) AS payload, evbus._decode(e.headers) AS headers,
+	   evbus._event_time(e.event_id) AS published_at
+FROM evbus.event_log e JOIN evbus.bus b USING (bus_id);
+COMMENT ON VIEW evbus.history IS 'every event within retention, whether delivered or not';
+
+CREATE VIEW evbus.retry_list AS
+SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload) AS payload, evbus._decode(r.headers) AS headers,
+	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message
+FROM evbus.retry r JOIN evbus.subscription x USING (subscription_id) JOIN evbus.bus b USING (bus_id);
+COMMENT ON VIEW evbus.retry_list IS 'deliveries that failed and wait for their next attempt';
+
+CREATE VIEW evbus.dead_letter AS
+SELECT d.dead_letter_id, d.dead_at, d.subscription, d.bus, d.event_id, d.position, d.type, d.key,
+	   evbus._decode(d.payload) AS payload, evbus._decode(d.headers) AS headers, evbus._event_time(d.event_id) AS published_at,
+	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives
+FROM evbus.dead_letter_log d;
+COMMENT ON VIEW evbus.dead_letter IS 'deliveries given up on';
+COMMENT ON COLUMN evbus.dead_letter.reason IS 'max_attempts: tried often enough; permanent: the SQLSTATE says that trying again is no use; rejected: by evbus.reject()';
+
+CREATE VIEW evbus.dead_letter_summary AS
+SELECT d.bus, d.subscription, d.type, d.sqlstate, d.reason, pg_catalog.count(*) AS dead_letters,
+	   pg_catalog.min(d.dead_at) AS oldest, pg_catalog.max(d.dead_at) AS newest,
+	   (pg_catalog.array_agg(d.message ORDER BY d.dead_letter_id DESC))[1] AS last_message
+FROM evbus.dead_letter_log d
+GROUP BY d.bus, d.subscription, d.type, d.sqlstate, d.reason;
+COMMENT ON VIEW evbus.dead_letter_summary IS 'dead letters by bus, subscription, type and error';
+
+/* ------------------------------------------------------------- privileges */
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evbus FROM PUBLIC;
+REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
+/* Pure functions inside views, which PostgreSQL checks against the reader. */
+GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz) TO PUBLIC;

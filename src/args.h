@@ -1,0 +1,20 @@
+/* args.h: what SQL callers may pass, checked in one place */
+#ifndef EVBUS_ARGS_H
+#define EVBUS_ARGS_H
+
+#include "evbus.h"
+
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/timestamp.h"
+
+extern void evbus_arg_present(FunctionCallInfo fcinfo, int n, const char *name);
+extern char *evbus_arg_text(FunctionCallInfo fcinfo, int n, const char *name);
+extern char *evbus_arg_name(FunctionCallInfo fcinfo, int n, const char *name);
+extern int	evbus_arg_int(FunctionCallInfo fcinfo, int n, const char *name, int low, int high);
+extern int64 evbus_arg_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high);
+extern void evbus_arg_array(FunctionCallInfo fcinfo, int n, const char *name,
+							Datum **values, bool **nulls, int *count);
+extern void evbus_no_nulls(const bool *nulls, int count, const char *name);
+
+#endif

@@ -1,0 +1,16 @@
+/* codec.h: how payloads and headers are stored */
+#ifndef EVBUS_CODEC_H
+#define EVBUS_CODEC_H
+
+#include "evbus.h"
+#include "utils/jsonb.h"
+
+#define EVBUS_CODEC_JSONB	0	/* the bytes of a jsonb, without its length word */
+#define EVBUS_CODEC_ZSTD	1	/* a zstd frame of the same */
+
+extern int	evbus_compress_threshold;
+
+extern bytea *evbus_encode_jsonb(Jsonb *json);
+extern Jsonb *evbus_decode_jsonb(const char *data, int len);
+
+#endif

@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ * compat.h
+ *	  The only home of PG_VERSION_NUM: every wrapper has the newest signature.
+ *
+ * Supported: PostgreSQL 15 to 18.
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVBUS_COMPAT_H
+#define EVBUS_COMPAT_H
+
+#include "postgres.h"
+
+#if PG_VERSION_NUM < 150000
+#error "evbus needs PostgreSQL 15 or later"
+#endif
+
+#include "miscadmin.h"
+#include "storage/backendid.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* Number of this backend among all, from 0; slots are indexed by it. */
+#if PG_VERSION_NUM >= 170000
+#define EvbusMyBackend()	((int) MyProcNumber)
+#define EVBUS_BACKENDS		(MaxBackends + NUM_AUXILIARY_PROCS + max_prepared_xacts)
+#else
+#define EvbusMyBackend()	(MyBackendId - 1)
+#define EVBUS_BACKENDS		(MaxBackends)
+#endif
+
+/* ProcGlobal->allProcs index, good for finding a latch. */
+#if PG_VERSION_NUM >= 170000
+#define EvbusMyProcno()		((int) MyProcNumber)
+#else
+#define EvbusMyProcno()		((int) MyProc->pgprocno)
+#endif
+
+/* Rights checks: object_aclcheck() came with 16. */
+#if PG_VERSION_NUM >= 160000
+#define evbus_proc_aclcheck(oid, role) object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE)
+#define evbus_database_aclcheck(oid, role) object_aclcheck(DatabaseRelationId, oid, role, ACL_CONNECT)
+#else
+#define evbus_proc_aclcheck(oid, role) pg_proc_aclcheck(oid, role, ACL_EXECUTE)
+#define evbus_database_aclcheck(oid, role) pg_database_aclcheck(oid, role, ACL_CONNECT)
+#endif
+
+#endif							/* EVBUS_COMPAT_H */

@@ -1,0 +1,204 @@
+/*-------------------------------------------------------------------------
+ * evbus.c
+ *	  _PG_init: settings, hooks, the launcher.  No logic but what the hooks need.
+ *-------------------------------------------------------------------------
+ */
+#include "evbus.h"
+
+#include <limits.h>
+
+#include "clock.h"
+#include "codec.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "fmgr.h"
+#include "handler.h"
+#include "ledger.h"
+#include "maintain.h"
+#include "nodes/parsenodes.h"
+#include "notify.h"
+#include "publish.h"
+#include "registry.h"
+#include "ring.h"
+#include "sequencer.h"
+#include "shmem.h"
+#include "tcop/utility.h"
+#include "upkeep.h"
+#include "utils/builtins.h"
+#include "worker.h"
+
+PG_MODULE_MAGIC;
+
+int			evbus_max_databases = 4;
+int			evbus_max_buses = 64;
+int			evbus_max_subscriptions = 256;
+int			evbus_max_leases = 32768;
+int			evbus_ring_size = 32768;
+int			evbus_max_handler_workers = 4;
+
+static ProcessUtility_hook_type prev_utility_hook = NULL;
+
+PGDLLEXPORT void _PG_init(void);
+
+PG_FUNCTION_INFO_V1(evbus_event_time);
+PG_FUNCTION_INFO_V1(evbus_time_event);
+
+/* evbus._event_time(bigint) returns timestamptz */
+Datum
+evbus_event_time(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(evbus_clock_to_time(PG_GETARG_INT64(0)));
+}
+
+/* evbus._time_event(timestamptz) returns bigint */
+Datum
+evbus_time_event(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(evbus_clock_from_time(PG_GETARG_TIMESTAMPTZ(0)));
+}
+
+/* The database whose workers must be away while this runs, or InvalidOid. */
+static Oid
+needs_quiet(Node *statement)
+{
+	const char *name = NULL;
+
+	if (IsA(statement, DropdbStmt))
+		name = ((DropdbStmt *) statement)->dbname;
+	else if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+		name = ((RenameStmt *) statement)->subname;
+	else if (IsA(statement, AlterDatabaseStmt))
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((AlterDatabaseStmt *) statement)->options)
+			if (strcmp(((DefElem *) lfirst(lc))->defname, "tablespace") == 0)
+				name = ((AlterDatabaseStmt *) statement)->dbname;
+	}
+	else if (IsA(statement, CreatedbStmt))
+	{
+		ListCell   *lc;
+
+		name = "template1";
+		foreach(lc, ((CreatedbStmt *) statement)->options)
+			if (strcmp(((DefElem *) lfirst(lc))->defname, "template") == 0 && ((DefElem *) lfirst(lc))->arg)
+				name = defGetString((DefElem *) lfirst(lc));
+	}
+	return name ? get_database_oid(name, true) : InvalidOid;
+}
+
+/*
+ * Two statements concern us: what needs a database without sessions, and COMMIT
+ * PREPARED, whose events the sequencer must hear of before the client is answered.
+ */
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
+				ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	Node	   *statement = pstmt->utilityStmt;
+	Oid			quiet = needs_quiet(statement);
+	bool		commits_prepared = IsA(statement, TransactionStmt) &&
+	((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+
+	if (OidIsValid(quiet))
+		evbus_workers_stop(quiet);
+	PG_TRY();
+	{
+		if (prev_utility_hook)
+			prev_utility_hook(pstmt, query, read_only_tree, context, params, env, dest, qc);
+		else
+			standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		if (OidIsValid(quiet))
+			evbus_workers_resume(quiet);
+	}
+	PG_END_TRY();
+
+	if (commits_prepared && evbus_shared != NULL)
+		for (int i = 0; i < evbus_max_databases; i++)
+			if (evbus_dbs[i].dboid == MyDatabaseId)
+			{
+				pg_atomic_write_u32(&evbus_dbs[i].late, 1);
+				evbus_ring_wake(&evbus_dbs[i]);
+			}
+}
+
+static void
+define_settings(void)
+{
+	DefineCustomIntVariable("evbus.compress_threshold",
+							gettext_noop("Sets the size from which payloads are compressed with zstd."),
+							gettext_noop("-1 turns compression off."),
+							&evbus_compress_threshold, 2048, -1, INT_MAX, PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.dead_letter_retention",
+							gettext_noop("Sets how long dead letters are kept."),
+							gettext_noop("They go in leaves of one day."),
+							&evbus_dead_letter_retention, 30 * 24 * 60, 24 * 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.late_after",
+							gettext_noop("Sets the age from which an open publisher is no longer waited for by recovery."),
+							gettext_noop("Its commit then costs one row more; a larger value makes recovery scan more."),
+							&evbus_late_after, 10000, 10, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.ledger_turn_size",
+							gettext_noop("Sets the size of the ledger of acks at which a new one is begun."),
+							gettext_noop("A start reads up to three of them."),
+							&evbus_ledger_turn_size, 16384, 64, 1024 * 1024, PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.max_buses",
+							gettext_noop("Sets the maximum number of buses in a database."), NULL,
+							&evbus_max_buses, 64, 1, 32767, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.max_databases",
+							gettext_noop("Sets the maximum number of databases that use evbus."),
+							gettext_noop("Each reserves shared memory for its ring, leases, buses and subscriptions."),
+							&evbus_max_databases, 4, 1, EVBUS_MAX_DATABASES, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.max_handler_workers",
+							gettext_noop("Sets the maximum number of workers that call handlers, in all databases together."),
+							gettext_noop("They count against max_worker_processes."),
+							&evbus_max_handler_workers, 4, 1, EVBUS_MAX_WORKERS, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.max_leases",
+							gettext_noop("Sets the maximum number of deliveries in the hands of clients and workers, per database."), NULL,
+							&evbus_max_leases, 32768, 64, 16 * 1024 * 1024, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.max_subscriptions",
+							gettext_noop("Sets the maximum number of subscriptions in a database."), NULL,
+							&evbus_max_subscriptions, 256, 1, 32767, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.notify_interval",
+							gettext_noop("Sets the least time between two notifications of a subscription."), NULL,
+							&evbus_notify_interval, 10, 1, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.ring_size",
+							gettext_noop("Sets the size of the ring of fresh events of each database."),
+							gettext_noop("Readers further behind than this read from the log."),
+							&evbus_ring_size, 32768, 1024, 4 * 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.upkeep_interval",
+							gettext_noop("Sets the time between two looks at leaves, retention and the ledger."), NULL,
+							&evbus_upkeep_interval, 10000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.worker_idle_timeout",
+							gettext_noop("Sets how long an idle handler worker stays."), NULL,
+							&evbus_worker_idle_timeout, 60000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("evbus");
+}
+
+void
+_PG_init(void)
+{
+	BackgroundWorker launcher = {0};
+
+	if (!process_shared_preload_libraries_in_progress)
+		return;					/* functions then say what to do, see evbus_db() */
+
+	define_settings();
+	evbus_shmem_init();
+	evbus_publish_init();
+	prev_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+
+	if (IsBinaryUpgrade)
+		return;
+	launcher.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	launcher.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	launcher.bgw_restart_time = 1;
+	strlcpy(launcher.bgw_name, "evbus launcher", BGW_MAXLEN);
+	strlcpy(launcher.bgw_type, "evbus launcher", BGW_MAXLEN);
+	strlcpy(launcher.bgw_library_name, "evbus", BGW_MAXLEN);
+	strlcpy(launcher.bgw_function_name, "evbus_launcher_main", BGW_MAXLEN);
+	RegisterBackgroundWorker(&launcher);
+}

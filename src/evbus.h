@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ * evbus.h
+ *	  Limits, SQLSTATEs and the types in shared memory.
+ *
+ * Everything in shared memory is of fixed size, holds no pointers, and is a
+ * cache: wiped at any instant, nothing durable is lost (docs/architecture.md).
+ *
+ * Order of locks: EvbusShared.lock, EvbusDb.lock, EvbusSub.lock,
+ * EvbusDb.lease_lock.  EvbusDb.ring_lock is taken with none of them held.
+ * Under any of them: no palloc, no catalog access, nothing that can
+ * ereport(ERROR).
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVBUS_H
+#define EVBUS_H
+
+#include "compat.h"
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+
+/* ---------------------------------------------------------------- limits */
+
+#define EVBUS_NAME_MAX			63	/* bytes of a bus or subscription name */
+#define EVBUS_TYPE_MAX			255 /* bytes of an event type or pattern */
+#define EVBUS_KEY_MAX			1024	/* bytes of a key */
+#define EVBUS_PAYLOAD_MAX		(255 * 1024 * 1024) /* bytes of jsonb; core ends at 256 MB */
+#define EVBUS_INLINE_MAX		(8 * 1024)	/* a larger event is not copied to the ring */
+#define EVBUS_MESSAGE_MAX		2048	/* bytes of a stored error message */
+#define EVBUS_BATCH_MAX			10000	/* events per receive() or handler call */
+#define EVBUS_ATTEMPTS_MAX		1000
+#define EVBUS_MAX_DATABASES		64
+#define EVBUS_MAX_WORKERS		256
+
+/* ------------------------------------------------------------- SQLSTATEs */
+
+#define ERRCODE_EVBUS_REPORTED			MAKE_SQLSTATE('V','B','0','0','0')
+#define ERRCODE_EVBUS_NO_BUS			MAKE_SQLSTATE('V','B','0','0','1')
+#define ERRCODE_EVBUS_BUS_EXISTS		MAKE_SQLSTATE('V','B','0','0','2')
+#define ERRCODE_EVBUS_TOO_MANY_BUSES	MAKE_SQLSTATE('V','B','0','0','3')
+#define ERRCODE_EVBUS_NO_SUBSCRIPTION	MAKE_SQLSTATE('V','B','0','0','4')
+#define ERRCODE_EVBUS_SUBSCRIPTION_EXISTS MAKE_SQLSTATE('V','B','0','0','5')
+#define ERRCODE_EVBUS_BACKLOG			MAKE_SQLSTATE('V','B','0','0','6')
+#define ERRCODE_EVBUS_TOO_MANY_SUBSCRIPTIONS MAKE_SQLSTATE('V','B','0','0','7')
+#define ERRCODE_EVBUS_STALE_RECEIPT		MAKE_SQLSTATE('V','B','0','0','8')
+#define ERRCODE_EVBUS_NOT_READY			MAKE_SQLSTATE('V','B','0','0','9')
+#define ERRCODE_EVBUS_BAD_HANDLER		MAKE_SQLSTATE('V','B','0','1','0')
+#define ERRCODE_EVBUS_NO_LEAF			MAKE_SQLSTATE('V','B','0','1','1')
+#define ERRCODE_EVBUS_NO_LEASES			MAKE_SQLSTATE('V','B','0','1','2')
+#define ERRCODE_EVBUS_WRONG_KIND		MAKE_SQLSTATE('V','B','0','1','3')
+
+/* ---------------------------------------------------------- publish slots */
+
+/*
+ * One per backend, written by its owner; the sequencer may flip OPEN to LATE
+ * by compare-and-swap, and the owner flips OPEN to COMMITTING the same way.
+ * low is stored before ids are taken and cleared after the push, so that
+ * whoever reads clock, then slots, then the ring's tail misses no event.
+ */
+typedef enum EvbusSlotState
+{
+	EVBUS_SLOT_IDLE = 0,
+	EVBUS_SLOT_OPEN,			/* publishing; counts in low */
+	EVBUS_SLOT_LATE,			/* open too long: will write rows in evbus.late */
+	EVBUS_SLOT_COMMITTING		/* between PRE_COMMIT and the push; counts in low */
+} EvbusSlotState;
+
+typedef struct EvbusSlot
+{
+	pg_atomic_uint64 low;		/* clock when the first id was taken; 0: none */
+	pg_atomic_uint64 opened_at; /* TimestampTz of the same moment */
+	pg_atomic_uint32 state;		/* EvbusSlotState */
+	pg_atomic_uint32 db;		/* index of the EvbusDb */
+	char		pad[40];		/* one cache line each */
+} EvbusSlot;
+
+/* -------------------------------------------------------------- databases */
+
+#define EVBUS_NO_LSN_ID		PG_UINT64_MAX
+
+typedef struct EvbusDb
+{
+	LWLock		lock;			/* tranche "EvbusDb"; guards the fields of the next group */
+	Oid			dboid;			/* InvalidOid: this area is free */
+	Oid			nspoid;			/* schema evbus; another oid is another extension */
+	pid_t		sequencer_pid;	/* 0: none runs */
+	pid_t		maintainer_pid;
+	int			maintainer_procno;
+	TimestampTz claimed_at;
+	TimestampTz stopped_until;	/* workers stay away until then (DROP DATABASE) */
+	bool		gone;			/* the database or extension is dropped: launcher frees the area */
+
+	pg_atomic_uint64 clock;		/* newest event_id given; raised by CAS */
+	pg_atomic_uint32 clock_ready;	/* clock is above every id on disk */
+	pg_atomic_uint32 ready;		/* sequencer loaded positions and cursors */
+
+	LWLock		ring_lock;		/* tranche "EvbusRing": EXCLUSIVE to push */
+	pg_atomic_uint64 ring_reserved; /* written under ring_lock: about to be overwritten */
+	pg_atomic_uint64 ring_tail; /* written under ring_lock: bytes ever pushed */
+	pg_atomic_uint64 ring_drained;	/* sequencer: positions are given up to here */
+	pg_atomic_uint64 ring_ticked;	/* sequencer: ticks are committed up to here */
+	pg_atomic_uint64 lost_low;	/* lowest id that found the ring full; EVBUS_NO_LSN_ID: none */
+	pg_atomic_uint32 lost;		/* set before the loser clears its slot */
+	pg_atomic_uint32 late;		/* rows in evbus.late may be visible */
+	pg_atomic_uint64 overflows; /* pushes refused, ever */
+	pg_atomic_uint64 ticked_lsn;	/* commit LSN of the newest tick */
+
+	pg_atomic_uint32 sequencer_procno;	/* + 1; 0: none, for SetLatch at commit */
+	pg_atomic_uint32 sequencer_sleeps;	/* it wants a SetLatch */
+	ConditionVariable drained_cv;	/* broadcast when events were placed or ticked, or leases came back */
+
+	pg_atomic_uint64 ledger_turn;	/* leaf in use is turn % 3; raised by the maintainer */
+	pg_atomic_uint32 leaves_wanted; /* a publisher found no leaf: maintainer, make some */
+	pg_atomic_uint32 maintainer_sleeps; /* it wants a SetLatch when events are placed */
+
+	LWLock		lease_lock;		/* tranche "EvbusLease"; guards the free list */
+	int32		lease_free;		/* head of the free list, -1: none */
+	int32		leases_used;
+} EvbusDb;
+
+/* One per bus and database, at the bus's slot. */
+#define EVBUS_ANCHORS	64
+
+/* Where in the ring a position of the bus is; offset 0 while it changes. */
+typedef struct EvbusAnchor
+{
+	pg_atomic_uint64 offset;	/* + 1 */
+	pg_atomic_uint64 position;
+} EvbusAnchor;
+
+typedef struct EvbusBusState
+{
+	EvbusAnchor anchors[EVBUS_ANCHORS]; /* the sequencer writes them in turn */
+	uint64		anchor_next;	/* sequencer only */
+	uint64		anchor_last;	/* sequencer only: offset of the newest */
+	pg_atomic_uint32 bus_id;	/* 0: not loaded; written by the sequencer */
+	pg_atomic_uint64 next_position; /* below it, positions are given and readable */
+	pg_atomic_uint64 ticked_position;	/* below it, ticks are committed: acks may commit */
+} EvbusBusState;
+
+/* -------------------------------------------------- subscriptions and leases */
+
+/*
+ * What is not yet done below a subscription's frontier, one entry a range of
+ * positions: either leased or waiting to be given out again.  The complement,
+ * what is done, needs no memory; so a commit callback that acks only frees.
+ */
+typedef enum EvbusLeaseState
+{
+	EVBUS_LEASE_FREE = 0,		/* in the database's free list */
+	EVBUS_LEASE_RETURNED,		/* not done, nobody has it */
+	EVBUS_LEASE_HELD			/* a worker or client has it */
+} EvbusLeaseState;
+
+typedef struct EvbusLease
+{
+	int32		next;			/* list of the subscription, or free list; -1: end */
+	int32		prev;
+	int32		sub_slot;
+	uint32		epoch;			/* raised at each grant: makes old receipts stale */
+	int64		lo;				/* positions [lo, hi); 0, 0 for a retry */
+	int64		hi;
+	int64		event_id;		/* of a client's delivery or a retry; 0 for a worker's range */
+	TimestampTz expires_at;		/* 0: never, ends with the holder */
+	int32		holder;			/* backend number while held by a transaction or worker, else -1 */
+	int16		attempts;		/* deliveries whose lease ran out */
+	uint8		state;			/* EvbusLeaseState */
+	bool		pinned;			/* a transaction acks or releases it: cannot run out */
+	bool		retry;			/* delivery of a row in evbus.retry */
+	int64		suspect;		/* event_id whose handler ended its worker; 0: none */
+} EvbusLease;
+
+typedef struct EvbusSub
+{
+	LWLock		lock;			/* tranche "EvbusSub"; guards all but the atomics */
+	int32		subscription_id;	/* 0: not loaded */
+	int32		epoch;			/* the row's epoch */
+	int32		bus_slot;
+	int32		bus_id;
+	int64		frontier;		/* next position to give out for the first time */
+	int64		skipped_from;	/* [skipped_from, frontier) is done but in no ledger row */
+	uint64		ring_hint;		/* ring offset at or before hint_position's entry */
+	int64		hint_position;	/* 0: no hint */
+	int32		open_head;		/* ranges, ascending by lo; retries hang at retry_head */
+	int32		open_tail;
+	int32		retry_head;
+	int32		n_returned;		/* entries in state RETURNED, ranges only */
+	int32		n_held;			/* entries in state HELD, ranges and retries */
+	int32		workers;		/* handler workers busy here */
+	TimestampTz next_expiry;	/* no lease runs out before it; 0: none does */
+	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
+	pg_atomic_uint32 notify;	/* something new: the maintainer shall NOTIFY */
+} EvbusSub;
+
+/* ---------------------------------------------------------------- workers */
+
+typedef struct EvbusWorker
+{
+	Oid			dboid;			/* InvalidOid: free; EvbusShared.lock */
+	Oid			owner;
+	pid_t		pid;			/* 0: not yet started */
+	TimestampTz started_at;
+	bool		connected;		/* logged in: past what can refuse it */
+	bool		busy;			/* runs a batch now */
+	uint32		generation;		/* makes a re-used entry differ */
+} EvbusWorker;
+
+typedef struct EvbusShared
+{
+	LWLock		lock;			/* tranche "EvbusShared"; guards areas coming and going, workers[] */
+	uint64		incarnation;	/* random, per start; set by the postmaster */
+	pid_t		launcher_pid;
+	int			launcher_procno;
+	pg_atomic_uint32 starved;	/* the pool is full and somebody waits: idle workers end */
+	EvbusWorker workers[EVBUS_MAX_WORKERS];
+} EvbusShared;
+
+/* Set by shmem.c in every process; NULL where the library was not preloaded. */
+extern EvbusShared *evbus_shared;
+extern EvbusDb *evbus_dbs;
+extern EvbusSlot *evbus_slots;
+extern EvbusBusState *evbus_bus_states;
+extern EvbusSub *evbus_subs;
+extern EvbusLease *evbus_leases;
+extern char *evbus_rings;
+
+/* Settings that size shared memory; PGC_POSTMASTER, defined in evbus.c. */
+extern int	evbus_max_databases;
+extern int	evbus_max_buses;
+extern int	evbus_max_subscriptions;
+extern int	evbus_max_leases;
+extern int	evbus_ring_size;	/* kB */
+extern int	evbus_max_handler_workers;
+
+#define EVBUS_DB_INDEX(db)		((int) ((db) - evbus_dbs))
+#define EVBUS_BUS(db, slot)		(&evbus_bus_states[EVBUS_DB_INDEX(db) * evbus_max_buses + (slot)])
+#define EVBUS_SUB(db, slot)		(&evbus_subs[EVBUS_DB_INDEX(db) * evbus_max_subscriptions + (slot)])
+#define EVBUS_LEASE(db, i)		(&evbus_leases[EVBUS_DB_INDEX(db) * evbus_max_leases + (i)])
+#define EVBUS_RING_BYTES		((uint64) evbus_ring_size * 1024)
+#define EVBUS_RING(db)			(evbus_rings + EVBUS_DB_INDEX(db) * EVBUS_RING_BYTES)
+
+/* ------------------------------------------------------------ an event read */
+
+/* An event on its way to a handler or client; pointers live in the reader's context. */
+typedef struct EvbusEvent
+{
+	int64		event_id;
+	int64		position;
+	char	   *type;			/* not NUL-terminated; type_len bytes */
+	char	   *key;			/* NULL: none */
+	char	   *headers;		/* coded (codec.c); NULL: none */
+	char	   *payload;		/* coded */
+	int			type_len;
+	int			key_len;
+	int			headers_len;
+	int			payload_len;
+	int			attempt;		/* 1 on the first delivery */
+} EvbusEvent;
+
+#endif							/* EVBUS_H */

@@ -1,0 +1,387 @@
+/*-------------------------------------------------------------------------
+ * eventlog.c
+ *	  The log: every event as one row, insert only, in leaves by storage class
+ *	  and id.
+ *
+ * evbus.event_log is the record everything else is derived from: positions
+ * (tick.c), the ring and recovery.  Rows are written by heap_multi_insert, read
+ * by primary key of the leaf.  An event counts as expired only if its leaf is
+ * gone.
+ *-------------------------------------------------------------------------
+ */
+#include "eventlog.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "clock.h"
+#include "internal.h"
+#include "leaf.h"
+#include "partitioning/partdesc.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* Columns of evbus.event_log. */
+enum
+{
+	LOG_ID = 1, LOG_CLASS, LOG_BUS, LOG_TYPE, LOG_KEY, LOG_HEADERS, LOG_PAYLOAD
+};
+
+/*
+ * Wanted ids further apart than this are looked up by separate index scans: to
+ * walk over 20 ms of other events costs more than to descend the tree again.
+ */
+#define FETCH_GAP		((int64) 20000 << EVBUS_CLOCK_BITS)
+
+/* The partitioned table of one storage class. */
+Oid
+evbus_class_parent(int32 storage_class_id)
+{
+	char		name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "event_c%d", storage_class_id);
+	return evbus_relid(name);
+}
+
+/* Partitioned tables of all storage classes. */
+static int
+class_parents(Oid **parents)
+{
+	Relation	rel = table_open(evbus_relid("event_log"), AccessShareLock);
+	PartitionDesc desc = RelationGetPartitionDesc(rel, true);
+	int			n = desc->nparts;
+
+	*parents = palloc(sizeof(Oid) * Max(n, 1));
+	memcpy(*parents, desc->oids, sizeof(Oid) * n);
+	table_close(rel, AccessShareLock);
+	return n;
+}
+
+/*
+ * Before the first id after a start: raise the clock above every id on disk,
+ * rows of prepared and doubtful transactions among them.  Whoever comes first
+ * does it; done twice it does no harm.
+ */
+void
+evbus_clock_ensure(EvbusDb *db)
+{
+	static SPIPlanPtr plan = NULL;
+	EvbusInternal state;
+	Oid		   *parents;
+	int			n;
+	int64		newest;
+
+	if (pg_atomic_read_u32(&db->clock_ready))
+		return;
+	newest = evbus_leaf_newest(evbus_relid("tick"));
+	newest = Max(newest, evbus_leaf_newest(evbus_relid("dead_letter_log")));
+	n = class_parents(&parents);
+	for (int i = 0; i < n; i++)
+		newest = Max(newest, evbus_leaf_newest(parents[i]));
+	pfree(parents);
+
+	evbus_internal_begin(&state);
+	evbus_sql(&plan,
+			  "SELECT greatest((SELECT max(newest_id) FROM evbus.watermark), (SELECT max(late_id) FROM evbus.late), 0)",
+			  0, NULL, NULL, NULL, 1);
+	newest = Max(newest, DatumGetInt64(evbus_column(0, 1, NULL)));
+	evbus_internal_end(&state);
+
+	evbus_clock_raise(&db->clock, newest);
+	pg_write_barrier();
+	pg_atomic_write_u32(&db->clock_ready, 1);
+}
+
+HeapTuple
+evbus_eventlog_form(int64 event_id, int32 storage_class_id, int32 bus_id,
+					Datum type, Datum key, bool key_null,
+					Datum headers, bool headers_null, Datum payload)
+{
+	static TupleDesc desc = NULL;
+	Datum		values[LOG_PAYLOAD];
+	bool		nulls[LOG_PAYLOAD] = {0};
+
+	if (desc == NULL)			/* the shape of 1.0, whatever leaf the row goes to */
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+		TupleDesc	d = CreateTemplateTupleDesc(LOG_PAYLOAD);
+
+		TupleDescInitEntry(d, LOG_ID, "event_id", INT8OID, -1, 0);
+		TupleDescInitEntry(d, LOG_CLASS, "storage_class_id", INT4OID, -1, 0);
+		TupleDescInitEntry(d, LOG_BUS, "bus_id", INT4OID, -1, 0);
+		TupleDescInitEntry(d, LOG_TYPE, "type", TEXTOID, -1, 0);
+		TupleDescInitEntry(d, LOG_KEY, "key", TEXTOID, -1, 0);
+		TupleDescInitEntry(d, LOG_HEADERS, "headers", BYTEAOID, -1, 0);
+		TupleDescInitEntry(d, LOG_PAYLOAD, "payload", BYTEAOID, -1, 0);
+		MemoryContextSwitchTo(old);
+		desc = d;
+	}
+	values[LOG_ID - 1] = Int64GetDatum(event_id);
+	values[LOG_CLASS - 1] = Int32GetDatum(storage_class_id);
+	values[LOG_BUS - 1] = Int32GetDatum(bus_id);
+	values[LOG_TYPE - 1] = type;
+	values[LOG_KEY - 1] = key;
+	nulls[LOG_KEY - 1] = key_null;
+	values[LOG_HEADERS - 1] = headers;
+	nulls[LOG_HEADERS - 1] = headers_null;
+	values[LOG_PAYLOAD - 1] = payload;
+	return heap_form_tuple(desc, values, nulls);
+}
+
+/* Write rows in ascending order of id; stamps the current (sub)transaction. */
+void
+evbus_eventlog_write(EvbusRow *rows, int n)
+{
+	HeapTuple  *tuples = palloc(sizeof(HeapTuple) * Max(n, 1));
+
+	PushActiveSnapshot(GetTransactionSnapshot());	/* for TOAST */
+	for (int at = 0; at < n;)
+	{
+		EvbusLeaf	leaf;
+		Relation	rel = evbus_leaf_open(evbus_class_parent(rows[at].storage_class_id), rows[at].event_id, &leaf);
+		int			class = rows[at].storage_class_id;
+		int			count = 0;
+
+		while (at < n && rows[at].storage_class_id == class &&
+			   rows[at].event_id >= leaf.lo && rows[at].event_id < leaf.hi)
+			tuples[count++] = rows[at++].tuple;
+		evbus_leaf_insert(rel, tuples, count);
+		relation_close(rel, NoLock);
+	}
+	PopActiveSnapshot();
+	pfree(tuples);
+}
+
+static char *
+copy_out(Datum value, int *len)
+{
+	struct varlena *v = PG_DETOAST_DATUM_PACKED(value);
+	char	   *out;
+
+	*len = VARSIZE_ANY_EXHDR(v);
+	out = palloc(Max(*len, 1));
+	memcpy(out, VARDATA_ANY(v), *len);
+	if ((Pointer) v != DatumGetPointer(value))
+		pfree(v);
+	return out;
+}
+
+static void
+fill_event(EvbusEvent *event, HeapTuple tuple, TupleDesc desc)
+{
+	Datum		values[LOG_PAYLOAD];
+	bool		nulls[LOG_PAYLOAD];
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	event->type = copy_out(values[LOG_TYPE - 1], &event->type_len);
+	event->key = nulls[LOG_KEY - 1] ? NULL : copy_out(values[LOG_KEY - 1], &event->key_len);
+	event->headers = nulls[LOG_HEADERS - 1] ? NULL : copy_out(values[LOG_HEADERS - 1], &event->headers_len);
+	event->payload = copy_out(values[LOG_PAYLOAD - 1], &event->payload_len);
+}
+
+static int
+event_by_id(const void *a, const void *b)
+{
+	int64		x = (*(EvbusEvent *const *) a)->event_id;
+	int64		y = (*(EvbusEvent *const *) b)->event_id;
+
+	return x < y ? -1 : x > y;
+}
+
+static void
+id_key(ScanKey key, StrategyNumber strategy, int64 id)
+{
+	ScanKeyInit(key, LOG_ID, strategy,
+				strategy == BTGreaterEqualStrategyNumber ? F_INT8GE : F_INT8LE, Int64GetDatum(id));
+}
+
+/* Fill in those of wanted[] (ascending) that are in this leaf. */
+static void
+fetch_from_leaf(EvbusLeaf *leaf, int32 bus_id, EvbusEvent **wanted, int n, Snapshot snapshot)
+{
+	Relation	rel = try_relation_open(leaf->relid, AccessShareLock);
+	Relation	index;
+
+	if (rel == NULL)
+		return;					/* dropped meanwhile: expired */
+	(void) RelationGetIndexList(rel);
+	index = index_open(rel->rd_pkindex, AccessShareLock);
+	for (int first = 0; first < n;)
+	{
+		int			last = first;
+		int			at = first;
+		ScanKeyData keys[2];
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		while (last + 1 < n && wanted[last + 1]->event_id - wanted[last]->event_id < FETCH_GAP)
+			last++;
+		id_key(&keys[0], BTGreaterEqualStrategyNumber, wanted[first]->event_id);
+		id_key(&keys[1], BTLessEqualStrategyNumber, wanted[last]->event_id);
+		scan = systable_beginscan_ordered(rel, index, snapshot, 2, keys);
+		while (at <= last && HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+		{
+			bool		isnull;
+			int64		id = DatumGetInt64(heap_getattr(tuple, LOG_ID, RelationGetDescr(rel), &isnull));
+
+			while (at <= last && wanted[at]->event_id < id)
+				at++;
+			if (at <= last && wanted[at]->event_id == id)
+			{
+				if (DatumGetInt32(heap_getattr(tuple, LOG_BUS, RelationGetDescr(rel), &isnull)) == bus_id)
+					fill_event(wanted[at], tuple, RelationGetDescr(rel));
+				at++;
+			}
+		}
+		systable_endscan_ordered(scan);
+		first = last + 1;
+	}
+	index_close(index, AccessShareLock);
+	relation_close(rel, AccessShareLock);
+}
+
+/*
+ * Fill events whose event_id is set and whose type is NULL; type stays NULL for
+ * an expired one.  Reads with a fresh snapshot, so what has been ticked is seen.
+ */
+void
+evbus_eventlog_fetch(int32 bus_id, EvbusEvent *events, int n)
+{
+	EvbusEvent **wanted = palloc(sizeof(EvbusEvent *) * Max(n, 1));
+	int			n_wanted = 0;
+	Oid		   *parents;
+	int			n_parents;
+	Snapshot	snapshot;
+
+	for (int i = 0; i < n; i++)
+		if (events[i].type == NULL)
+			wanted[n_wanted++] = &events[i];
+	if (n_wanted == 0)
+		return;
+	qsort(wanted, n_wanted, sizeof(EvbusEvent *), event_by_id);
+
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(snapshot);
+	n_parents = class_parents(&parents);
+	for (int p = 0; p < n_parents; p++)
+	{
+		EvbusLeaf  *leaves;
+		int			n_leaves = evbus_leaf_list(parents[p], &leaves);
+		int			at = 0;
+
+		for (int l = 0; l < n_leaves && at < n_wanted; l++)
+		{
+			int			first;
+
+			while (at < n_wanted && wanted[at]->event_id < leaves[l].lo)
+				at++;
+			first = at;
+			while (at < n_wanted && wanted[at]->event_id < leaves[l].hi)
+				at++;
+			if (at > first)
+				fetch_from_leaf(&leaves[l], bus_id, wanted + first, at - first, snapshot);
+		}
+		pfree(leaves);
+	}
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
+	pfree(parents);
+	pfree(wanted);
+}
+
+/*
+ * An event that was not found is expired if its leaf is gone; else the log has
+ * lost a row, and to go on would lose it for the reader too.
+ */
+void
+evbus_eventlog_check_expired(int64 event_id, const char *bus_name)
+{
+	Oid		   *parents;
+	int			n = class_parents(&parents);
+	EvbusLeaf	leaf;
+
+	for (int i = 0; i < n; i++)
+		if (evbus_leaf_find(parents[i], event_id, &leaf))
+		{
+			if (n > 1)			/* leaves of other classes cover the same time */
+				continue;
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("event " INT64_FORMAT " of bus \"%s\" is missing from the log", event_id, bus_name),
+					 errhint("Its row was deleted by hand, or the table is damaged. evbus.seek() moves a subscription past it.")));
+		}
+	pfree(parents);
+}
+
+static int
+scanned_by_id(const void *a, const void *b)
+{
+	int64		x = ((const EvbusScanned *) a)->event_id;
+	int64		y = ((const EvbusScanned *) b)->event_id;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * For recovery: the up to max lowest ids from `from` on that the snapshot sees,
+ * over all storage classes, ascending.  Fewer than max: there are no more.
+ */
+int
+evbus_eventlog_scan(Snapshot snapshot, int64 from, EvbusScanned *found, int max)
+{
+	Oid		   *parents;
+	int			n_parents = class_parents(&parents);
+	EvbusScanned *all = palloc_extended(sizeof(EvbusScanned) * (Size) max * Max(n_parents, 1), MCXT_ALLOC_HUGE);
+	int			total = 0;
+
+	for (int p = 0; p < n_parents; p++)
+	{
+		EvbusLeaf  *leaves;
+		int			n_leaves = evbus_leaf_list(parents[p], &leaves);
+		int			count = 0;
+
+		for (int l = 0; l < n_leaves && count < max; l++)
+		{
+			Relation	rel;
+			Relation	index;
+			ScanKeyData key;
+			SysScanDesc scan;
+			HeapTuple	tuple;
+
+			if (leaves[l].hi <= from)
+				continue;
+			rel = try_relation_open(leaves[l].relid, AccessShareLock);
+			if (rel == NULL)
+				continue;
+			(void) RelationGetIndexList(rel);
+			index = index_open(rel->rd_pkindex, AccessShareLock);
+			id_key(&key, BTGreaterEqualStrategyNumber, from);
+			scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
+			while (count < max && HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+			{
+				bool		isnull;
+
+				all[total].event_id = DatumGetInt64(heap_getattr(tuple, LOG_ID, RelationGetDescr(rel), &isnull));
+				all[total].bus_id = DatumGetInt32(heap_getattr(tuple, LOG_BUS, RelationGetDescr(rel), &isnull));
+				total++;
+				count++;
+			}
+			systable_endscan_ordered(scan);
+			index_close(index, AccessShareLock);
+			relation_close(rel, AccessShareLock);
+		}
+		pfree(leaves);
+	}
+	qsort(all, total, sizeof(EvbusScanned), scanned_by_id);
+	total = Min(total, max);
+	memcpy(found, all, sizeof(EvbusScanned) * total);
+	pfree(all);
+	pfree(parents);
+	return total;
+}

@@ -1,0 +1,251 @@
+/*-------------------------------------------------------------------------
+ * launcher.c
+ *	  The launcher: one per cluster, static.  Sees to it that each database with
+ *	  evbus has its sequencer and its maintainer.
+ *
+ * It is connected to no database, so it cannot see extensions: after a start it
+ * sends a sequencer into each database once, which ends at once where evbus is
+ * not; later, whoever uses evbus first in a database claims an area in shared
+ * memory and wakes the launcher.
+ *
+ *		area:  free -> claimed (db_find) -> gone (dropped) -> free, once nobody is in it
+ *-------------------------------------------------------------------------
+ */
+#include "evbus.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "registry.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker.h"
+
+#define LOOK_MS			1000	/* between two looks at everything */
+#define RESTART_MS		500		/* before a worker that died is started again */
+#define UNSEEN_MS		(10 * 60 * 1000)	/* an area whose extension never was committed */
+
+PGDLLEXPORT void evbus_launcher_main(Datum main_arg);
+
+/* A worker that we started. */
+typedef struct Child
+{
+	BackgroundWorkerHandle *handle;
+	TimestampTz not_before;
+} Child;
+
+static Child sequencers[EVBUS_MAX_DATABASES];
+static Child maintainers[EVBUS_MAX_DATABASES];
+static Child probe;
+static Oid *databases = NULL;	/* of the last look at pg_database */
+static int	n_databases = 0;
+static int	n_probed = 0;
+static TimestampTz warned_at = 0;
+
+static bool
+running(Child *child)
+{
+	pid_t		pid;
+
+	if (child->handle == NULL)
+		return false;
+	if (GetBackgroundWorkerPid(child->handle, &pid) != BGWH_STOPPED)
+		return true;
+	pfree(child->handle);
+	child->handle = NULL;
+	child->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_MS);
+	return false;
+}
+
+static void
+start(Child *child, const char *type, const char *function, Oid dboid)
+{
+	char		name[BGW_MAXLEN];
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < child->not_before)
+		return;
+	snprintf(name, sizeof(name), "%s for database %u", type, dboid);
+	if (evbus_worker_start(name, type, function, ObjectIdGetDatum(dboid), &child->handle))
+		return;
+	child->handle = NULL;
+	child->not_before = TimestampTzPlusMilliseconds(now, LOOK_MS);
+	if (TimestampDifferenceExceeds(warned_at, now, 60000))
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("evbus cannot start its workers for database %u: out of background worker slots", dboid),
+				 errhint("Raise max_worker_processes (now %d) and restart the server.", max_worker_processes)));
+	warned_at = now;
+}
+
+/* Which databases there are that could have evbus. */
+static void
+list_databases(void)
+{
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	MemoryContext old = CurrentMemoryContext;
+	int			size = 64;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	if (databases)
+		pfree(databases);
+	databases = MemoryContextAlloc(TopMemoryContext, sizeof(Oid) * size);
+	n_databases = 0;
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (!database->datallowconn || database->datistemplate)
+			continue;
+		if (n_databases == size)
+			databases = repalloc(databases, sizeof(Oid) * (size *= 2));
+		databases[n_databases++] = database->oid;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+exists(Oid dboid)
+{
+	for (int i = 0; i < n_databases; i++)
+		if (databases[i] == dboid)
+			return true;
+	return false;
+}
+
+static bool
+claimed(Oid dboid)
+{
+	for (int i = 0; i < evbus_max_databases; i++)
+		if (evbus_dbs[i].dboid == dboid)
+			return true;
+	return false;
+}
+
+/* Free an area that is gone once no worker and no publisher is in it. */
+static void
+free_area(int i)
+{
+	EvbusDb    *db = &evbus_dbs[i];
+	bool		busy = db->sequencer_pid != 0 || db->maintainer_pid != 0;
+
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	for (int s = 0; s < EVBUS_BACKENDS && !busy; s++)
+		busy = pg_atomic_read_u32(&evbus_slots[s].state) != EVBUS_SLOT_IDLE &&
+			pg_atomic_read_u32(&evbus_slots[s].db) == (uint32) i;
+	for (int w = 0; w < evbus_max_handler_workers && !busy; w++)
+		busy = evbus_shared->workers[w].dboid == db->dboid && evbus_shared->workers[w].pid != 0;
+	if (!busy)
+	{
+		db->dboid = InvalidOid;
+		db->nspoid = InvalidOid;
+	}
+	LWLockRelease(&evbus_shared->lock);
+}
+
+static void
+look_after(int i)
+{
+	EvbusDb    *db = &evbus_dbs[i];
+	bool		has_sequencer = running(&sequencers[i]) || db->sequencer_pid != 0;
+	bool		has_maintainer = running(&maintainers[i]) || db->maintainer_pid != 0;
+
+	if (!OidIsValid(db->dboid))
+		return;
+	if (!exists(db->dboid))
+		db->gone = true;
+	if (pg_atomic_read_u32(&db->ready) == 0 && !has_sequencer &&
+		TimestampDifferenceExceeds(db->claimed_at, GetCurrentTimestamp(), UNSEEN_MS))
+		db->gone = true;		/* its CREATE EXTENSION was rolled back */
+	if (db->gone)
+	{
+		if (!has_sequencer && !has_maintainer)
+			free_area(i);
+		return;
+	}
+	if (db->stopped_until > GetCurrentTimestamp())
+		return;
+	if (!has_sequencer)
+		start(&sequencers[i], "evbus sequencer", "evbus_sequencer_main", db->dboid);
+	if (!has_maintainer)
+		start(&maintainers[i], "evbus maintainer", "evbus_maintainer_main", db->dboid);
+}
+
+static void
+leave(int code, Datum arg)
+{
+	evbus_shared->launcher_pid = 0;
+}
+
+void
+evbus_launcher_main(Datum main_arg)
+{
+	TimestampTz listed_at = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	before_shmem_exit(leave, (Datum) 0);
+	evbus_shared->launcher_procno = EvbusMyProcno();
+	pg_write_barrier();
+	evbus_shared->launcher_pid = MyProcPid;
+	list_databases();
+
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		evbus_worker_turn();
+		if (TimestampDifferenceExceeds(listed_at, now, 5000))
+		{
+			list_databases();
+			listed_at = now;
+		}
+
+		/* One database after another, so that a thousand of them take few slots. */
+		if (!running(&probe))
+		{
+			while (n_probed < n_databases && claimed(databases[n_probed]))
+				n_probed++;
+			if (n_probed < n_databases)
+			{
+				probe.not_before = 0;
+				start(&probe, "evbus sequencer", "evbus_sequencer_main", databases[n_probed]);
+				if (probe.handle)
+					n_probed++;
+			}
+		}
+		else if (n_probed > 0 && claimed(databases[n_probed - 1]))
+		{
+			pfree(probe.handle);	/* it stays, as that database's sequencer */
+			probe.handle = NULL;
+		}
+		for (int i = 0; i < evbus_max_databases; i++)
+			look_after(i);
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 n_probed < n_databases ? 20 : LOOK_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}

@@ -1,0 +1,308 @@
+/*-------------------------------------------------------------------------
+ * leaf.c
+ *	  Partitions by id: find, make, fill.
+ *
+ * evbus writes straight to the leaf an id belongs to: the parent is not locked
+ * and no executor runs, so the checks that routing would do are done here.
+ * Bounds of a leaf never change, so a found leaf is remembered until relcache
+ * says that its parent changed.  New leaves are made with CREATE TABLE (LIKE) and
+ * ATTACH, which locks out no reader and no writer (PARTITION OF would).
+ *-------------------------------------------------------------------------
+ */
+#include "leaf.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "clock.h"
+#include "executor/tuptable.h"
+#include "internal.h"
+#include "nodes/execnodes.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "registry.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define LEAF_WAIT_MS		10000	/* for the maintainer to make one */
+#define INSERT_SLOTS		256 /* rows handed to heap_multi_insert at once */
+
+static struct
+{
+	Oid			parent;
+	EvbusLeaf	leaf;
+}			found[8];			/* leaves found lately, by parent */
+static int	n_found = 0;
+
+static void
+leaf_invalidate(Datum arg, Oid relid)
+{
+	for (int i = 0; i < n_found; i++)
+		if (relid == InvalidOid || relid == found[i].parent || relid == found[i].leaf.relid)
+			found[i--] = found[--n_found];
+}
+
+/* Leaves of a RANGE parent in ascending order, palloc'd; also empty. */
+int
+evbus_leaf_list(Oid parent, EvbusLeaf **leaves)
+{
+	Relation	rel = table_open(parent, AccessShareLock);
+	PartitionDesc desc = RelationGetPartitionDesc(rel, true);
+	PartitionBoundInfo bounds = desc->boundinfo;
+	int			n = 0;
+
+	*leaves = palloc(sizeof(EvbusLeaf) * Max(desc->nparts, 1));
+	for (int i = 1; bounds != NULL && i < bounds->ndatums; i++)
+		if (bounds->indexes[i] >= 0)
+		{
+			(*leaves)[n].relid = desc->oids[bounds->indexes[i]];
+			(*leaves)[n].lo = DatumGetInt64(bounds->datums[i - 1][0]);
+			(*leaves)[n].hi = DatumGetInt64(bounds->datums[i][0]);
+			n++;
+		}
+	table_close(rel, AccessShareLock);
+	return n;
+}
+
+bool
+evbus_leaf_find(Oid parent, int64 id, EvbusLeaf *leaf)
+{
+	static bool registered = false;
+	EvbusLeaf  *leaves;
+	int			n;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(leaf_invalidate, (Datum) 0);
+		registered = true;
+	}
+	for (int i = 0; i < n_found; i++)
+		if (found[i].parent == parent && id >= found[i].leaf.lo && id < found[i].leaf.hi)
+		{
+			*leaf = found[i].leaf;
+			return true;
+		}
+
+	n = evbus_leaf_list(parent, &leaves);
+	for (int i = 0; i < n; i++)
+		if (id >= leaves[i].lo && id < leaves[i].hi)
+		{
+			if (n_found == lengthof(found))
+				found[0] = found[--n_found];
+			found[n_found].parent = parent;
+			found[n_found++].leaf = leaves[i];
+			*leaf = leaves[i];
+			pfree(leaves);
+			return true;
+		}
+	pfree(leaves);
+	return false;
+}
+
+/*
+ * Open the leaf for an id to write to; where there is none, ask the maintainer
+ * for it and wait: it locks nothing that publishers hold.  Errors: VB011.
+ */
+Relation
+evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
+{
+	EvbusDb    *db = evbus_db();
+	TimestampTz deadline = 0;
+	Relation	rel;
+
+	for (;;)
+	{
+		if (evbus_leaf_find(parent, id, leaf))
+		{
+			rel = try_relation_open(leaf->relid, RowExclusiveLock);
+			if (rel != NULL)
+				return rel;
+		}
+		if (deadline == 0)
+			deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAF_WAIT_MS);
+		else if (GetCurrentTimestamp() >= deadline)
+			ereport(ERROR,
+					(errcode(ERRCODE_EVBUS_NO_LEAF),
+					 errmsg("there is no leaf of \"evbus.%s\" for %s", get_rel_name(parent),
+							timestamptz_to_str(evbus_clock_to_time(id))),
+					 errhint("Run CALL evbus.maintain(), and see in the server log why the evbus maintainer does not.")));
+		pg_atomic_write_u32(&db->leaves_wanted, 1);
+		if (db->maintainer_pid != 0)
+			SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
+		else
+			evbus_launcher_wake();
+		ConditionVariablePrepareToSleep(&db->drained_cv);
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 50, PG_WAIT_EXTENSION);
+		ConditionVariableCancelSleep();
+		AcceptInvalidationMessages();
+	}
+}
+
+/*
+ * Insert rows into a leaf opened with ROW EXCLUSIVE: one WAL record a page, then
+ * the index entries.  As in COPY, no BulkInsertState: its ring would flush our
+ * own pages just before consumers read them.
+ */
+void
+evbus_leaf_insert(Relation rel, HeapTuple *tuples, int n)
+{
+	int			n_slots = Min(n, INSERT_SLOTS);
+	TupleTableSlot **slots = palloc(sizeof(TupleTableSlot *) * n_slots);
+	List	   *index_oids = RelationGetIndexList(rel);
+	int			n_indexes = list_length(index_oids);
+	Relation   *indexes = palloc(sizeof(Relation) * Max(n_indexes, 1));
+	IndexInfo **infos = palloc(sizeof(IndexInfo *) * Max(n_indexes, 1));
+	CommandId	cid = GetCurrentCommandId(true);
+
+	for (int i = 0; i < n_indexes; i++)
+	{
+		indexes[i] = index_open(list_nth_oid(index_oids, i), RowExclusiveLock);
+		infos[i] = BuildIndexInfo(indexes[i]);
+	}
+	for (int i = 0; i < n_slots; i++)
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+
+	for (int at = 0; at < n; at += n_slots)
+	{
+		int			chunk = Min(n_slots, n - at);
+
+		for (int i = 0; i < chunk; i++)
+			ExecStoreHeapTuple(tuples[at + i], slots[i], false);
+		heap_multi_insert(rel, slots, chunk, cid, 0, NULL);
+		for (int x = 0; x < n_indexes; x++)
+			for (int i = 0; i < chunk; i++)
+			{
+				Datum		values[INDEX_MAX_KEYS];
+				bool		nulls[INDEX_MAX_KEYS];
+
+				FormIndexDatum(infos[x], slots[i], NULL, values, nulls);
+				(void) index_insert(indexes[x], values, nulls, &slots[i]->tts_tid, rel,
+									indexes[x]->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+									false, infos[x]);
+			}
+	}
+
+	for (int i = 0; i < n_slots; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	for (int i = 0; i < n_indexes; i++)
+	{
+		index_close(indexes[i], NoLock);
+		pfree(infos[i]);
+	}
+	pfree(slots);
+	pfree(indexes);
+	pfree(infos);
+	list_free(index_oids);
+}
+
+/*
+ * Make the missing leaves of a parent that cover the ids from..upto, each of
+ * interval microseconds, aligned in UTC; returns how many.  Inside
+ * evbus_internal_begin().  What overlaps an existing leaf (its interval was
+ * another) is cut to fit.
+ */
+int
+evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 from, int64 upto)
+{
+	int			made = 0;
+	int64		step = interval << EVBUS_CLOCK_BITS;
+	int64		lo = from - from % step;
+
+	LockRelationOid(evbus_relid(parent), ShareUpdateExclusiveLock);
+	while (lo <= upto)
+	{
+		EvbusLeaf  *leaves;
+		int			n = evbus_leaf_list(evbus_relid(parent), &leaves);
+		int64		hi = lo + step;
+		int64		next = hi;
+		int64		at = lo;
+		struct pg_tm tm;
+		fsec_t		fsec;
+		char		name[NAMEDATALEN];
+
+		for (int i = 0; i < n; i++)	/* ascending */
+		{
+			if (leaves[i].lo <= at && leaves[i].hi > at)
+				at = leaves[i].hi;
+			else if (leaves[i].lo > at && leaves[i].lo < hi)
+				hi = leaves[i].lo;
+		}
+		pfree(leaves);
+		if (at < hi)
+		{
+			if (timestamp2tm(evbus_clock_to_time(at), NULL, &tm, &fsec, NULL, NULL) != 0)
+				elog(ERROR, "leaf bound out of range: " INT64_FORMAT, at);
+			if (step % (USECS_PER_DAY << EVBUS_CLOCK_BITS) == 0 && at == lo)
+				snprintf(name, sizeof(name), "%s_p%04d%02d%02d", prefix, tm.tm_year, tm.tm_mon, tm.tm_mday);
+			else
+				snprintf(name, sizeof(name), "%s_p%04d%02d%02d_%02d%02d%02d", prefix, tm.tm_year, tm.tm_mon, tm.tm_mday,
+						 tm.tm_hour, tm.tm_min, tm.tm_sec);
+			evbus_utility("CREATE TABLE evbus.%s (LIKE evbus.%s INCLUDING DEFAULTS INCLUDING STORAGE) USING heap "
+						  "WITH (autovacuum_vacuum_insert_threshold = -1, toast_tuple_target = 8160)", name, parent);
+			/* One statement, so that there is never a leaf without its key. */
+			if (strcmp(parent, "dead_letter_log") != 0 && strcmp(parent, "tick") != 0)
+				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);
+			else if (strcmp(parent, "tick") == 0)
+			{
+				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (bus_id, first_position)", name);
+				evbus_utility("CREATE INDEX ON evbus.%s (tick_id)", name);
+			}
+			evbus_utility("ALTER TABLE evbus.%s ATTACH PARTITION evbus.%s FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
+						  parent, name, at, hi);
+			made++;
+		}
+		lo = next;
+	}
+	return made;
+}
+
+/*
+ * Highest id in any leaf of a parent, also of rows that never committed or are
+ * in doubt: 0 if there is none.  The id must be a leading index column.
+ */
+int64
+evbus_leaf_newest(Oid parent)
+{
+	EvbusLeaf  *leaves;
+	int			n = evbus_leaf_list(parent, &leaves);
+	int64		newest = 0;
+
+	for (int i = n - 1; i >= 0 && newest == 0; i--)
+	{
+		Relation	rel = try_relation_open(leaves[i].relid, AccessShareLock);
+		List	   *index_oids;
+		ListCell   *lc;
+
+		if (rel == NULL)
+			continue;
+		index_oids = RelationGetIndexList(rel);
+		foreach(lc, index_oids)
+		{
+			Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+			if (index->rd_index->indkey.values[0] == 1)
+			{
+				SysScanDesc scan = systable_beginscan_ordered(rel, index, SnapshotAny, 0, NULL);
+				HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+				bool		isnull;
+
+				if (HeapTupleIsValid(tuple))
+					newest = Max(newest, DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull)));
+				systable_endscan_ordered(scan);
+			}
+			index_close(index, AccessShareLock);
+		}
+		relation_close(rel, AccessShareLock);
+	}
+	pfree(leaves);
+	return newest;
+}

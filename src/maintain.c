@@ -1,0 +1,279 @@
+/*-------------------------------------------------------------------------
+ * maintain.c
+ *	  The maintainer: one per database.  Leaves, retention, ledger turns, NOTIFY,
+ *	  handler workers; and CALL evbus.maintain(), the first two by hand.
+ *
+ * It may wait for locks, a second at most, which the sequencer must not.  What
+ * fails is logged and tried again with the next turn.
+ *-------------------------------------------------------------------------
+ */
+#include "maintain.h"
+
+#include "access/xact.h"
+#include "cursor.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "internal.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "notify.h"
+#include "pgstat.h"
+#include "pool.h"
+#include "registry.h"
+#include "ring.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "upkeep.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker.h"
+
+#define IDLE_MS		200
+
+/* ms; time between two looks at leaves, retention and the ledger. */
+int			evbus_upkeep_interval = 10000;
+
+static EvbusDb *db;
+
+PGDLLEXPORT void evbus_maintainer_main(Datum main_arg);
+
+PG_FUNCTION_INFO_V1(evbus_maintain);
+PG_FUNCTION_INFO_V1(evbus_status);
+
+/* One upkeep at a time in a database, by worker or by hand. */
+static void
+upkeep(EvbusDb *of, bool retention)
+{
+	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
+	(void) evbus_upkeep_leaves(of);
+	if (retention && pg_atomic_read_u32(&of->ready))
+		(void) evbus_upkeep_retention(of);
+}
+
+/*
+ * CALL evbus.maintain()
+ *
+ * Makes leaves ahead and drops those past retention, in the caller's
+ * transaction.  Leaves in use are left for the next time.  Errors: 25006, 55P03
+ * another upkeep holds its lock for longer than lock_timeout.  Privileges: EXECUTE.
+ */
+Datum
+evbus_maintain(PG_FUNCTION_ARGS)
+{
+	PreventCommandIfReadOnly("evbus.maintain()");
+	PreventCommandDuringRecovery("evbus.maintain()");
+	upkeep(evbus_db(), true);
+	PG_RETURN_VOID();
+}
+
+/* Run one step in a transaction of its own; what fails is logged. */
+static bool
+attempt(void (*step) (void), bool in_transaction)
+{
+	volatile bool ok = true;
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		if (in_transaction)
+		{
+			StartTransactionCommand();
+			PushActiveSnapshot(GetTransactionSnapshot());
+		}
+		step();
+		if (in_transaction)
+		{
+			PopActiveSnapshot();
+			CommitTransactionCommand();
+		}
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return ok;
+}
+
+static void
+upkeep_leaves(void)
+{
+	upkeep(db, false);
+	ConditionVariableBroadcast(&db->drained_cv);
+}
+
+static void
+upkeep_all(void)
+{
+	upkeep(db, true);
+}
+
+static bool ledger_due;
+
+static void
+look_at_ledger(void)
+{
+	ledger_due = evbus_ledger_due(db);
+}
+
+static void
+turn_ledger(void)
+{
+	evbus_ledger_turn(db);
+}
+
+/* Free what dropped subscriptions still have in shared memory. */
+static void
+forget_dropped(EvbusSubscription *subs, int n)
+{
+	for (int slot = 0; slot < evbus_max_subscriptions; slot++)
+	{
+		int32		id = EVBUS_SUB(db, slot)->subscription_id;
+		bool		there = id == 0;
+
+		for (int i = 0; i < n && !there; i++)
+			there = subs[i].subscription_id == id;
+		if (!there)
+			evbus_cursor_forget(db, slot, id);
+	}
+}
+
+static void
+leave(int code, Datum arg)
+{
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	if (db->maintainer_pid == MyProcPid)
+		db->maintainer_pid = 0;
+	LWLockRelease(&evbus_shared->lock);
+	evbus_launcher_wake();
+}
+
+void
+evbus_maintainer_main(Datum main_arg)
+{
+	MemoryContext context;
+	TimestampTz upkeep_at = 0;
+	bool		mine = false;
+
+	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
+	StartTransactionCommand();
+	if (!evbus_installed())
+		proc_exit(0);
+	db = evbus_db();
+	CommitTransactionCommand();
+
+	before_shmem_exit(leave, (Datum) 0);
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	if (db->maintainer_pid == 0)
+	{
+		db->maintainer_procno = EvbusMyProcno();
+		db->maintainer_pid = MyProcPid;
+		mine = true;
+	}
+	LWLockRelease(&evbus_shared->lock);
+	if (!mine)
+		proc_exit(0);
+	context = AllocSetContextCreate(TopMemoryContext, "evbus maintainer", ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		EvbusSubscription *subs;
+		int			n;
+		bool		listening = false;
+		bool		notified;
+		bool		unserved;
+		TimestampTz now = GetCurrentTimestamp();
+
+		evbus_worker_turn();
+		MemoryContextReset(context);
+		StartTransactionCommand();
+		if (evbus_worker_unwanted(db))
+			proc_exit(0);
+		MemoryContextSwitchTo(context);
+		subs = evbus_subscriptions(&n);
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(context);
+
+		if (pg_atomic_exchange_u32(&db->leaves_wanted, 0))
+			(void) attempt(upkeep_leaves, true);
+		if (now >= upkeep_at)
+		{
+			pgstat_report_activity(STATE_RUNNING, "upkeep");
+			upkeep_at = TimestampTzPlusMilliseconds(now, evbus_upkeep_interval);
+			if (attempt(upkeep_leaves, true) && pg_atomic_read_u32(&db->ready))
+			{
+				(void) attempt(upkeep_all, true);
+				if (attempt(look_at_ledger, true) && ledger_due)
+					(void) attempt(turn_ledger, false);
+				forget_dropped(subs, n);
+			}
+			pgstat_report_stat(true);
+			pgstat_report_activity(STATE_IDLE, NULL);
+		}
+
+		unserved = false;
+		notified = false;
+		if (pg_atomic_read_u32(&db->ready))
+		{
+			for (int i = 0; i < n; i++)
+			{
+				listening = listening || (!subs[i].has_handler && subs[i].notify);
+				evbus_cursor_reap(db, subs[i].slot, now);
+			}
+			unserved = evbus_pool_turn(db, subs, n);
+			notified = listening && evbus_notify_turn(db, subs, n);
+		}
+		/* Once sent, the next notification waits its time; what comes meanwhile is in it. */
+		if (notified)
+		{
+			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, evbus_notify_interval, PG_WAIT_EXTENSION);
+			continue;
+		}
+		pg_atomic_write_u32(&db->maintainer_sleeps, listening || unserved);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDLE_MS, PG_WAIT_EXTENSION);
+		pg_atomic_write_u32(&db->maintainer_sleeps, 0);
+		ResetLatch(MyLatch);
+	}
+}
+
+/* evbus._status(): one row about the workers and memory of this database. */
+Datum
+evbus_status(PG_FUNCTION_ARGS)
+{
+	EvbusDb    *of = evbus_db();
+	TupleDesc	desc;
+	Datum		values[10];
+	bool		nulls[10] = {0};
+	int			handlers = 0;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	for (int i = 0; i < evbus_max_handler_workers; i++)
+		handlers += evbus_shared->workers[i].dboid == MyDatabaseId && evbus_shared->workers[i].pid != 0;
+	values[0] = Int32GetDatum(of->sequencer_pid);
+	nulls[0] = of->sequencer_pid == 0;
+	values[1] = Int32GetDatum(of->maintainer_pid);
+	nulls[1] = of->maintainer_pid == 0;
+	values[2] = Int32GetDatum(handlers);
+	values[3] = BoolGetDatum(pg_atomic_read_u32(&of->ready) != 0);
+	values[4] = Int64GetDatum((int64) EVBUS_RING_BYTES);
+	values[5] = Int64GetDatum((int64) (pg_atomic_read_u64(&of->ring_tail) - pg_atomic_read_u64(&of->ring_ticked)));
+	values[6] = Int64GetDatum((int64) pg_atomic_read_u64(&of->overflows));
+	values[7] = Int32GetDatum(evbus_max_leases);
+	values[8] = Int32GetDatum(of->leases_used);
+	values[9] = Int64GetDatum((int64) pg_atomic_read_u64(&of->ledger_turn));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}

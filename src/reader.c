@@ -1,0 +1,240 @@
+/*-------------------------------------------------------------------------
+ * reader.c
+ *	  Events of one bus by position: from the ring while they are there, else
+ *	  from ticks and log.
+ *
+ * Positions of a bus ascend along the ring, but with gaps: what recovery or a
+ * late row placed is only in the log.  So the reader walks along the ring and
+ * fills each gap from the log, where it must be: whatever is not in the ring
+ * has been ticked, or is about to be.
+ *-------------------------------------------------------------------------
+ */
+#include "reader.h"
+
+#include "access/htup_details.h"
+#include "clock.h"
+#include "codec.h"
+#include "eventlog.h"
+#include "ledger.h"
+#include "ring.h"
+#include "tick.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#define COLD_CHUNK	1024		/* positions read from the log at once */
+
+static EvbusEvent *
+append(EvbusEvents *out)
+{
+	if (out->n == out->size)
+	{
+		out->size = Max(out->size * 2, 128);
+		out->events = out->events
+			? repalloc_huge(out->events, sizeof(EvbusEvent) * out->size)
+			: palloc(sizeof(EvbusEvent) * out->size);
+	}
+	return memset(&out->events[out->n++], 0, sizeof(EvbusEvent));
+}
+
+/* [from, hi) out of ticks and log. */
+static void
+read_cold(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out)
+{
+	EvbusEvent *chunk;
+
+	if (from >= hi)
+		return;
+	evbus_ledger_wait_ticked(db, sub, hi);
+	out->lsn = Max(out->lsn, (XLogRecPtr) pg_atomic_read_u64(&db->ticked_lsn));
+	chunk = palloc(sizeof(EvbusEvent) * COLD_CHUNK);
+	for (int64 at = from; at < hi; at += COLD_CHUNK)
+	{
+		int			n = evbus_tick_read(sub->bus_id, at, Min(hi, at + COLD_CHUNK), chunk);
+
+		CHECK_FOR_INTERRUPTS();
+		evbus_eventlog_fetch(sub->bus_id, chunk, n);
+		for (int i = 0; i < n; i++)
+			if (chunk[i].type == NULL)
+				evbus_eventlog_check_expired(chunk[i].event_id, sub->bus_name);
+			else if (evbus_subscription_wants(sub, chunk[i].type, chunk[i].type_len))
+				*append(out) = chunk[i];
+	}
+	pfree(chunk);
+}
+
+/* Offset of an entry of this bus at or before a position; 0: none known. */
+static uint64
+find_offset(EvbusDb *db, const EvbusSubscription *sub, int64 position)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	EvbusBusState *bus = EVBUS_BUS(db, sub->bus_slot);
+	uint64		oldest = evbus_ring_oldest(db);
+	uint64		best = 0;
+	int64		best_position = 0;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	if (shared->hint_position > 0 && shared->hint_position <= position)
+	{
+		best = shared->ring_hint + 1;
+		best_position = shared->hint_position;
+	}
+	LWLockRelease(&shared->lock);
+	if (best == 0 || best - 1 < oldest)
+	{
+		best = 0;
+		for (int i = 0; i < EVBUS_ANCHORS; i++)
+		{
+			uint64		offset = pg_atomic_read_u64(&bus->anchors[i].offset);
+			int64		at;
+
+			pg_read_barrier();
+			at = (int64) pg_atomic_read_u64(&bus->anchors[i].position);
+			pg_read_barrier();
+			if (offset == 0 || offset - 1 < oldest || at > position || at < best_position ||
+				offset != pg_atomic_read_u64(&bus->anchors[i].offset))
+				continue;
+			best = offset;
+			best_position = at;
+		}
+	}
+	return best;
+}
+
+static void
+set_hint(EvbusDb *db, const EvbusSubscription *sub, int64 position, uint64 offset)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (shared->subscription_id == sub->subscription_id &&
+		(position > shared->hint_position || shared->ring_hint < evbus_ring_oldest(db)))
+	{
+		shared->hint_position = position;
+		shared->ring_hint = offset;
+	}
+	LWLockRelease(&shared->lock);
+}
+
+/* Cut a copied entry into an event. */
+static void
+fill(EvbusEvent *event, const EvbusRingEntry *entry, char *data)
+{
+	event->event_id = entry->event_id;
+	event->position = entry->position;
+	event->type = data;
+	event->type_len = entry->type_len;
+	data += entry->type_len;
+	if (entry->key_len >= 0)
+	{
+		event->key = data;
+		event->key_len = entry->key_len;
+		data += entry->key_len;
+	}
+	if (entry->headers_len >= 0)
+	{
+		event->headers = data;
+		event->headers_len = entry->headers_len;
+		data += entry->headers_len;
+	}
+	event->payload = data;
+	event->payload_len = entry->payload_len;
+}
+
+/*
+ * Append the events of [from, hi) that the subscription wants, in order of
+ * position; all those positions must have been given.  Memory: the current
+ * context.
+ */
+void
+evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out)
+{
+	uint64		drained;
+	uint64		offset = find_offset(db, sub, from);
+	int64		at = from;
+
+	pg_read_barrier();
+	drained = pg_atomic_read_u64(&db->ring_drained);
+	if (offset > 0)
+	{
+		offset--;
+		while (offset < drained && at < hi)
+		{
+			EvbusRingEntry entry;
+			char	   *data;
+			int			mark;
+
+			if (!evbus_ring_header(db, offset, &entry))
+				break;
+			if (entry.bus_id != sub->bus_id || entry.position < at)
+			{
+				offset += entry.len;
+				continue;
+			}
+			if (entry.position > at)
+			{
+				read_cold(db, sub, at, Min(entry.position, hi), out);
+				at = entry.position;
+				continue;		/* meanwhile the entry may be overwritten */
+			}
+			data = palloc(entry.len);
+			if (!evbus_ring_data(db, offset, &entry, data))
+				break;
+			mark = out->n;
+			if (evbus_subscription_wants(sub, data, entry.type_len))
+			{
+				EvbusEvent *event = append(out);
+
+				if (entry.flags & EVBUS_RING_INLINE)
+					fill(event, &entry, data);
+				else
+				{
+					event->event_id = entry.event_id;
+					event->position = entry.position;
+					evbus_eventlog_fetch(sub->bus_id, event, 1);
+					if (event->type == NULL)
+					{
+						evbus_eventlog_check_expired(entry.event_id, sub->bus_name);
+						out->n = mark;
+					}
+				}
+				out->lsn = Max(out->lsn, entry.commit_lsn);
+			}
+			else
+				pfree(data);
+			at++;
+			offset += entry.len;
+		}
+		if (at >= hi)
+			set_hint(db, sub, hi, offset);
+	}
+	if (at < hi)
+		read_cold(db, sub, at, hi, out);
+}
+
+/* The columns of evbus.event, in order. */
+void
+evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls)
+{
+	memset(nulls, 0, 9 * sizeof(bool));
+	values[0] = Int64GetDatum(event->event_id);
+	values[1] = CStringGetTextDatum(sub->bus_name);
+	values[2] = PointerGetDatum(cstring_to_text_with_len(event->type, event->type_len));
+	nulls[3] = event->key == NULL;
+	values[3] = event->key ? PointerGetDatum(cstring_to_text_with_len(event->key, event->key_len)) : (Datum) 0;
+	values[4] = JsonbPGetDatum(evbus_decode_jsonb(event->payload, event->payload_len));
+	nulls[5] = event->headers == NULL;
+	values[5] = event->headers ? JsonbPGetDatum(evbus_decode_jsonb(event->headers, event->headers_len)) : (Datum) 0;
+	values[6] = TimestampTzGetDatum(evbus_clock_to_time(event->event_id));
+	values[7] = Int64GetDatum(event->position);
+	values[8] = Int32GetDatum(event->attempt);
+}
+
+HeapTuple
+evbus_event_tuple(const EvbusEvent *event, const EvbusSubscription *sub, TupleDesc desc)
+{
+	Datum		values[9];
+	bool		nulls[9];
+
+	evbus_event_values(event, sub, values, nulls);
+	return heap_form_tuple(desc, values, nulls);
+}

@@ -1,0 +1,21 @@
+/* receipt.h: what a client shows to ack a delivery */
+#ifndef EVBUS_RECEIPT_H
+#define EVBUS_RECEIPT_H
+
+#include "evbus.h"
+
+typedef struct EvbusReceipt
+{
+	uint64		incarnation;	/* of shared memory, and database */
+	int64		event_id;
+	int32		subscription_id;
+	int32		sub_slot;
+	int32		lease;
+	uint32		epoch;
+} EvbusReceipt;
+
+extern uint64 evbus_receipt_incarnation(EvbusDb *db);
+extern char *evbus_receipt_out(const EvbusReceipt *receipt);
+extern void evbus_receipt_in(const char *text, int len, EvbusReceipt *receipt);
+
+#endif

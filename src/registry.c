@@ -1,0 +1,562 @@
+/*-------------------------------------------------------------------------
+ * registry.c
+ *	  Which databases, buses and subscriptions there are.
+ *
+ * The tables are the registry; what is here are two caches of it.  The area of
+ * a database in shared memory is keyed by (database, schema oid), so that a
+ * re-created extension never meets old entries.  The configuration cache is
+ * local to the process and dropped by the relcache invalidations that every
+ * change of evbus.bus and evbus.subscription sends, so it is transactional: own
+ * changes are seen at once, those of others once they commit, none of a
+ * rollback.
+ *-------------------------------------------------------------------------
+ */
+#include "registry.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "internal.h"
+#include "pattern.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* Column numbers of evbus.bus and evbus.subscription, as in evbus--1.0.sql. */
+enum
+{
+	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
+	BUS_PAUSED, BUS_CREATED
+};
+enum
+{
+	SUB_ID = 1, SUB_NAME, SUB_SLOT, SUB_BUS, SUB_OWNER, SUB_EPOCH, SUB_START, SUB_TYPES,
+	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_BATCH_SIZE, SUB_CONCURRENCY,
+	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
+	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED
+};
+
+/*
+ * Local cache: everything there is, loaded at first use.  It is bounded by
+ * evbus.max_buses and evbus.max_subscriptions.
+ */
+static MemoryContext cache_context = NULL;
+static bool cache_valid = false;
+static EvbusBus *cached_buses;
+static int	n_cached_buses;
+static EvbusSubscription *cached_subs;
+static int	n_cached_subs;
+static Oid	cached_bus_relid = InvalidOid;
+static Oid	cached_sub_relid = InvalidOid;
+static uint64 cache_generation = 0;
+static uint64 n_invalidations = 0;
+
+/* The area of this database, once attached. */
+static EvbusDb *my_db = NULL;
+static Oid	my_nspoid = InvalidOid;
+
+static void
+registry_invalidate(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == cached_bus_relid || relid == cached_sub_relid)
+	{
+		cache_valid = false;
+		n_invalidations++;
+	}
+}
+
+/* Once per process; the backend's own start calls it through evbus_db(). */
+void
+evbus_registry_init(void)
+{
+	static bool done = false;
+
+	if (done)
+		return;
+	done = true;
+	CacheRegisterRelcacheCallback(registry_invalidate, (Datum) 0);
+}
+
+/* ---------------------------------------------------------- database areas */
+
+/* Make a claimed area as new; the caller holds EvbusShared.lock EXCLUSIVE. */
+static void
+db_reset(EvbusDb *db, Oid nspoid)
+{
+	Assert(LWLockHeldByMe(&evbus_shared->lock));
+
+	db->sequencer_pid = 0;
+	db->maintainer_pid = 0;
+	db->stopped_until = 0;
+	db->claimed_at = GetCurrentTimestamp();
+	db->gone = false;
+	pg_atomic_write_u64(&db->clock, 1);
+	pg_atomic_write_u32(&db->clock_ready, 0);
+	pg_atomic_write_u32(&db->ready, 0);
+	pg_atomic_write_u64(&db->ring_reserved, 0);
+	pg_atomic_write_u64(&db->ring_tail, 0);
+	pg_atomic_write_u64(&db->ring_drained, 0);
+	pg_atomic_write_u64(&db->ring_ticked, 0);
+	pg_atomic_write_u64(&db->lost_low, EVBUS_NO_LSN_ID);
+	pg_atomic_write_u32(&db->lost, 0);
+	pg_atomic_write_u32(&db->late, 0);
+	pg_atomic_write_u64(&db->overflows, 0);
+	pg_atomic_write_u64(&db->ticked_lsn, 0);
+	pg_atomic_write_u32(&db->sequencer_procno, 0);
+	pg_atomic_write_u32(&db->sequencer_sleeps, 0);
+	pg_atomic_write_u64(&db->ledger_turn, 0);
+	pg_atomic_write_u32(&db->leaves_wanted, 0);
+	pg_atomic_write_u32(&db->maintainer_sleeps, 0);
+	for (int i = 0; i < evbus_max_buses; i++)
+	{
+		EvbusBusState *bus = EVBUS_BUS(db, i);
+
+		pg_atomic_write_u32(&bus->bus_id, 0);
+		pg_atomic_write_u64(&bus->next_position, 0);
+		pg_atomic_write_u64(&bus->ticked_position, 0);
+		for (int a = 0; a < EVBUS_ANCHORS; a++)
+			pg_atomic_write_u64(&bus->anchors[a].offset, 0);
+		bus->anchor_next = 0;
+		bus->anchor_last = 0;
+	}
+	for (int i = 0; i < evbus_max_subscriptions; i++)
+	{
+		EVBUS_SUB(db, i)->subscription_id = 0;
+		pg_atomic_write_u32(&EVBUS_SUB(db, i)->notify, 0);
+	}
+	for (int i = 0; i < evbus_max_leases; i++)
+	{
+		EvbusLease *lease = EVBUS_LEASE(db, i);
+
+		lease->state = EVBUS_LEASE_FREE;
+		lease->next = i + 1 < evbus_max_leases ? i + 1 : -1;
+	}
+	db->lease_free = 0;
+	db->leases_used = 0;
+	db->nspoid = nspoid;
+	pg_write_barrier();
+	db->dboid = MyDatabaseId;
+}
+
+static EvbusDb *
+db_find(Oid nspoid, bool claim)
+{
+	EvbusDb    *found = NULL;
+	EvbusDb    *unused = NULL;
+
+	for (int i = 0; i < evbus_max_databases; i++)
+	{
+		EvbusDb    *db = &evbus_dbs[i];
+
+		if (db->dboid == MyDatabaseId && db->nspoid == nspoid)
+			found = db;
+		else if (db->dboid == MyDatabaseId)
+			db->gone = true;	/* a dropped extension's area: the launcher frees it */
+		else if (!OidIsValid(db->dboid) && unused == NULL)
+			unused = db;
+	}
+	if (found == NULL && unused != NULL && claim)
+	{
+		db_reset(unused, nspoid);
+		found = unused;
+	}
+	return found;
+}
+
+/*
+ * The area of this database; claimed, and its workers asked for, on first use.
+ * Errors: 55000 not preloaded, 53400 more databases than evbus.max_databases.
+ */
+EvbusDb *
+evbus_db(void)
+{
+	Oid			nspoid;
+
+	if (evbus_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("evbus must be loaded through \"shared_preload_libraries\""),
+				 errhint("Add shared_preload_libraries = 'evbus' to postgresql.conf and restart the server.")));
+	nspoid = evbus_namespace(false);
+	if (my_db != NULL && my_nspoid == nspoid && my_db->dboid == MyDatabaseId && my_db->nspoid == nspoid)
+		return my_db;
+
+	evbus_registry_init();
+	cache_valid = false;
+	if (!evbus_installed())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"evbus\" is not installed in this database"),
+				 errhint("Run CREATE EXTENSION evbus.")));
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	my_db = db_find(nspoid, true);
+	LWLockRelease(&evbus_shared->lock);
+	if (my_db == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many databases use evbus"),
+				 errdetail("evbus.max_databases is %d.", evbus_max_databases),
+				 errhint("Raise evbus.max_databases and restart the server.")));
+	my_nspoid = nspoid;
+	evbus_launcher_wake();
+	return my_db;
+}
+
+/* For callbacks: the area evbus_db() found before; no catalog access. */
+EvbusDb *
+evbus_db_attached(void)
+{
+	return my_db;
+}
+
+/* Wait until the sequencer has loaded positions and cursors. */
+bool
+evbus_db_wait_ready(EvbusDb *db, int timeout_ms)
+{
+	TimestampTz deadline;
+	bool		ready;
+
+	if (pg_atomic_read_u32(&db->ready))
+		return true;
+	evbus_launcher_wake();
+	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	ConditionVariablePrepareToSleep(&db->drained_cv);
+	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && GetCurrentTimestamp() < deadline)
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+	return ready;
+}
+
+void
+evbus_db_require_ready(EvbusDb *db)
+{
+	if (!evbus_db_wait_ready(db, 10000))
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_NOT_READY),
+				 errmsg("the evbus workers of this database are not running"),
+				 errhint("See the server log; often max_worker_processes (now %d) is too small: evbus needs 1, and 2 for each database, and 1 for each handler worker.",
+						 max_worker_processes)));
+}
+
+void
+evbus_launcher_wake(void)
+{
+	int			procno = evbus_shared->launcher_procno;
+
+	if (evbus_shared->launcher_pid != 0)
+		SetLatch(&ProcGlobal->allProcs[procno].procLatch);
+}
+
+/* ------------------------------------------------------ configuration cache */
+
+static int64
+interval_usecs(Datum d)
+{
+	Interval   *span = DatumGetIntervalP(d);
+
+	return ((int64) span->month * 30 + span->day) * USECS_PER_DAY + span->time;
+}
+
+static void
+load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
+{
+	Datum		values[BUS_CREATED];
+	bool		nulls[BUS_CREATED];
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	bus->bus_id = DatumGetInt32(values[BUS_ID - 1]);
+	bus->slot = DatumGetInt16(values[BUS_SLOT - 1]);
+	bus->storage_class_id = DatumGetInt32(values[BUS_CLASS - 1]);
+	bus->owner = DatumGetObjectId(values[BUS_OWNER - 1]);
+	bus->max_payload_bytes = DatumGetInt32(values[BUS_MAX_PAYLOAD - 1]);
+	bus->paused = DatumGetBool(values[BUS_PAUSED - 1]);
+	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
+}
+
+static void
+load_types(Datum array, EvbusSubscription *sub)
+{
+	Datum	   *elems;
+	int			n;
+	Size		size = 0;
+	char	   *out;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elems, NULL, &n);
+	for (int i = 0; i < n; i++)
+		size += 1 + VARSIZE_ANY_EXHDR(DatumGetPointer(elems[i]));
+	sub->n_types = n;
+	out = sub->types = palloc(size);
+	for (int i = 0; i < n; i++)
+	{
+		text	   *type = DatumGetTextPP(elems[i]);
+
+		*out++ = (char) VARSIZE_ANY_EXHDR(type);
+		memcpy(out, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type));
+		out += VARSIZE_ANY_EXHDR(type);
+	}
+}
+
+static void
+load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
+{
+	Datum		values[SUB_CREATED];
+	bool		nulls[SUB_CREATED];
+
+	memset(sub, 0, sizeof(*sub));
+	heap_deform_tuple(tuple, desc, values, nulls);
+	sub->subscription_id = DatumGetInt32(values[SUB_ID - 1]);
+	sub->slot = DatumGetInt16(values[SUB_SLOT - 1]);
+	sub->bus_id = DatumGetInt32(values[SUB_BUS - 1]);
+	sub->owner = DatumGetObjectId(values[SUB_OWNER - 1]);
+	sub->epoch = DatumGetInt32(values[SUB_EPOCH - 1]);
+	sub->start_position = DatumGetInt64(values[SUB_START - 1]);
+	sub->has_handler = !nulls[SUB_HANDLER_NAME - 1];
+	if (sub->has_handler)
+	{
+		text_to_cstring_buffer(DatumGetTextPP(values[SUB_HANDLER_SCHEMA - 1]), sub->handler_schema, NAMEDATALEN);
+		text_to_cstring_buffer(DatumGetTextPP(values[SUB_HANDLER_NAME - 1]), sub->handler_name, NAMEDATALEN);
+		sub->handler_batch = DatumGetBool(values[SUB_HANDLER_BATCH - 1]);
+	}
+	sub->batch_size = DatumGetInt32(values[SUB_BATCH_SIZE - 1]);
+	sub->concurrency = DatumGetInt32(values[SUB_CONCURRENCY - 1]);
+	sub->max_attempts = DatumGetInt32(values[SUB_MAX_ATTEMPTS - 1]);
+	sub->backoff_initial = interval_usecs(values[SUB_BACKOFF_INITIAL - 1]);
+	sub->backoff_max = interval_usecs(values[SUB_BACKOFF_MAX - 1]);
+	sub->lease = interval_usecs(values[SUB_LEASE - 1]);
+	sub->timeout = interval_usecs(values[SUB_TIMEOUT - 1]);
+	sub->notify = DatumGetBool(values[SUB_NOTIFY - 1]);
+	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
+	load_types(values[SUB_TYPES - 1], sub);
+	text_to_cstring_buffer(DatumGetTextPP(values[SUB_NAME - 1]), sub->name, sizeof(sub->name));
+	for (int i = 0; i < n_cached_buses; i++)
+		if (cached_buses[i].bus_id == sub->bus_id)
+		{
+			sub->bus_slot = cached_buses[i].slot;
+			sub->paused = sub->paused || cached_buses[i].paused;
+			strlcpy(sub->bus_name, cached_buses[i].name, sizeof(sub->bus_name));
+		}
+}
+
+/* Scan one of the two tables into the cache. */
+static int
+load_table(Oid relid, int max, bool buses)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple	tuple;
+	int			n = 0;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)) && n < max)
+	{
+		if (buses)
+			load_bus(tuple, RelationGetDescr(rel), &cached_buses[n++]);
+		else
+			load_sub(tuple, RelationGetDescr(rel), &cached_subs[n++]);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return n;
+}
+
+static void
+cache_load(void)
+{
+	MemoryContext old;
+
+	(void) evbus_db();			/* registers the callback, refuses a missing extension */
+	AcceptInvalidationMessages();
+	while (!cache_valid)
+	{
+		uint64		before = n_invalidations;
+
+		cached_bus_relid = evbus_relid("bus");
+		cached_sub_relid = evbus_relid("subscription");
+		if (cache_context == NULL)
+			cache_context = AllocSetContextCreate(TopMemoryContext, "evbus registry", ALLOCSET_DEFAULT_SIZES);
+		MemoryContextReset(cache_context);
+		n_cached_buses = n_cached_subs = 0;
+		old = MemoryContextSwitchTo(cache_context);
+		cached_buses = palloc(sizeof(EvbusBus) * evbus_max_buses);
+		cached_subs = palloc(sizeof(EvbusSubscription) * evbus_max_subscriptions);
+		n_cached_buses = load_table(cached_bus_relid, evbus_max_buses, true);
+		n_cached_subs = load_table(cached_sub_relid, evbus_max_subscriptions, false);
+		MemoryContextSwitchTo(old);
+		cache_generation++;
+		cache_valid = before == n_invalidations;	/* else load again */
+	}
+}
+
+/* Grows whenever what the functions below answer may have changed. */
+uint64
+evbus_registry_generation(void)
+{
+	cache_load();
+	return cache_generation;
+}
+
+/* To be called by whoever changes either table: tells every process at commit. */
+void
+evbus_registry_changed(void)
+{
+	CommandCounterIncrement();
+	CacheInvalidateRelcacheByRelid(evbus_relid("bus"));
+	CacheInvalidateRelcacheByRelid(evbus_relid("subscription"));
+	CommandCounterIncrement();
+}
+
+bool
+evbus_bus_find(const char *name, EvbusBus *bus)
+{
+	cache_load();
+	for (int i = 0; i < n_cached_buses; i++)
+		if (strcmp(cached_buses[i].name, name) == 0)
+		{
+			*bus = cached_buses[i];
+			return true;
+		}
+	return false;
+}
+
+bool
+evbus_bus_by_id(int32 id, EvbusBus *bus)
+{
+	cache_load();
+	for (int i = 0; i < n_cached_buses; i++)
+		if (cached_buses[i].bus_id == id)
+		{
+			*bus = cached_buses[i];
+			return true;
+		}
+	return false;
+}
+
+/* All of them, as a copy in the caller's context. */
+EvbusBus *
+evbus_buses(int *count)
+{
+	EvbusBus   *all;
+
+	cache_load();
+	*count = n_cached_buses;
+	all = palloc(sizeof(EvbusBus) * Max(n_cached_buses, 1));
+	memcpy(all, cached_buses, sizeof(EvbusBus) * n_cached_buses);
+	return all;
+}
+
+/* Errors VB001 if there is none of that name. */
+void
+evbus_bus_get(const char *name, EvbusBus *bus)
+{
+	if (!evbus_bus_find(name, bus))
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_NO_BUS),
+				 errmsg("bus \"%s\" does not exist", name),
+				 errhint("See the view evbus.bus_list, or make it with evbus.create_bus().")));
+}
+
+static EvbusSubscription *
+sub_copy(const EvbusSubscription *from)
+{
+	EvbusSubscription *sub = palloc(sizeof(EvbusSubscription));
+	Size		size = 0;
+
+	*sub = *from;
+	for (int i = 0; i < sub->n_types; i++)
+		size += 1 + (unsigned char) from->types[size];
+	sub->types = palloc(size);
+	memcpy(sub->types, from->types, size);
+	return sub;
+}
+
+/* A copy in the caller's context; errors VB004 if there is none of that name. */
+EvbusSubscription *
+evbus_subscription_get(const char *name, bool missing_ok)
+{
+	cache_load();
+	for (int i = 0; i < n_cached_subs; i++)
+		if (strcmp(cached_subs[i].name, name) == 0)
+			return sub_copy(&cached_subs[i]);
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
+				 errmsg("subscription \"%s\" does not exist", name),
+				 errhint("See the view evbus.subscription_list, or make it with evbus.subscribe().")));
+	return NULL;
+}
+
+/* NULL: there is none. */
+EvbusSubscription *
+evbus_subscription_by_id(int32 id)
+{
+	cache_load();
+	for (int i = 0; i < n_cached_subs; i++)
+		if (cached_subs[i].subscription_id == id)
+			return sub_copy(&cached_subs[i]);
+	return NULL;
+}
+
+/* All of them, as a copy in the caller's context. */
+EvbusSubscription *
+evbus_subscriptions(int *count)
+{
+	EvbusSubscription *all;
+
+	cache_load();
+	*count = n_cached_subs;
+	all = palloc(sizeof(EvbusSubscription) * Max(n_cached_subs, 1));
+	for (int i = 0; i < n_cached_subs; i++)
+		all[i] = *sub_copy(&cached_subs[i]);
+	return all;
+}
+
+bool
+evbus_subscription_wants(const EvbusSubscription *sub, const char *type, int len)
+{
+	const char *at = sub->types;
+
+	for (int i = 0; i < sub->n_types; i++)
+	{
+		int			plen = (unsigned char) *at++;
+
+		if (evbus_pattern_match(at, plen, type, len))
+			return true;
+		at += plen;
+	}
+	return false;
+}
+
+/* Errors 42501 unless the caller has the rights of the owner. */
+void
+evbus_check_owner(Oid owner, const char *kind, const char *name)
+{
+	if (!has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of %s \"%s\"", kind, name)));
+}
+
+/* Lowest free slot of a registry table; -1: all of them are taken. */
+int
+evbus_registry_free_slot(const char *table, int max)
+{
+	static const Oid types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(max)};
+	char	   *sql = psprintf("SELECT s FROM pg_catalog.generate_series(0, $1 - 1) s"
+							   " WHERE NOT EXISTS (SELECT 1 FROM evbus.%s t WHERE t.slot = s) ORDER BY s LIMIT 1", table);
+	EvbusInternal state;
+	int			slot = -1;
+
+	evbus_internal_begin(&state);
+	if (evbus_sql(NULL, sql, 1, types, values, NULL, 1) > 0)
+		slot = DatumGetInt32(evbus_column(0, 1, NULL));
+	evbus_internal_end(&state);
+	return slot;
+}

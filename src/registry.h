@@ -1,0 +1,65 @@
+/* registry.h: which databases, buses and subscriptions there are */
+#ifndef EVBUS_REGISTRY_H
+#define EVBUS_REGISTRY_H
+
+#include "evbus.h"
+
+typedef struct EvbusBus
+{
+	int32		bus_id;
+	int			slot;
+	int32		storage_class_id;
+	Oid			owner;
+	int			max_payload_bytes;
+	bool		paused;
+	char		name[EVBUS_NAME_MAX + 1];
+} EvbusBus;
+
+typedef struct EvbusSubscription
+{
+	int32		subscription_id;
+	int			slot;
+	int32		bus_id;
+	int			bus_slot;
+	Oid			owner;
+	int32		epoch;
+	int64		start_position;
+	bool		has_handler;
+	bool		handler_batch;
+	char		handler_schema[NAMEDATALEN];
+	char		handler_name[NAMEDATALEN];
+	int			batch_size;
+	int			concurrency;
+	int			max_attempts;
+	int64		backoff_initial;	/* microseconds, as all below */
+	int64		backoff_max;
+	int64		lease;
+	int64		timeout;
+	bool		notify;
+	bool		paused;			/* it or its bus */
+	int			n_types;
+	char	   *types;			/* n_types times: length byte, pattern */
+	char		name[EVBUS_NAME_MAX + 1];
+	char		bus_name[EVBUS_NAME_MAX + 1];
+} EvbusSubscription;
+
+extern void evbus_registry_init(void);
+extern EvbusDb *evbus_db(void);
+extern EvbusDb *evbus_db_attached(void);
+extern bool evbus_db_wait_ready(EvbusDb *db, int timeout_ms);
+extern void evbus_db_require_ready(EvbusDb *db);
+extern bool evbus_bus_find(const char *name, EvbusBus *bus);
+extern bool evbus_bus_by_id(int32 id, EvbusBus *bus);
+extern EvbusBus *evbus_buses(int *count);
+extern void evbus_bus_get(const char *name, EvbusBus *bus);
+extern EvbusSubscription *evbus_subscription_get(const char *name, bool missing_ok);
+extern EvbusSubscription *evbus_subscription_by_id(int32 id);
+extern EvbusSubscription *evbus_subscriptions(int *count);
+extern uint64 evbus_registry_generation(void);
+extern void evbus_registry_changed(void);
+extern bool evbus_subscription_wants(const EvbusSubscription *sub, const char *type, int len);
+extern void evbus_check_owner(Oid owner, const char *kind, const char *name);
+extern int	evbus_registry_free_slot(const char *table, int max);
+extern void evbus_launcher_wake(void);
+
+#endif

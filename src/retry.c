@@ -1,0 +1,292 @@
+/*-------------------------------------------------------------------------
+ * retry.c
+ *	  Deliveries that failed: rows with a due time, and what becomes of them.
+ *
+ * A failure is written by the transaction that acks the event out of the normal
+ * flow, or re-tries it: so an event is in the flow, in evbus.retry, or among the
+ * dead letters, never in two of them.  A due row is taken by a lease in shared
+ * memory and read again under it: whoever settles a retry commits before giving
+ * up the lease, so what we then see is still to be done.
+ *
+ * Policy by SQLSTATE: 40001 and 40P01 soon again; classes 22, 23 and 42 never,
+ * because the same event would fail the same way; all else exponential backoff
+ * with jitter ("equal jitter": half fixed, half random; M. Brooker, "Exponential
+ * Backoff And Jitter", AWS Architecture Blog, 2015).
+ *-------------------------------------------------------------------------
+ */
+#include "retry.h"
+
+#include "catalog/pg_type.h"
+#include "common/pg_prng.h"
+#include "dead_letter.h"
+#include "internal.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#define CONFLICT_DELAY		(20 * 1000) /* microseconds, doubled with each attempt */
+#define CONFLICT_DELAY_MAX	(2 * USECS_PER_SEC)
+
+static int64
+jitter(int64 delay)
+{
+	return delay / 2 + (int64) (pg_prng_double(&pg_global_prng_state) * (delay - delay / 2));
+}
+
+static int64
+doubled(int64 delay, int times, int64 max)
+{
+	while (times-- > 0 && delay < max)
+		delay *= 2;
+	return Min(delay, max);
+}
+
+static bool
+is_conflict(int code)
+{
+	return code == ERRCODE_T_R_SERIALIZATION_FAILURE || code == ERRCODE_T_R_DEADLOCK_DETECTED;
+}
+
+static bool
+is_permanent(int code)
+{
+	int			class = ERRCODE_TO_CATEGORY(code);
+
+	return class == ERRCODE_DATA_EXCEPTION || class == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
+		class == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
+}
+
+/* The primary message alone, cut, on one line: DETAIL and CONTEXT may show rows. */
+static char *
+scrub(const char *message)
+{
+	int			len = strlen(message);
+	char	   *out;
+
+	if (len > EVBUS_MESSAGE_MAX)
+		len = pg_mbcliplen(message, len, EVBUS_MESSAGE_MAX);
+	out = pnstrdup(message, len);
+	for (char *c = out; *c; c++)
+		if ((unsigned char) *c < ' ')
+			*c = ' ';
+	return out;
+}
+
+static Datum
+coded(const char *data, int len)
+{
+	return PointerGetDatum(cstring_to_text_with_len(data, len));
+}
+
+/* Record that a delivery of an event failed: due again, or a dead letter. */
+void
+evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
+				 const EvbusFailure *failure)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8OID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID};
+	const char *state = unpack_sql_state(failure->sqlerrcode);
+	char	   *message = scrub(failure->message);
+	TimestampTz now = GetCurrentTimestamp();
+	EvbusInternal internal;
+	Datum		values[12];
+	char		nulls[13] = "            ";
+	int64		delay;
+
+	if (failure->reject || event->attempt >= sub->max_attempts || is_permanent(failure->sqlerrcode))
+	{
+		const char *reason = failure->reject ? "rejected"
+			: is_permanent(failure->sqlerrcode) ? "permanent" : "max_attempts";
+
+		evbus_dead_letter_add(db, sub, event, reason, state, message);
+		return;
+	}
+	if (failure->delay >= 0)
+		delay = failure->delay;
+	else if (is_conflict(failure->sqlerrcode))
+		delay = jitter(doubled(CONFLICT_DELAY, event->attempt - 1, CONFLICT_DELAY_MAX));
+	else
+		delay = jitter(doubled(sub->backoff_initial, event->attempt - 1, sub->backoff_max));
+
+	values[0] = Int32GetDatum(sub->subscription_id);
+	values[1] = Int64GetDatum(event->event_id);
+	values[2] = Int64GetDatum(event->position);
+	values[3] = Int32GetDatum(event->attempt);
+	values[4] = TimestampTzGetDatum(now + delay);
+	values[5] = TimestampTzGetDatum(now);
+	values[6] = CStringGetTextDatum(state);
+	values[7] = CStringGetTextDatum(message);
+	values[8] = coded(event->type, event->type_len);
+	values[9] = event->key ? coded(event->key, event->key_len) : (Datum) 0;
+	nulls[9] = event->key ? ' ' : 'n';
+	values[10] = event->headers ? coded(event->headers, event->headers_len) : (Datum) 0;
+	nulls[10] = event->headers ? ' ' : 'n';
+	values[11] = coded(event->payload, event->payload_len);
+
+	evbus_internal_begin(&internal);
+	evbus_sql(&plan,
+			  "INSERT INTO evbus.retry AS r (subscription_id, event_id, position, attempts, due_at, first_failed_at,"
+			  " last_failed_at, sqlstate, message, type, key, headers, payload)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10, $11, $12)"
+			  " ON CONFLICT (subscription_id, event_id) DO UPDATE SET attempts = excluded.attempts,"
+			  " due_at = excluded.due_at, last_failed_at = excluded.last_failed_at,"
+			  " sqlstate = excluded.sqlstate, message = excluded.message",
+			  12, types, values, nulls, 0);
+	evbus_internal_end(&internal);
+	evbus_pin_due(db, sub->slot, now + delay);
+}
+
+/* A retry succeeded. */
+void
+evbus_retry_settle(const EvbusSubscription *sub, int64 event_id)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id), Int64GetDatum(event_id)};
+	EvbusInternal internal;
+
+	evbus_internal_begin(&internal);
+	evbus_sql(&plan, "DELETE FROM evbus.retry WHERE subscription_id = $1 AND event_id = $2", 2, types, values, NULL, 0);
+	evbus_internal_end(&internal);
+}
+
+/* An attempt of a retry has ended: unless it recorded a failure, it succeeded. */
+void
+evbus_retry_settle_attempt(const EvbusSubscription *sub, const EvbusEvent *event)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id), Int64GetDatum(event->event_id),
+	Int32GetDatum(event->attempt)};
+	EvbusInternal internal;
+
+	evbus_internal_begin(&internal);
+	evbus_sql(&plan, "DELETE FROM evbus.retry WHERE subscription_id = $1 AND event_id = $2 AND attempts < $3",
+			  3, types, values, NULL, 0);
+	evbus_internal_end(&internal);
+}
+
+static char *
+copy_text(Datum value, int *len, MemoryContext context)
+{
+	text	   *t = DatumGetTextPP(value);
+	char	   *out;
+
+	*len = VARSIZE_ANY_EXHDR(t);
+	out = MemoryContextAlloc(context, Max(*len, 1));
+	memcpy(out, VARDATA_ANY(t), *len);
+	return out;
+}
+
+/* Row of a query that selects position, attempts, type, key, headers, payload. */
+static void
+fill_event(uint64 row, EvbusEvent *event, MemoryContext context)
+{
+	bool		isnull;
+	Datum		value;
+
+	event->position = DatumGetInt64(evbus_column(row, 1, NULL));
+	event->attempt = DatumGetInt32(evbus_column(row, 2, NULL)) + 1;
+	event->type = copy_text(evbus_column(row, 3, NULL), &event->type_len, context);
+	value = evbus_column(row, 4, &isnull);
+	event->key = isnull ? NULL : copy_text(value, &event->key_len, context);
+	value = evbus_column(row, 5, &isnull);
+	event->headers = isnull ? NULL : copy_text(value, &event->headers_len, context);
+	event->payload = copy_text(evbus_column(row, 6, NULL), &event->payload_len, context);
+}
+
+/* Fill in an event whose event_id is set; false: there is no such retry. */
+bool
+evbus_retry_load(const EvbusSubscription *sub, EvbusEvent *event)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id), Int64GetDatum(event->event_id)};
+	MemoryContext context = CurrentMemoryContext;
+	EvbusInternal internal;
+	bool		found;
+
+	evbus_internal_begin(&internal);
+	found = evbus_sql(&plan, "SELECT position, attempts, type, key, headers, payload FROM evbus.retry"
+					  " WHERE subscription_id = $1 AND event_id = $2", 2, types, values, NULL, 1) > 0;
+	if (found)
+		fill_event(0, event, context);
+	evbus_internal_end(&internal);
+	return found;
+}
+
+/*
+ * Lease up to max rows that are due; returns how many.  Memory: the current
+ * context.  Also finds out when the next one is due.
+ */
+int
+evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
+				  EvbusEvent *events, EvbusClaim *claims)
+{
+	static SPIPlanPtr next_plan = NULL;
+	static SPIPlanPtr due_plan = NULL;
+	static const Oid types[] = {INT4OID, TIMESTAMPTZOID, INT8OID};
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	TimestampTz now = GetCurrentTimestamp();
+	Datum		values[] = {Int32GetDatum(sub->subscription_id), TimestampTzGetDatum(now),
+	Int64GetDatum((int64) max + shared->n_held + shared->n_returned)};
+	EvbusInternal internal;
+	int64	   *ids;
+	uint64		rows;
+	int			n = 0;
+	int			good = 0;
+	bool		isnull;
+	int64		due = PG_INT64_MAX;
+	uint64		old;
+
+	if ((int64) pg_atomic_read_u64(&shared->retry_due) > now)
+		return 0;
+
+	/* From here on, commits lower it again; what they wrote before, we see. */
+	pg_atomic_write_u64(&shared->retry_due, (uint64) PG_INT64_MAX);
+	pg_memory_barrier();
+
+	evbus_internal_begin(&internal);
+	rows = evbus_sql(&due_plan, "SELECT event_id FROM evbus.retry WHERE subscription_id = $1 AND due_at <= $2"
+					 " ORDER BY due_at LIMIT $3", 3, types, values, NULL, 0);
+	ids = palloc(sizeof(int64) * Max(rows, 1));
+	for (uint64 r = 0; r < rows; r++)
+		ids[r] = DatumGetInt64(evbus_column(r, 1, NULL));
+	for (uint64 r = 0; r < rows && n < max; r++)
+		if (evbus_cursor_claim_retry(db, sub, ids[r], &claims[n]))
+		{
+			memset(&events[n], 0, sizeof(EvbusEvent));
+			events[n++].event_id = ids[r];
+		}
+	if (n == max)
+		due = now;				/* there may be more */
+	else
+	{
+		evbus_sql(&next_plan, "SELECT min(due_at) FROM evbus.retry WHERE subscription_id = $1 AND due_at > $2",
+				  2, types, values, NULL, 1);
+		due = DatumGetTimestampTz(evbus_column(0, 1, &isnull));
+		if (isnull)
+			due = PG_INT64_MAX;
+	}
+	evbus_internal_end(&internal);
+	old = pg_atomic_read_u64(&shared->retry_due);
+	while ((int64) old > due && !pg_atomic_compare_exchange_u64(&shared->retry_due, &old, (uint64) due))
+		;
+
+	/* Under the lease: is it still there? */
+	for (int i = 0; i < n; i++)
+	{
+		if (evbus_retry_load(sub, &events[i]))
+		{
+			events[good] = events[i];
+			claims[good] = claims[i];
+			events[good].attempt += claims[good].attempts;
+			good++;
+		}
+		else
+			evbus_cursor_drop(db, &claims[i]);
+	}
+	return good;
+}

@@ -1,0 +1,121 @@
+/*-------------------------------------------------------------------------
+ * ring.c
+ *	  Ring of freshly committed events, one per database.
+ *
+ * Publishers push at commit, the sequencer gives positions, readers copy out.
+ * The ring is a hint and the log is the record: a full or lost ring costs a
+ * scan, never an event.  Offsets count bytes ever pushed, so they only grow;
+ * what lies more than a ring's length behind ring_reserved is overwritten.
+ *
+ * Pushing is done under ring_lock; space comes from what has been ticked, so an
+ * entry with a position but without a committed tick is never overwritten.
+ * Readers take no lock: they copy, then look whether ring_reserved has passed
+ * them meanwhile, and if so go to the log.  Used by publish.c, sequencer.c and
+ * delivery's reader.c.
+ *-------------------------------------------------------------------------
+ */
+#include "ring.h"
+
+#include "storage/latch.h"
+#include "storage/proc.h"
+
+StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
+
+static void
+ring_copy_in(EvbusDb *db, uint64 offset, const char *from, Size len)
+{
+	Size		at = offset % EVBUS_RING_BYTES;
+	Size		first = Min(len, EVBUS_RING_BYTES - at);
+
+	memcpy(EVBUS_RING(db) + at, from, first);
+	memcpy(EVBUS_RING(db), from + first, len - first);
+}
+
+static void
+ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
+{
+	Size		at = offset % EVBUS_RING_BYTES;
+	Size		first = Min(len, EVBUS_RING_BYTES - at);
+
+	memcpy(to, EVBUS_RING(db) + at, first);
+	memcpy(to + first, EVBUS_RING(db), len - first);
+}
+
+/*
+ * Append ready-made entries with the LSN of their commit; all of a transaction
+ * or none.  False: no space.  For commit callbacks: cannot fail, does not wait
+ * but for ring_lock, whose holders do nothing else than this.
+ */
+bool
+evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn)
+{
+	uint64		tail;
+
+	for (Size at = 0; at < len; at += ((EvbusRingEntry *) (entries + at))->len)
+		((EvbusRingEntry *) (entries + at))->commit_lsn = lsn;
+
+	LWLockAcquire(&db->ring_lock, LW_EXCLUSIVE);
+	tail = pg_atomic_read_u64(&db->ring_tail);
+	if (tail + len - pg_atomic_read_u64(&db->ring_ticked) > EVBUS_RING_BYTES)
+	{
+		LWLockRelease(&db->ring_lock);
+		return false;
+	}
+	pg_atomic_write_u64(&db->ring_reserved, tail + len);
+	pg_write_barrier();			/* readers see the warning before the bytes change */
+	ring_copy_in(db, tail, entries, len);
+	pg_write_barrier();			/* the sequencer sees the bytes before the tail moves */
+	pg_atomic_write_u64(&db->ring_tail, tail + len);
+	LWLockRelease(&db->ring_lock);
+	return true;
+}
+
+/* Wake the sequencer if it sleeps; for commit callbacks. */
+void
+evbus_ring_wake(EvbusDb *db)
+{
+	pg_memory_barrier();		/* what we changed is seen before we look */
+	if (pg_atomic_read_u32(&db->sequencer_sleeps))
+	{
+		uint32		procno = pg_atomic_read_u32(&db->sequencer_procno);
+
+		if (procno > 0)
+			SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
+	}
+}
+
+/* Offset below which bytes may be overwritten. */
+uint64
+evbus_ring_oldest(EvbusDb *db)
+{
+	uint64		reserved = pg_atomic_read_u64(&db->ring_reserved);
+
+	return reserved > EVBUS_RING_BYTES ? reserved - EVBUS_RING_BYTES : 0;
+}
+
+/* Copy the header at an offset below ring_tail; false: overwritten. */
+bool
+evbus_ring_header(EvbusDb *db, uint64 offset, EvbusRingEntry *header)
+{
+	ring_copy_out(db, offset, (char *) header, sizeof(EvbusRingEntry));
+	pg_read_barrier();
+	return evbus_ring_oldest(db) <= offset;
+}
+
+/* Copy what follows the header (header->len - sizeof bytes); false: overwritten. */
+bool
+evbus_ring_data(EvbusDb *db, uint64 offset, const EvbusRingEntry *header, char *to)
+{
+	ring_copy_out(db, offset + sizeof(EvbusRingEntry), to, header->len - sizeof(EvbusRingEntry));
+	pg_read_barrier();
+	return evbus_ring_oldest(db) <= offset;
+}
+
+/* Sequencer only, for entries at or above ring_drained. */
+void
+evbus_ring_set_position(EvbusDb *db, uint64 offset, int64 position)
+{
+	uint64		at = offset + offsetof(EvbusRingEntry, position);
+
+	*(int64 *) (EVBUS_RING(db) + at % EVBUS_RING_BYTES) = position;
+}

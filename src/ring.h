@@ -1,0 +1,33 @@
+/* ring.h: freshly committed events, one ring per database */
+#ifndef EVBUS_RING_H
+#define EVBUS_RING_H
+
+#include "evbus.h"
+
+#define EVBUS_RING_INLINE	0x1 /* headers and payload follow; else only in the log */
+
+/* In the ring: this, then type, key, headers, payload, padded to MAXALIGN. */
+typedef struct EvbusRingEntry
+{
+	uint32		len;			/* of all, MAXALIGNed */
+	uint32		flags;
+	int32		bus_id;
+	uint16		bus_slot;
+	uint16		type_len;
+	int32		key_len;		/* -1: none */
+	int32		headers_len;	/* -1: none */
+	int32		payload_len;
+	int32		unused;
+	int64		event_id;
+	int64		position;		/* given by the sequencer; valid below ring_drained */
+	XLogRecPtr	commit_lsn;
+} EvbusRingEntry;
+
+extern bool evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn);
+extern void evbus_ring_wake(EvbusDb *db);
+extern uint64 evbus_ring_oldest(EvbusDb *db);
+extern bool evbus_ring_header(EvbusDb *db, uint64 offset, EvbusRingEntry *header);
+extern bool evbus_ring_data(EvbusDb *db, uint64 offset, const EvbusRingEntry *header, char *to);
+extern void evbus_ring_set_position(EvbusDb *db, uint64 offset, int64 position);
+
+#endif

@@ -1,0 +1,138 @@
+/*-------------------------------------------------------------------------
+ * shmem.c
+ *	  evbus's shared memory: asked for once, of fixed size, set up once.
+ *
+ * One segment, cut into arrays that the settings size.  Pages that no database
+ * uses are never touched, so a spare area costs address space, not memory.
+ *-------------------------------------------------------------------------
+ */
+#include "shmem.h"
+
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+EvbusShared *evbus_shared = NULL;
+EvbusDb    *evbus_dbs;
+EvbusSlot  *evbus_slots;
+EvbusBusState *evbus_bus_states;
+EvbusSub   *evbus_subs;
+EvbusLease *evbus_leases;
+char	   *evbus_rings;
+
+static shmem_request_hook_type prev_request_hook = NULL;
+static shmem_startup_hook_type prev_startup_hook = NULL;
+
+/* Cut the next array off; with base NULL only counts. */
+static void *
+cut(char *base, Size *at, Size count, Size size)
+{
+	void	   *here = base ? base + *at : NULL;
+
+	*at = add_size(*at, CACHELINEALIGN(mul_size(count, size)));
+	return here;
+}
+
+/* Lay everything out; returns the size. */
+static Size
+lay_out(char *base)
+{
+	Size		at = 0;
+	EvbusShared *shared = cut(base, &at, 1, sizeof(EvbusShared));
+	EvbusDb    *dbs = cut(base, &at, evbus_max_databases, sizeof(EvbusDb));
+	EvbusSlot  *slots = cut(base, &at, EVBUS_BACKENDS, sizeof(EvbusSlot));
+	EvbusBusState *buses = cut(base, &at, mul_size(evbus_max_databases, evbus_max_buses), sizeof(EvbusBusState));
+	EvbusSub   *subs = cut(base, &at, mul_size(evbus_max_databases, evbus_max_subscriptions), sizeof(EvbusSub));
+	EvbusLease *leases = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusLease));
+	char	   *rings = cut(base, &at, evbus_max_databases, EVBUS_RING_BYTES);
+
+	if (base)
+	{
+		evbus_dbs = dbs;
+		evbus_slots = slots;
+		evbus_bus_states = buses;
+		evbus_subs = subs;
+		evbus_leases = leases;
+		evbus_rings = rings;
+		evbus_shared = shared;
+	}
+	return at;
+}
+
+static void
+shmem_request(void)
+{
+	if (prev_request_hook)
+		prev_request_hook();
+	RequestAddinShmemSpace(add_size(lay_out(NULL), PG_CACHE_LINE_SIZE));
+}
+
+static void
+init_all(void)
+{
+	int			tranche[5];
+	static const char *const names[5] = {"EvbusShared", "EvbusDb", "EvbusRing", "EvbusSub", "EvbusLease"};
+
+	for (int i = 0; i < 5; i++)
+	{
+		tranche[i] = LWLockNewTrancheId();
+		LWLockRegisterTranche(tranche[i], names[i]);
+	}
+	memset(evbus_shared, 0, sizeof(EvbusShared));
+	LWLockInitialize(&evbus_shared->lock, tranche[0]);
+	pg_atomic_init_u32(&evbus_shared->starved, 0);
+	if (!pg_strong_random(&evbus_shared->incarnation, sizeof(evbus_shared->incarnation)))
+		evbus_shared->incarnation = (uint64) GetCurrentTimestamp();
+
+	for (int i = 0; i < evbus_max_databases; i++)
+	{
+		EvbusDb    *db = &evbus_dbs[i];
+
+		memset(db, 0, sizeof(EvbusDb));
+		LWLockInitialize(&db->lock, tranche[1]);
+		LWLockInitialize(&db->ring_lock, tranche[2]);
+		LWLockInitialize(&db->lease_lock, tranche[4]);
+		ConditionVariableInit(&db->drained_cv);
+		pg_atomic_init_u64(&db->clock, 1);
+		pg_atomic_init_u64(&db->ring_reserved, 0);
+		pg_atomic_init_u64(&db->ring_tail, 0);
+		pg_atomic_init_u64(&db->ring_drained, 0);
+		pg_atomic_init_u64(&db->ring_ticked, 0);
+		pg_atomic_init_u64(&db->lost_low, EVBUS_NO_LSN_ID);
+		pg_atomic_init_u64(&db->overflows, 0);
+		pg_atomic_init_u64(&db->ticked_lsn, 0);
+		pg_atomic_init_u64(&db->ledger_turn, 0);
+	}
+	memset(evbus_slots, 0, sizeof(EvbusSlot) * EVBUS_BACKENDS);
+	memset(evbus_bus_states, 0, sizeof(EvbusBusState) * evbus_max_databases * evbus_max_buses);
+	memset(evbus_subs, 0, sizeof(EvbusSub) * evbus_max_databases * evbus_max_subscriptions);
+	for (int i = 0; i < evbus_max_databases * evbus_max_subscriptions; i++)
+		LWLockInitialize(&evbus_subs[i].lock, tranche[3]);
+	memset(evbus_leases, 0, sizeof(EvbusLease) * evbus_max_databases * evbus_max_leases);
+}
+
+static void
+shmem_startup(void)
+{
+	bool		found;
+	char	   *base;
+
+	if (prev_startup_hook)
+		prev_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	base = ShmemInitStruct("evbus", lay_out(NULL), &found);
+	(void) lay_out((char *) CACHELINEALIGN(base));
+	if (!found)
+		init_all();
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* From _PG_init, while shared_preload_libraries is processed. */
+void
+evbus_shmem_init(void)
+{
+	prev_request_hook = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+	prev_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+}

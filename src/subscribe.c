@@ -1,0 +1,504 @@
+/*-------------------------------------------------------------------------
+ * subscribe.c
+ *	  Subscriptions: subscribe, alter, unsubscribe, pause, resume, seek.
+ *
+ * A subscription is a row; its progress is in the ledger under its epoch, and
+ * its live state at the slot the row names.  All subscriptions of a bus read the
+ * same stored events.  The owner is the role that subscribed: its workers log in
+ * as it, so it must be able to.
+ *-------------------------------------------------------------------------
+ */
+#include "evbus.h"
+
+#include "access/htup_details.h"
+#include "args.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "cursor.h"
+#include "delivery.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "handler.h"
+#include "internal.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "pattern.h"
+#include "registry.h"
+#include "storage/lmgr.h"
+#include "tick.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#define YEAR		(365 * USECS_PER_DAY)
+#define DRAIN_WAIT_MS	5000
+
+PG_FUNCTION_INFO_V1(evbus_subscribe);
+PG_FUNCTION_INFO_V1(evbus_alter_subscription);
+PG_FUNCTION_INFO_V1(evbus_unsubscribe);
+PG_FUNCTION_INFO_V1(evbus_pause);
+PG_FUNCTION_INFO_V1(evbus_resume);
+PG_FUNCTION_INFO_V1(evbus_seek);
+PG_FUNCTION_INFO_V1(evbus_subscription_state);
+
+/* Settings of a subscription as columns of its row. */
+enum
+{
+	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_BATCH_SIZE, SET_CONCURRENCY,
+	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, N_SETTINGS
+};
+
+typedef struct Settings
+{
+	Datum		values[N_SETTINGS];
+	char		nulls[N_SETTINGS + 1];
+} Settings;
+
+static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, INT4OID, INT4OID,
+INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID};
+
+/* ----------------------------------------------------------------- checking */
+
+static void
+check_types(FunctionCallInfo fcinfo, int n)
+{
+	Datum	   *types;
+	bool	   *nulls;
+	int			count;
+
+	evbus_arg_array(fcinfo, n, "types", &types, &nulls, &count);
+	evbus_no_nulls(nulls, count, "types");
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("types must hold at least one pattern"),
+				 errhint("'{#}' matches every event.")));
+	if (count > 1000)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("types must hold at most 1000 patterns"),
+				 errdetail("It holds %d.", count)));
+	for (int i = 0; i < count; i++)
+	{
+		text	   *type = DatumGetTextPP(types[i]);
+		const char *fault = evbus_type_fault(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type), true);
+
+		if (fault)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("pattern %s", fault),
+					 errdetail("The pattern is \"%.*s\".", Min((int) VARSIZE_ANY_EXHDR(type), EVBUS_TYPE_MAX), VARDATA_ANY(type)),
+					 errhint("A pattern is words separated by dots; \"*\" stands for one word, \"#\" for zero or more.")));
+	}
+}
+
+/* Errors VB010 if the function cannot be a handler run by its owner. */
+static void
+check_handler(Oid handler, Oid owner, Settings *set)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(handler));
+	Form_pg_proc proc;
+	const char *why = NULL;
+	bool		batch = false;
+	const char *name = DatumGetCString(DirectFunctionCall1(regprocedureout, ObjectIdGetDatum(handler)));
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with OID %u does not exist", handler)));
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (proc->prokind != PROKIND_FUNCTION)
+		why = "It is not a plain function.";
+	else if (proc->proretset)
+		why = "It returns a set.";
+	else if (proc->pronargs != 1 ||
+			 (proc->proargtypes.values[0] != evbus_event_type(false) && proc->proargtypes.values[0] != evbus_event_type(true)))
+		why = "Its argument is not evbus.event or evbus.event[].";
+	else
+		batch = proc->proargtypes.values[0] == evbus_event_type(true);
+	if (why == NULL && evbus_proc_aclcheck(handler, owner) != ACLCHECK_OK)
+		why = "The owner of the subscription may not execute it.";
+	if (why)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_BAD_HANDLER),
+				 errmsg("%s cannot be a handler", name),
+				 errdetail("%s", why),
+				 errhint("A handler is a function f(evbus.event) or f(evbus.event[]) that the owner of the subscription may execute.")));
+	set->values[SET_HANDLER_SCHEMA] = CStringGetTextDatum(get_namespace_name(proc->pronamespace));
+	set->values[SET_HANDLER_NAME] = CStringGetTextDatum(NameStr(proc->proname));
+	set->values[SET_HANDLER_BATCH] = BoolGetDatum(batch);
+	ReleaseSysCache(tuple);
+	why = evbus_cannot_log_in(owner);
+	if (why)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_BAD_HANDLER),
+				 errmsg("role \"%s\" cannot own a subscription with a handler", GetUserNameFromId(owner, false)),
+				 errdetail("Handlers are called by workers that log in as the owner: %s.", why),
+				 errhint("Subscribe as a role that can log in to this database.")));
+}
+
+/* Read an argument into a column; NULL (only where allowed) leaves it out. */
+static void
+set_int(FunctionCallInfo fcinfo, int n, const char *name, int low, int high, bool optional, Settings *set, int column)
+{
+	if (optional && PG_ARGISNULL(n))
+		return;
+	set->values[column] = Int32GetDatum(evbus_arg_int(fcinfo, n, name, low, high));
+	set->nulls[column] = ' ';
+}
+
+static int64
+set_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high, bool optional, Settings *set, int column,
+			 int64 current)
+{
+	Interval   *span;
+	int64		value;
+
+	if (optional && PG_ARGISNULL(n))
+		return current;
+	value = evbus_arg_interval(fcinfo, n, name, low, high);
+	span = palloc0(sizeof(Interval));
+	span->day = value / USECS_PER_DAY;
+	span->time = value % USECS_PER_DAY;
+	set->values[column] = IntervalPGetDatum(span);
+	set->nulls[column] = ' ';
+	return value;
+}
+
+/*
+ * The settings among the arguments: types at `types`, handler next to it, the
+ * rest from `first` on.  sub is what they change, NULL in subscribe().
+ */
+static void
+read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscription *sub, Oid owner, Settings *set)
+{
+	bool		optional = sub != NULL;
+	int64		initial;
+	int64		max;
+
+	memset(set->nulls, 'n', N_SETTINGS);
+	set->nulls[N_SETTINGS] = '\0';
+	memset(set->values, 0, sizeof(set->values));
+	if (!optional || !PG_ARGISNULL(types))
+	{
+		check_types(fcinfo, types);
+		set->values[SET_TYPES] = PG_GETARG_DATUM(types);
+		set->nulls[SET_TYPES] = ' ';
+	}
+	if (!PG_ARGISNULL(types + 1))
+	{
+		check_handler(PG_GETARG_OID(types + 1), owner, set);
+		set->nulls[SET_HANDLER_SCHEMA] = set->nulls[SET_HANDLER_NAME] = set->nulls[SET_HANDLER_BATCH] = ' ';
+	}
+	set_int(fcinfo, first, "batch_size", 1, EVBUS_BATCH_MAX, optional, set, SET_BATCH_SIZE);
+	set_int(fcinfo, first + 1, "concurrency", 1, Max(evbus_max_handler_workers - 1, 1), optional, set, SET_CONCURRENCY);
+	set_int(fcinfo, first + 2, "max_attempts", 1, EVBUS_ATTEMPTS_MAX, optional, set, SET_MAX_ATTEMPTS);
+	initial = set_interval(fcinfo, first + 3, "backoff_initial", 0, YEAR, optional, set, SET_BACKOFF_INITIAL, sub ? sub->backoff_initial : 0);
+	max = set_interval(fcinfo, first + 4, "backoff_max", 0, YEAR, optional, set, SET_BACKOFF_MAX, sub ? sub->backoff_max : 0);
+	if (max < initial)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("backoff_max must not be less than backoff_initial")));
+	(void) set_interval(fcinfo, first + 5, "lease", USECS_PER_SEC, USECS_PER_DAY, optional, set, SET_LEASE, 0);
+	(void) set_interval(fcinfo, first + 6, "timeout", 10 * 1000, USECS_PER_DAY, optional, set, SET_TIMEOUT, 0);
+	if (!optional)
+		evbus_arg_present(fcinfo, first + 7, "notify");
+	if (!PG_ARGISNULL(first + 7))
+	{
+		set->values[SET_NOTIFY] = PG_GETARG_DATUM(first + 7);
+		set->nulls[SET_NOTIFY] = ' ';
+	}
+}
+
+/* ---------------------------------------------------------------- positions */
+
+/*
+ * The next position of a bus, once everything committed before the call has got
+ * one.  Where no sequencer runs, what the ticks say: it never is too high.
+ */
+static int64
+position_now(EvbusDb *db, int32 bus_id, int bus_slot)
+{
+	EvbusBusState *bus = EVBUS_BUS(db, bus_slot);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DRAIN_WAIT_MS);
+	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
+
+	if (evbus_db_wait_ready(db, DRAIN_WAIT_MS))
+	{
+		ConditionVariablePrepareToSleep(&db->drained_cv);
+		while ((pg_atomic_read_u64(&db->ring_ticked) < tail || pg_atomic_read_u32(&db->lost) || pg_atomic_read_u32(&db->late)) &&
+			   GetCurrentTimestamp() < deadline)
+			(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
+		ConditionVariableCancelSleep();
+		if ((int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
+			return (int64) pg_atomic_read_u64(&bus->ticked_position);
+	}
+	return evbus_tick_next_position(bus_id);
+}
+
+/* Argument start_from: 'now', 'beginning', a position, or a timestamptz. */
+static int64
+start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bus_slot)
+{
+	char	   *from = evbus_arg_text(fcinfo, n, "start_from");
+	int64		position;
+	TimestampTz t;
+
+	if (strcmp(from, "now") == 0)
+		return position_now(db, bus_id, bus_slot);
+	if (strcmp(from, "beginning") == 0)
+		return evbus_tick_first_position(bus_id);
+	if (from[0] != '\0' && strspn(from, "0123456789") == strlen(from))
+	{
+		int64		next = position_now(db, bus_id, bus_slot);
+
+		position = strlen(from) > 18 ? PG_INT64_MAX : strtoll(from, NULL, 10);
+		if (position < 1 || position > next)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("position %s is out of range", from),
+					 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
+		return Max(position, evbus_tick_first_position(bus_id));
+	}
+	t = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(from),
+												ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	return evbus_tick_position_at(bus_id, t);
+}
+
+/* -------------------------------------------------------------------- verbs */
+
+/*
+ * evbus.subscribe(bus text, subscription text, types text[], handler regprocedure, start_from text,
+ * batch_size integer, concurrency integer, max_attempts integer, backoff_initial interval,
+ * backoff_max interval, lease interval, timeout interval, notify boolean) returns bigint
+ *
+ * Returns the position it starts at.  Bounds are in the guide and in the errors;
+ * start_from: 'now', 'beginning', a position, or a time.  Takes effect when the
+ * caller commits.
+ * Errors: 22004, 22023, 22007 not a time, VB001, VB005 exists, VB007 no slot left,
+ * VB010 handler not usable.  Privileges: EXECUTE; the caller becomes the owner.
+ */
+Datum
+evbus_subscribe(PG_FUNCTION_ARGS)
+{
+	char	   *bus_name = evbus_arg_text(fcinfo, 0, "bus");
+	char	   *name = evbus_arg_name(fcinfo, 1, "subscription");
+	EvbusDb    *db = evbus_db();
+	EvbusBus	bus;
+	Settings	set;
+	EvbusInternal state;
+	Oid			types[N_SETTINGS + 5];
+	Datum		values[N_SETTINGS + 5];
+	char		nulls[N_SETTINGS + 6];
+	int			slot;
+	int64		position;
+
+	evbus_bus_get(bus_name, &bus);
+	PreventCommandIfReadOnly("evbus.subscribe()");
+	read_settings(fcinfo, 2, 5, NULL, GetUserId(), &set);
+	position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);
+
+	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* one at a time */
+	evbus_bus_get(bus_name, &bus);
+	if (evbus_subscription_get(name, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_SUBSCRIPTION_EXISTS),
+				 errmsg("subscription \"%s\" already exists", name),
+				 errhint("Subscription names are unique in the database; change it with evbus.alter_subscription().")));
+	slot = evbus_registry_free_slot("subscription", evbus_max_subscriptions);
+	if (slot < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_TOO_MANY_SUBSCRIPTIONS),
+				 errmsg("cannot create subscription \"%s\": all %d slots are in use", name, evbus_max_subscriptions),
+				 errhint("Unsubscribe what is no longer used, or raise evbus.max_subscriptions and restart the server.")));
+
+	memcpy(types, setting_types, sizeof(setting_types));
+	memcpy(values, set.values, sizeof(set.values));
+	memcpy(nulls, set.nulls, N_SETTINGS);
+	memset(nulls + N_SETTINGS, ' ', 5);
+	nulls[N_SETTINGS + 5] = '\0';
+	types[N_SETTINGS] = TEXTOID;
+	values[N_SETTINGS] = CStringGetTextDatum(name);
+	types[N_SETTINGS + 1] = INT4OID;
+	values[N_SETTINGS + 1] = Int32GetDatum(slot);
+	types[N_SETTINGS + 2] = INT4OID;
+	values[N_SETTINGS + 2] = Int32GetDatum(bus.bus_id);
+	types[N_SETTINGS + 3] = OIDOID;
+	values[N_SETTINGS + 3] = ObjectIdGetDatum(GetUserId());
+	types[N_SETTINGS + 4] = INT8OID;
+	values[N_SETTINGS + 4] = Int64GetDatum(position);
+	evbus_internal_begin(&state);
+	evbus_sql(NULL,
+			  "INSERT INTO evbus.subscription (subscription_id, subscription, slot, bus_id, owner, epoch, start_position, types,"
+			  " handler_schema, handler_name, handler_batch, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
+			  " lease, timeout, notify, paused, created_at)"
+			  " VALUES (nextval('evbus.subscription_id_seq'), $13, $14, $15, $16::regrole, nextval('evbus.subscription_id_seq'), $17, $1,"
+			  " $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, false, now())",
+			  N_SETTINGS + 5, types, values, nulls, 0);
+	evbus_internal_end(&state);
+	evbus_registry_changed();
+	PG_RETURN_INT64(position);
+}
+
+/* A subscription that the caller may change, by argument 0. */
+static EvbusSubscription *
+own_subscription(FunctionCallInfo fcinfo)
+{
+	EvbusSubscription *sub = evbus_subscription_get(evbus_arg_text(fcinfo, 0, "subscription"), false);
+
+	evbus_check_owner(sub->owner, "subscription", sub->name);
+	return sub;
+}
+
+/*
+ * evbus.alter_subscription(subscription text, types, handler, batch_size, concurrency, max_attempts,
+ * backoff_initial, backoff_max, lease, timeout, notify) returns void
+ *
+ * NULL keeps a setting.  Takes effect with the first batch after the caller
+ * commits.  Errors as evbus.subscribe(), and VB004, 42501 not the owner.
+ */
+Datum
+evbus_alter_subscription(PG_FUNCTION_ARGS)
+{
+	EvbusSubscription *sub = own_subscription(fcinfo);
+	Settings	set;
+	EvbusInternal state;
+	Oid			types[N_SETTINGS + 1];
+	Datum		values[N_SETTINGS + 1];
+	char		nulls[N_SETTINGS + 2];
+
+	read_settings(fcinfo, 1, 3, sub, sub->owner, &set);
+	memcpy(types, setting_types, sizeof(setting_types));
+	memcpy(values, set.values, sizeof(set.values));
+	memcpy(nulls, set.nulls, N_SETTINGS);
+	types[N_SETTINGS] = INT4OID;
+	values[N_SETTINGS] = Int32GetDatum(sub->subscription_id);
+	nulls[N_SETTINGS] = ' ';
+	nulls[N_SETTINGS + 1] = '\0';
+	evbus_internal_begin(&state);
+	evbus_sql(NULL,
+			  "UPDATE evbus.subscription SET types = coalesce($1, types), handler_schema = coalesce($2, handler_schema),"
+			  " handler_name = coalesce($3, handler_name), handler_batch = coalesce($4, handler_batch),"
+			  " batch_size = coalesce($5, batch_size), concurrency = coalesce($6, concurrency),"
+			  " max_attempts = coalesce($7, max_attempts), backoff_initial = coalesce($8, backoff_initial),"
+			  " backoff_max = coalesce($9, backoff_max), lease = coalesce($10, lease), timeout = coalesce($11, timeout),"
+			  " notify = coalesce($12, notify) WHERE subscription_id = $13",
+			  N_SETTINGS + 1, types, values, nulls, 0);
+	evbus_internal_end(&state);
+	evbus_registry_changed();
+	PG_RETURN_VOID();
+}
+
+/* Run one statement about a subscription ($1), a text ($2) and a number ($3). */
+static void
+change(const EvbusSubscription *sub, const char *sql, const char *text_value, int64 number)
+{
+	static const Oid types[] = {INT4OID, TEXTOID, INT8OID};
+	Datum		values[3];
+	char		nulls[4] = "   ";
+	EvbusInternal state;
+
+	values[0] = Int32GetDatum(sub->subscription_id);
+	values[1] = text_value ? CStringGetTextDatum(text_value) : (Datum) 0;
+	nulls[1] = text_value ? ' ' : 'n';
+	values[2] = Int64GetDatum(number);
+	evbus_internal_begin(&state);
+	evbus_sql(NULL, sql, 3, types, values, nulls, 0);
+	evbus_internal_end(&state);
+}
+
+/*
+ * evbus.unsubscribe(subscription text) returns void: removes it with its progress
+ * and its retries when the caller commits.  Errors: 22004, 42501, VB004.
+ */
+Datum
+evbus_unsubscribe(PG_FUNCTION_ARGS)
+{
+	EvbusSubscription *sub = own_subscription(fcinfo);
+
+	change(sub, "DELETE FROM evbus.retry WHERE subscription_id = $1", NULL, 0);
+	change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0);
+	evbus_registry_changed();
+	PG_RETURN_VOID();
+}
+
+/*
+ * evbus.pause(subscription text, reason text) returns void: stops its deliveries
+ * when the caller commits; what is in flight ends.  Errors: 22004, 42501, VB004.
+ */
+Datum
+evbus_pause(PG_FUNCTION_ARGS)
+{
+	EvbusSubscription *sub = own_subscription(fcinfo);
+
+	change(sub, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1",
+		   PG_ARGISNULL(1) ? "evbus.pause()" : text_to_cstring(PG_GETARG_TEXT_PP(1)), 0);
+	evbus_registry_changed();
+	PG_RETURN_VOID();
+}
+
+/* evbus.resume(subscription text) returns void.  Errors: 22004, 42501, VB004. */
+Datum
+evbus_resume(PG_FUNCTION_ARGS)
+{
+	EvbusSubscription *sub = own_subscription(fcinfo);
+
+	change(sub, "UPDATE evbus.subscription SET paused = false, paused_reason = NULL WHERE subscription_id = $1", NULL, 0);
+	evbus_registry_changed();
+	PG_RETURN_VOID();
+}
+
+/*
+ * evbus.seek(subscription text, start_from text) returns bigint
+ *
+ * Moves it as subscribe(start_from) would and returns the position; when the
+ * caller commits, older receipts end, and what handlers have in hand is
+ * finished but no longer counts.  Retries stay.
+ * Errors: 22004, 22007, 22023, 42501, VB004.
+ */
+Datum
+evbus_seek(PG_FUNCTION_ARGS)
+{
+	EvbusSubscription *sub = own_subscription(fcinfo);
+	EvbusDb    *db = evbus_db();
+	int64		position = start_position(fcinfo, 1, db, sub->bus_id, sub->bus_slot);
+
+	change(sub, "UPDATE evbus.subscription SET epoch = nextval('evbus.subscription_id_seq'), start_position = $3"
+		   " WHERE subscription_id = $1", NULL, position);
+	evbus_registry_changed();
+	PG_RETURN_INT64(position);
+}
+
+/* evbus._subscription_state(): a row for each subscription whose progress is loaded. */
+Datum
+evbus_subscription_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvbusDb    *db = evbus_db();
+	int			n;
+	EvbusSubscription *subs = evbus_subscriptions(&n);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < n; i++)
+	{
+		EvbusCursorState state;
+		Datum		values[6];
+		bool		nulls[6] = {0};
+
+		if (pg_atomic_read_u32(&db->ready))
+			evbus_ledger_attach(db, &subs[i]);
+		if (!evbus_cursor_progress(db, &subs[i], &state))
+			continue;
+		values[0] = Int32GetDatum(subs[i].subscription_id);
+		values[1] = Int64GetDatum(state.cursor);
+		values[2] = Int64GetDatum(state.next_position);
+		values[3] = Int64GetDatum(state.in_flight);
+		values[4] = Int64GetDatum(state.undelivered);
+		values[5] = Int32GetDatum(state.workers);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,63 @@
+/*-------------------------------------------------------------------------
+ * varint.h
+ *	  Integers of variable length, seven bits a byte, as in Protocol Buffers;
+ *	  and runs of ids, each run a signed step and a length.
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVBUS_VARINT_H
+#define EVBUS_VARINT_H
+
+#include "evbus.h"
+
+#include "lib/stringinfo.h"
+
+static inline void
+evbus_put_varint(StringInfo buf, uint64 value)
+{
+	char		out[10];
+	int			n = 0;
+
+	while (value >= 0x80)
+	{
+		out[n++] = (char) (value | 0x80);
+		value >>= 7;
+	}
+	out[n++] = (char) value;
+	appendBinaryStringInfo(buf, out, n);
+}
+
+static inline void
+evbus_put_signed(StringInfo buf, int64 value)
+{
+	evbus_put_varint(buf, ((uint64) value << 1) ^ (uint64) (value >> 63));
+}
+
+/* Reads from *at, which moves; errors XX001 past the end. */
+static inline uint64
+evbus_get_varint(const unsigned char **at, const unsigned char *end)
+{
+	uint64		value = 0;
+
+	for (int shift = 0; *at < end && shift < 64; shift += 7)
+	{
+		unsigned char byte = *(*at)++;
+
+		value |= (uint64) (byte & 0x7f) << shift;
+		if (byte < 0x80)
+			return value;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("a row of evbus ends within a number")));
+	return 0;					/* keep the compiler quiet */
+}
+
+static inline int64
+evbus_get_signed(const unsigned char **at, const unsigned char *end)
+{
+	uint64		value = evbus_get_varint(at, end);
+
+	return (int64) (value >> 1) ^ -(int64) (value & 1);
+}
+
+#endif							/* EVBUS_VARINT_H */

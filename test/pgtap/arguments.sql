@@ -1,0 +1,192 @@
+-- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
+\ir include/helpers.sql
+SELECT no_plan();
+
+SELECT evbus.create_bus('b');
+SELECT evbus.subscribe('b', 's', types => '{wanted}') AS position \gset
+SELECT evbus.publish('b', 'wanted', '1') AS id \gset
+SELECT receipt FROM take('s', 1, lease => '1 hour') \gset
+CREATE FUNCTION h(evbus.event) RETURNS void LANGUAGE sql AS '';
+CREATE TABLE before_ AS SELECT (SELECT jsonb_agg(b ORDER BY b.bus_id) FROM evbus.bus b) AS buses, (SELECT jsonb_agg(s ORDER BY s.subscription_id) FROM evbus.subscription s) AS subscriptions;
+
+CREATE TABLE bad (n integer GENERATED ALWAYS AS IDENTITY, call text, sqlstate text);
+
+-- NULL where it means nothing: 22004
+
+INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
+	$$evbus.create_bus(NULL)$$, $$evbus.create_bus('x', durability => NULL)$$, $$evbus.create_bus('x', retention => NULL)$$,
+	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$,
+	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$,
+	$$evbus.publish(NULL, 'a', '1')$$, $$evbus.publish('b', NULL, '1')$$, $$evbus.publish('b', 'a', NULL)$$,
+	$$evbus.publish_batch(NULL, '{a}', '{1}')$$, $$evbus.publish_batch('b', NULL, '{1}')$$, $$evbus.publish_batch('b', '{a}', NULL)$$,
+	$$evbus.publish_batch('b', '{a,NULL}', '{1,2}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,NULL}')$$,
+	$$evbus.subscribe(NULL, 'x')$$, $$evbus.subscribe('b', NULL)$$, $$evbus.subscribe('b', 'x', types => NULL)$$, $$evbus.subscribe('b', 'x', types => '{a,NULL}')$$,
+	$$evbus.subscribe('b', 'x', start_from => NULL)$$, $$evbus.subscribe('b', 'x', batch_size => NULL)$$, $$evbus.subscribe('b', 'x', concurrency => NULL)$$,
+	$$evbus.subscribe('b', 'x', max_attempts => NULL)$$, $$evbus.subscribe('b', 'x', backoff_initial => NULL)$$, $$evbus.subscribe('b', 'x', backoff_max => NULL)$$,
+	$$evbus.subscribe('b', 'x', lease => NULL)$$, $$evbus.subscribe('b', 'x', timeout => NULL)$$, $$evbus.subscribe('b', 'x', notify => NULL)$$,
+	$$evbus.alter_subscription(NULL)$$, $$evbus.alter_subscription('s', types => '{a,NULL}')$$, $$evbus.unsubscribe(NULL)$$, $$evbus.pause(NULL)$$, $$evbus.resume(NULL)$$,
+	$$evbus.seek(NULL, 'now')$$, $$evbus.seek('s', NULL)$$, $$evbus.receive(NULL)$$, $$evbus.receive('s', NULL)$$,
+	$$evbus.ack(NULL)$$, $$evbus.ack('{NULL}')$$, $$evbus.nack(NULL)$$, $$evbus.nack('{NULL}')$$, $$evbus.reject(NULL)$$, $$evbus.reject('{NULL}')$$,
+	$$evbus.extend(NULL, '1 minute')$$, $$evbus.extend('{NULL}', '1 minute')$$, $$evbus.extend('{}', NULL)$$, $$evbus.release(NULL)$$, $$evbus.release('{NULL}')$$,
+	$$CALL evbus.wait(NULL)$$, $$CALL evbus.wait('s', NULL)$$, $$evbus.channel(NULL)$$,
+	$$evbus.redrive(NULL::bigint[])$$, $$evbus.redrive('{NULL}'::bigint[])$$, $$evbus.redrive(types => '{a,NULL}')$$,
+	$$evbus.purge_dead_letters(NULL::bigint[])$$, $$evbus.purge_dead_letters('{NULL}'::bigint[])$$, $$evbus.purge_dead_letters(types => '{a,NULL}')$$,
+	$$evbus.schedule_maintenance(NULL)$$]);
+
+-- the names of nothing
+
+INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
+	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$),
+		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
+		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.purge_dead_letters(bus => %L)$$),
+		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
+		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$),
+		('VB004', $$evbus.purge_dead_letters(subscription => %L)$$)) AS c (state, call),
+	(VALUES ('nosuch'), ('no"such'''), ('注文'), ('B'), ('S'), (' b'), (repeat('x', 63))) AS v (name);
+
+-- names that cannot exist; functions that only look a name up may say so or say that it does not exist
+
+INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
+	(VALUES ('22023', $$evbus.create_bus(%L)$$), ('22023', $$evbus.subscribe('b', %L)$$), ('22023', $$evbus.alter_bus('b', rename_to => %L)$$),
+		('VB001 22023', $$evbus.publish(%L, 'a', '1')$$), ('VB001 22023', $$evbus.drop_bus(%L)$$), ('VB001 22023', $$evbus.subscribe(%L, 'x')$$),
+		('VB004 22023', $$evbus.receive(%L)$$), ('VB004 22023', $$evbus.unsubscribe(%L)$$), ('VB004 22023', $$evbus.seek(%L, 'now')$$), ('VB004 22023', $$evbus.alter_subscription(%L)$$)) AS c (state, call),
+	(VALUES (''), (repeat('x', 64)), (repeat('é', 32)), (repeat('x', 100000)), (E'a\nb'), (E'a\x01')) AS v (name);
+
+-- arrays
+
+INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.publish_batch('b', '{a,b}', '{1}')$$, $$evbus.publish_batch('b', '{a}', '{1,2}')$$, $$evbus.publish_batch('b', '{}', '{1}')$$, $$evbus.publish_batch('b', '{a}', '{}')$$,
+	$$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k,l,m}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{}')$$,
+	$$evbus.publish_batch('b', '{a,b}', '{1,2}', headers => ARRAY['{}']::jsonb[])$$, $$evbus.publish_batch('b', '{}', '{}', keys => '{k}')$$,
+	$$evbus.publish_batch('b', '{{a,b},{c,d}}', '{1,2,3,4}')$$, $$evbus.publish_batch('b', '{a,b,c,d}', '{{1,2},{3,4}}')$$, $$evbus.publish_batch('b', '{{a,b}}', '{{1,2}}')$$,
+	$$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{{k,l}}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', headers => ARRAY[ARRAY['{}', '{}']]::jsonb[])$$,
+	$$evbus.publish_batch('b', '{a,b}', '{1,2}', headers => ARRAY['{}', '1']::jsonb[])$$, $$evbus.publish_batch('b', '{a,b..c}', '{1,2}')$$,
+	$$evbus.subscribe('b', 'x', types => '{{a},{b}}')$$, $$evbus.subscribe('b', 'x', types => '{}')$$, $$evbus.alter_subscription('s', types => '{{a},{b}}')$$, $$evbus.alter_subscription('s', types => '{}')$$,
+	$$evbus.ack('{{a,b},{c,d}}')$$, $$evbus.nack('{{a,b},{c,d}}')$$, $$evbus.reject('{{a,b},{c,d}}')$$, $$evbus.extend('{{a,b},{c,d}}', '1 minute')$$, $$evbus.release('{{a,b},{c,d}}')$$,
+	$$evbus.ack(ARRAY[''])$$, $$evbus.ack(ARRAY['1'])$$, $$evbus.ack(ARRAY[repeat('x', 1000000)])$$,
+	$$evbus.redrive('{{1,2},{3,4}}'::bigint[])$$, $$evbus.purge_dead_letters('{{1,2},{3,4}}'::bigint[])$$, $$evbus.redrive(types => '{{a},{b}}')$$, $$evbus.redrive(types => '{}')$$,
+	$$evbus.purge_dead_letters(types => '{{a},{b}}')$$, $$evbus.purge_dead_letters(types => '{}')$$]);
+
+-- numbers
+
+INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, n) FROM
+	(VALUES ($$evbus.create_bus('x', max_payload_bytes => %s)$$), ($$evbus.alter_bus('b', max_payload_bytes => %s)$$), ($$evbus.subscribe('b', 'x', batch_size => %s)$$),
+		($$evbus.subscribe('b', 'x', max_attempts => %s)$$), ($$evbus.subscribe('b', 'x', concurrency => %s)$$), ($$evbus.alter_subscription('s', batch_size => %s)$$),
+		($$evbus.alter_subscription('s', max_attempts => %s)$$), ($$evbus.alter_subscription('s', concurrency => %s)$$), ($$evbus.receive('s', %s)$$),
+		($$evbus.redrive(max_events => %s)$$), ($$evbus.purge_dead_letters(max_events => %s)$$)) AS c (call),
+	(VALUES ('0'), ('-1'), ('-2147483648')) AS v (n);
+INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.subscribe('b', 'x', batch_size => 10001)$$, $$evbus.subscribe('b', 'x', batch_size => 2147483647)$$, $$evbus.subscribe('b', 'x', max_attempts => 1001)$$,
+	$$evbus.subscribe('b', 'x', max_attempts => 2147483647)$$, $$evbus.subscribe('b', 'x', concurrency => 2147483647)$$, $$evbus.alter_subscription('s', batch_size => 10001)$$,
+	$$evbus.alter_subscription('s', max_attempts => 1001)$$, $$evbus.alter_subscription('s', concurrency => 2147483647)$$,
+	$$evbus.receive('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$]);
+
+-- intervals
+
+INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
+	(VALUES ($$evbus.create_bus('x', retention => %L)$$), ($$evbus.create_bus('x', partition_interval => %L)$$), ($$evbus.alter_bus('b', retention => %L)$$), ($$evbus.alter_bus('b', partition_interval => %L)$$),
+		($$evbus.subscribe('b', 'x', backoff_max => %L)$$), ($$evbus.subscribe('b', 'x', lease => %L)$$), ($$evbus.subscribe('b', 'x', timeout => %L)$$),
+		($$evbus.alter_subscription('s', backoff_max => %L)$$), ($$evbus.alter_subscription('s', lease => %L)$$), ($$evbus.alter_subscription('s', timeout => %L)$$),
+		($$evbus.receive('s', lease => %L)$$), ($$evbus.extend('{}', %L)$$)) AS c (call),
+	(VALUES ('0'), ('1 microsecond'), ('-1 second'), ('-1 month'), ('1 month -40 days'), ('300000 years'), ('-300000 years'), ('178000000 years'), ('-178000000 years'), ('2147483647 days')) AS v (v)
+	WHERE NOT (call ~ 'backoff_max' AND v = '1 microsecond');
+INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
+	(VALUES ($$evbus.subscribe('b', 'x', backoff_initial => %L)$$), ($$evbus.alter_subscription('s', backoff_initial => %L)$$), ($$evbus.nack('{}', delay => %L)$$),
+		($$evbus.receive('s', wait => %L)$$), ($$CALL evbus.wait('s', %L)$$)) AS c (call),
+	(VALUES ('-1 second'), ('-1 microsecond'), ('-1 month'), ('300000 years'), ('-300000 years'), ('178000000 years'), ('2147483647 days')) AS v (v);
+INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.create_bus('x', retention => '59 seconds')$$, $$evbus.create_bus('x', partition_interval => '59 seconds')$$,
+	$$evbus.subscribe('b', 'x', lease => '999 milliseconds')$$, $$evbus.subscribe('b', 'x', lease => '1 day 1 second')$$, $$evbus.subscribe('b', 'x', timeout => '9 milliseconds')$$,
+	$$evbus.subscribe('b', 'x', timeout => '1 day 1 second')$$, $$evbus.subscribe('b', 'x', backoff_initial => '2 seconds', backoff_max => '1 second')$$, $$evbus.subscribe('b', 'x', backoff_max => '2 years')$$,
+	$$evbus.receive('s', wait => '61 seconds')$$, $$evbus.receive('s', lease => '1 day 1 second')$$, $$evbus.extend('{}', '1 day 1 second')$$]);
+
+-- texts
+
+INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.create_bus('x', durability => '')$$, $$evbus.create_bus('x', durability => 'solid')$$, $$evbus.seek('s', '0')$$, $$evbus.seek('s', '1000')$$,
+	$$evbus.seek('s', '9223372036854775808')$$, $$evbus.seek('s', repeat('9', 100000))$$, $$evbus.seek('s', 'infinity')$$, $$evbus.seek('s', '-infinity')$$,
+	$$evbus.subscribe('b', 'x', start_from => 'infinity')$$, $$evbus.subscribe('b', 'x', start_from => '0')$$,
+	$$evbus.publish('b', 'a', '1', key => repeat('k', 1025))$$, $$evbus.publish('b', 'a', '1', key => repeat('é', 513))$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1000000))$$,
+	$$evbus.publish('b', 'a', '1', headers => '1')$$, $$evbus.publish('b', 'a', '1', headers => '[]')$$, $$evbus.publish('b', 'a', '1', headers => 'null')$$, $$evbus.publish('b', 'a', '1', headers => '"x"')$$,
+	$$evbus.publish('b', repeat('x', 1000000), '1')$$, $$evbus.subscribe('b', 'x', types => ARRAY[repeat('x', 1000000)])$$,
+	$$evbus.redrive(sqlstate => '')$$, $$evbus.redrive(sqlstate => '4200')$$, $$evbus.redrive(sqlstate => '420011')$$, $$evbus.purge_dead_letters(sqlstate => 'abcde')$$]);
+INSERT INTO bad (sqlstate, call) SELECT '22007 22008', unnest(ARRAY[
+	$$evbus.seek('s', '')$$, $$evbus.seek('s', 'never')$$, $$evbus.seek('s', '-1')$$, $$evbus.seek('s', '2000-13-45')$$, $$evbus.seek('s', '999999-01-01')$$, $$evbus.subscribe('b', 'x', start_from => '')$$,
+	$$evbus.subscribe('b', 'x', start_from => repeat('x', 100000))$$]);
+INSERT INTO bad (sqlstate, call) VALUES ('0A000', $$evbus.create_bus('x', durability => 'volatile')$$), ('VB002', $$evbus.create_bus('b')$$), ('VB005', $$evbus.subscribe('b', 's')$$);
+
+-- Calls that begin with CALL are procedures, the others functions.
+CREATE FUNCTION statement(call text) RETURNS text LANGUAGE sql AS $$SELECT CASE WHEN call LIKE 'CALL %' THEN call ELSE 'SELECT * FROM ' || call END$$;
+SELECT ok(answer = ANY (string_to_array(sqlstate, ' ')), format('%s %s%s', sqlstate, left(call, 100), CASE WHEN NOT answer = ANY (string_to_array(sqlstate, ' ')) THEN ' but got ' || answer END))
+FROM (SELECT *, sqlstate_of(statement(call)) AS answer FROM bad ORDER BY n OFFSET 0) AS b;
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'evbus'::regnamespace AND proname !~ '^_' AND proname <> 'maintain'
+	AND NOT EXISTS (SELECT 1 FROM bad WHERE call ~ ('evbus\.' || proname || '\('))$$, 'this file names every function that takes arguments');
+
+-- the message names the argument
+
+CREATE FUNCTION message_of(statement text) RETURNS text LANGUAGE plpgsql AS $$BEGIN EXECUTE statement; RETURN NULL; EXCEPTION WHEN OTHERS THEN RETURN SQLERRM; END$$;
+SELECT is(message_of(statement(call)), message, message || ': ' || call)
+FROM (VALUES
+	($$evbus.create_bus(NULL)$$, 'argument "bus" must not be null'),
+	($$evbus.publish('b', 'a', NULL)$$, 'argument "payload" must not be null'),
+	($$evbus.publish_batch('b', NULL, '{}')$$, 'argument "types" must not be null'),
+	($$evbus.subscribe('b', NULL)$$, 'argument "subscription" must not be null'),
+	($$evbus.ack(NULL)$$, 'argument "receipts" must not be null'),
+	($$evbus.extend('{}', NULL)$$, 'argument "lease" must not be null'),
+	($$CALL evbus.wait('s', NULL)$$, 'argument "timeout" must not be null'),
+	($$evbus.redrive(NULL::bigint[])$$, 'argument "dead_letter_ids" must not be null')) AS v (call, message);
+
+-- a message that shows a part of a value never cuts a character in two
+
+SELECT is(convert_from(convert_to(message_of(statement(call)), 'UTF8'), 'UTF8') IS NOT NULL, true, 'the message is whole: ' || left(call, 40))
+FROM (VALUES ($$evbus.ack(ARRAY[repeat('注', 50)])$$), ($$evbus.ack(ARRAY['x' || repeat('注', 50)])$$), ($$evbus.ack(ARRAY['xx' || repeat('注', 50)])$$),
+	($$evbus.create_bus(repeat('注', 1000))$$), ($$evbus.publish('b', repeat('注', 1000), '1')$$), ($$evbus.publish(repeat('注', 1000), 'a', '1')$$)) AS v (call);
+CREATE FUNCTION detail_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE detail text;
+BEGIN
+	EXECUTE statement;
+	RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+	RETURN detail;
+END $$;
+SELECT is(convert_from(convert_to(detail_of(statement(call)), 'UTF8'), 'UTF8') IS NOT NULL, true, 'the detail is whole: ' || left(call, 40))
+FROM (VALUES ($$evbus.publish('b', repeat('注', 1000), '1')$$), ($$evbus.publish('b', 'x' || repeat('注', 1000), '1')$$), ($$evbus.publish('b', 'xx' || repeat('注', 1000), '1')$$),
+	($$evbus.subscribe('b', 'x', types => ARRAY['x' || repeat('注', 1000)])$$), ($$evbus.subscribe('b', 'x', types => ARRAY['xx' || repeat('注', 1000)])$$)) AS v (call);
+
+-- what is allowed at the edge
+
+CREATE TABLE good (n integer GENERATED ALWAYS AS IDENTITY, call text);
+INSERT INTO good (call) SELECT unnest(ARRAY[
+	$$evbus.create_bus('x', retention => '1 minute', partition_interval => '1 minute', max_payload_bytes => 1)$$, $$evbus.create_bus('x', retention => '1 year')$$, $$evbus.alter_bus('b')$$,
+	$$evbus.publish('b', 'a', 'null')$$, $$evbus.publish('b', 'a', '1', key => '')$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1024))$$, $$evbus.publish('b', 'a', '1', headers => '{}')$$,
+	$$evbus.publish('b', repeat('x', 255), '1')$$, $$evbus.publish_batch('b', '{}', '{}')$$, $$evbus.publish_batch('b', '{}', '{}', '{}', '{}')$$, $$evbus.publish_batch('b', '{a}', '{1}', '{NULL}', '{NULL}')$$,
+	$$evbus.publish_batch('b', '[5:6]={a,b}', '[7:8]={1,2}')$$,
+	$$evbus.subscribe('b', 'x', batch_size => 1)$$, $$evbus.subscribe('b', 'x', batch_size => 10000)$$, $$evbus.subscribe('b', 'x', max_attempts => 1)$$, $$evbus.subscribe('b', 'x', max_attempts => 1000)$$,
+	$$evbus.subscribe('b', 'x', backoff_initial => '0')$$, $$evbus.subscribe('b', 'x', backoff_initial => '0', backoff_max => '0')$$, $$evbus.subscribe('b', 'x', backoff_initial => '1 year', backoff_max => '1 year')$$,
+	$$evbus.subscribe('b', 'x', lease => '1 second')$$, $$evbus.subscribe('b', 'x', lease => '1 day')$$, $$evbus.subscribe('b', 'x', timeout => '10 milliseconds')$$, $$evbus.subscribe('b', 'x', timeout => '1 day')$$,
+	$$evbus.subscribe('b', 'x', types => ARRAY[repeat('x', 255)])$$, $$evbus.subscribe('b', 'x', types => '[5:6]={a,b}')$$, $$evbus.alter_subscription('s')$$, $$evbus.pause('s', NULL)$$, $$evbus.pause('s', '')$$,
+	$$evbus.pause('s', repeat('why ', 1000))$$, $$evbus.receive('s', 10000)$$, $$evbus.receive('s', wait => '0')$$, $$evbus.receive('s', lease => '1 second')$$,
+	$$CALL evbus.wait('s', '0')$$, $$evbus.ack('{}')$$, $$evbus.nack('{}')$$, $$evbus.nack('{}', '0')$$, $$evbus.nack('{}', NULL, NULL)$$, $$evbus.reject('{}')$$, $$evbus.reject('{}', NULL)$$, $$evbus.reject('{}', '')$$,
+	$$evbus.extend('{}', '1 second')$$, $$evbus.release('{}')$$, $$evbus.redrive('{}'::bigint[])$$, $$evbus.redrive(dead_after => 'infinity')$$, $$evbus.redrive(dead_before => '-infinity')$$,
+	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.purge_dead_letters('{}'::bigint[])$$, $$evbus.purge_dead_letters(dead_after => '-infinity', dead_before => 'infinity')$$, $$CALL evbus.maintain()$$]);
+SELECT is(sqlstate_of(statement(call)), '00000', 'allowed: ' || left(call, 100)) FROM good ORDER BY n;
+
+-- payloads
+
+CREATE TABLE huge AS SELECT jsonb_build_object('text', repeat('x', 1000000)) AS payload;
+SELECT ok(evbus.publish('b', 'a', payload) > 0, 'a payload of 1 MB is taken') FROM huge;
+SELECT is(count(*), 3::bigint, 'also three of them in a batch') FROM huge, evbus.publish_batch('b', '{a,a,a}', ARRAY[payload, payload, payload]);
+SELECT is(sqlstate_of($$SELECT evbus.publish('b', 'a', jsonb_build_object('text', repeat('x', 200 * 1024 * 1024)))$$), '54000', 'a payload of 200 MB is refused, it is over the limit of 16 MB');
+SELECT is(sqlstate_of($$SELECT * FROM evbus.publish_batch('b', '{a,a}', ARRAY['1', jsonb_build_object('text', repeat('x', 200 * 1024 * 1024))])$$), '54000', 'also in a batch');
+SELECT is(sqlstate_of($$SELECT evbus.publish('b', 'a', '1', headers => jsonb_build_object('text', repeat('x', 200 * 1024 * 1024)))$$), '54000', 'also as headers');
+SELECT is((SELECT md5(payload ->> 'text') FROM evbus.history WHERE length(payload ->> 'text') = 1000000 LIMIT 1), md5(repeat('x', 1000000)), 'what was taken is whole');
+
+-- nothing of all this left a trace
+
+SELECT is((SELECT jsonb_agg(b ORDER BY b.bus_id) FROM evbus.bus b), buses, 'buses are as they were') FROM before_;
+SELECT is((SELECT jsonb_agg(s ORDER BY s.subscription_id) FROM evbus.subscription s), subscriptions, 'subscriptions are as they were') FROM before_;
+SELECT is((SELECT count(*) FROM evbus.history), 5::bigint, 'the history holds the one event of the start and the four big ones');
+SELECT is(evbus.ack(ARRAY[:'receipt']), 1, 'and the receipt of the start is still good');
+
+SELECT * FROM finish();

@@ -1,0 +1,110 @@
+# Leaves: made ahead, dropped at retention once everybody is through with them, and positions go on as if nothing had been dropped.
+#
+# Retention follows the clock of the event ids, which at start is raised above the newest id stored.  So the test makes
+# time pass by storing an event of the future and restarting: nobody has to wait for minutes.
+
+use strict;
+use warnings FATAL => 'all';
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use EvbusTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_node('retention', conf => "evbus.upkeep_interval = '200ms'\n");
+$node->safe_psql('postgres', <<'SQL');
+SELECT evbus.create_bus('short', retention => '1 minute', partition_interval => '1 minute');
+SELECT evbus.create_bus('long', retention => '1 year', partition_interval => '1 minute');
+SELECT evbus.subscribe('short', 'reader');
+SELECT evbus.subscribe('short', 'sleeper', types => '{wanted}');
+SELECT evbus.subscribe('long', 'witness');
+SQL
+
+# Leaves of the log below the classes, with their bounds in event ids.
+my $leaves = 'SELECT count(*) FROM pg_partition_tree(\'evbus.event_log\') WHERE isleaf';
+cmp_ok($node->safe_psql('postgres', $leaves), '>', 2, 'leaves are made ahead');
+my $ahead = $node->safe_psql('postgres', <<'SQL');
+SELECT max(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''?(\d+)')::bigint) > evbus._time_event(clock_timestamp() + interval '1 minute')
+FROM pg_partition_tree('evbus.event_log') JOIN pg_class c ON c.oid = relid WHERE isleaf
+SQL
+is($ahead, 't', 'at least a minute ahead of the clock');
+
+$node->safe_psql('postgres', q(SELECT evbus.publish('short', 'old', to_jsonb(i)) FROM generate_series(1, 10) AS i));
+$node->safe_psql('postgres', q(SELECT evbus.publish('long', 'old', to_jsonb(i)) FROM generate_series(1, 10) AS i));
+my @old = receive_all($node, 'postgres', 'reader', 10);
+is(scalar(@old), 10, 'the old events are received');
+my $last = (split / /, $old[-1])[0];
+is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.receive('sleeper', 100))), '0', 'for the other subscription there was nothing');
+$node->safe_psql('postgres', q(SELECT evbus.publish('short', 'failing', '1') > 0));
+is($node->safe_psql('postgres', q(SELECT evbus.reject(ARRAY(SELECT receipt FROM evbus.receive('reader', wait => '10 seconds'))))), '1', 'one more becomes a dead letter');
+
+# Lets the id clock jump by storing a copy of an event with an id in the newest leaf.
+sub later
+{
+	my ($bus, $by) = @_;
+	$node->safe_psql('postgres', 'CALL evbus.maintain()');
+	$node->safe_psql('postgres', <<~"SQL");
+		INSERT INTO evbus.event_log
+		SELECT evbus._time_event(evbus._event_time(max(event_id)) + interval '$by'), storage_class_id, bus_id, 'time.passes', NULL, NULL, (array_agg(payload))[1]
+		FROM evbus.event_log JOIN evbus.bus USING (bus_id, storage_class_id) WHERE bus = '$bus' GROUP BY storage_class_id, bus_id
+		SQL
+	$node->restart('immediate');
+	$node->poll_query_until('postgres', 'SELECT ready FROM evbus._status()');
+}
+
+my $rounds = 0;
+while ($rounds < 6 && $node->safe_psql('postgres', "SELECT evbus._event_time(max(event_id)) < clock_timestamp() + interval '3 minutes' FROM evbus.event_log") eq 't')
+{
+	later('long', '1 minute');
+	$rounds++;
+}
+my $new = $node->safe_psql('postgres', q(SELECT evbus.publish('short', 'new', '1')));
+is($node->safe_psql('postgres', "SELECT evbus._event_time($new) > clock_timestamp() + interval '2 minutes'"), 't', 'the clock of the ids has passed the retention');
+
+$node->safe_psql('postgres', 'CALL evbus.maintain()');
+answers($node, 'postgres', q(SELECT count(*) FROM evbus.history WHERE bus = 'short' AND type = 'old'), '0', 'events past retention are gone once they were delivered');
+is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE bus = 'long' AND type = 'old')), '10', 'those of a bus with longer retention are still there');
+is($node->safe_psql('postgres', q(SELECT type FROM evbus.dead_letter)), 'failing', 'a dead letter outlives the leaf its event was in');
+is($node->safe_psql('postgres', 'SELECT payload FROM evbus.dead_letter'), '1', 'with its own copy of the event');
+
+# Positions go on.
+my @new = receive_all($node, 'postgres', 'reader', 1);
+is($new[0], $last + 2 . ' new 1', 'the position after dropped leaves is the next one');
+is((() = receive_all($node, 'postgres', 'witness', 10)), 10, 'the other bus lost nothing');
+
+# Over one more restart, now that the log before is gone.
+$node->restart;
+$node->safe_psql('postgres', q(SELECT evbus.publish('short', 'newer', '2')));
+@new = receive_all($node, 'postgres', 'reader', 1);
+is($new[0], $last + 3 . ' newer 2', 'also after another restart');
+
+# Seeking to the beginning begins with what is left.
+$node->safe_psql('postgres', q(SELECT evbus.seek('reader', 'beginning')));
+@new = receive_all($node, 'postgres', 'reader', 2);
+is_deeply([ map { (split / /)[1] } @new ], [ 'new', 'newer' ], 'the beginning is the oldest event that is left');
+
+# Redrive from the copy.
+is($node->safe_psql('postgres', q(SELECT evbus.redrive(subscription => 'reader'))), '1', 'the dead letter can be redriven');
+@new = receive_all($node, 'postgres', 'reader', 1);
+like($new[0], qr/ failing 1$/, 'and is delivered from its copy');
+
+# An event that a subscription has not seen keeps its leaf.
+$node->safe_psql('postgres', q(SELECT evbus.publish('short', 'wanted', '3')));
+answers($node, 'postgres', q(SELECT lag > 0 FROM evbus.subscription_lag WHERE subscription = 'sleeper'), 't', 'a subscription has not seen an event');
+later('long', '1 minute') for 1 .. 4;
+$node->safe_psql('postgres', 'CALL evbus.maintain()');
+is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE type = 'wanted')), '1', 'an event past retention is kept while a subscription has not seen it');
+like((receive_all($node, 'postgres', 'sleeper', 1))[0], qr/ wanted 3$/, 'which then can receive it');
+
+# An open publisher does not lose its leaf.
+my $open = $node->background_psql('postgres');
+$open->query_safe('BEGIN');
+$open->query_safe(q(SELECT evbus.publish('short', 'open', '4')));
+$node->safe_psql('postgres', q(SELECT evbus.alter_bus('short', retention => '2 minutes')));
+$node->safe_psql('postgres', 'CALL evbus.maintain()');
+$open->query_safe('COMMIT');
+$open->quit;
+like((receive_all($node, 'postgres', 'reader', 2))[-1], qr/ open 4$/, 'a publisher that was open while settings changed and leaves were kept up is received');
+
+$node->stop;
+done_testing();
