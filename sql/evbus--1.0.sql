@@ -14,6 +14,7 @@
 /* Fails at once, with the line to add, where the library is not preloaded. */
 CREATE FUNCTION evbus._require_preload() RETURNS void
 AS 'MODULE_PATHNAME', 'evbus_require_preload' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._require_preload() IS 'fails with the line to add where the library is not preloaded';
 SELECT evbus._require_preload();
 
 /* ---------------------------------------------------------------- types */
@@ -199,11 +200,8 @@ CREATE TABLE evbus.dead_letter_log (
 	type		text NOT NULL,
 	key			text,
 	headers		bytea,
-	payload		bytea NOT NULL,
-	PRIMARY KEY (dead_letter_id)
+	payload		bytea NOT NULL
 ) PARTITION BY RANGE (dead_letter_id);
-CREATE INDEX dead_letter_by_subscription ON evbus.dead_letter_log (subscription_id, event_id);
-CREATE INDEX dead_letter_by_error ON evbus.dead_letter_log (bus, type, sqlstate);
 COMMENT ON TABLE evbus.dead_letter_log IS 'deliveries given up on, with their own copy of the event; read it through evbus.dead_letter';
 
 SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class', '');
@@ -357,7 +355,7 @@ DECLARE
 	job bigint;
 BEGIN
 	IF schedule IS NULL THEN
-		RAISE EXCEPTION 'schedule must not be null' USING ERRCODE = 'null_value_not_allowed';
+		RAISE EXCEPTION 'argument "schedule" must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
 	IF pg_catalog.to_regprocedure('cron.schedule(text,text,text)') IS NULL THEN
 		RAISE EXCEPTION 'pg_cron is not installed in database "%"', pg_catalog.current_database()
@@ -382,6 +380,10 @@ COMMENT ON FUNCTION evbus._event_time(bigint) IS 'the time inside an event_id';
 CREATE FUNCTION evbus._time_event(timestamptz) RETURNS bigint
 AS 'MODULE_PATHNAME', 'evbus_time_event' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evbus._time_event(timestamptz) IS 'the smallest event_id of a time: history by event_id >= evbus._time_event(t) uses the index';
+
+CREATE FUNCTION evbus._type_matches(type text, patterns text[]) RETURNS boolean
+AS 'MODULE_PATHNAME', 'evbus_type_matches' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._type_matches(text, text[]) IS 'does a type match one of the patterns, as a subscription would say';
 
 CREATE FUNCTION evbus._bus_state(OUT bus_id integer, OUT next_position bigint, OUT ticked_position bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_bus_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -469,5 +471,12 @@ COMMENT ON VIEW evbus.dead_letter_summary IS 'dead letters by bus, subscription,
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
+/* Who watches the server sees what there is and how far it is; no events. */
+GRANT USAGE ON SCHEMA evbus TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag TO pg_monitor;
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
-GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;
+
+/* The workers come as soon as this is committed. */
+SELECT evbus._require_preload();

@@ -45,7 +45,6 @@ SELECT evbus.seek('regress client', 'soon');
 
 -- numbers and intervals
 SELECT evbus.subscribe('regress subscribe', 'regress', batch_size => 0);
-SELECT evbus.subscribe('regress subscribe', 'regress', concurrency => 1000);
 SELECT evbus.subscribe('regress subscribe', 'regress', max_attempts => 1001);
 SELECT evbus.subscribe('regress subscribe', 'regress', backoff_initial => '-1 second');
 SELECT evbus.subscribe('regress subscribe', 'regress', backoff_initial => '2 seconds', backoff_max => '1 second');

@@ -9,8 +9,21 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "pattern.h"
 #include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(evbus_type_matches);
+
+/* A value from outside as it may be shown in a message: cut to 63 bytes, whole characters. */
+char *
+evbus_clip(const char *value, int len)
+{
+	if (len <= EVBUS_NAME_MAX)
+		return pnstrdup(value, len);
+	return psprintf("%.*s...", pg_mbcliplen(value, len, EVBUS_NAME_MAX), value);
+}
 
 /* Errors 22004 if argument n is NULL. */
 void
@@ -43,7 +56,7 @@ evbus_arg_name(FunctionCallInfo fcinfo, int n, const char *name)
 	if (len > EVBUS_NAME_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s name \"%s\" is too long", name, value),
+				 errmsg("%s name \"%s\" is too long", name, evbus_clip(value, len)),
 				 errdetail("It has %zu bytes; the limit is %d.", len, EVBUS_NAME_MAX)));
 	for (const char *c = value; *c; c++)
 		if ((unsigned char) *c < ' ' || *c == 0x7f)
@@ -64,7 +77,10 @@ evbus_arg_int(FunctionCallInfo fcinfo, int n, const char *name, int low, int hig
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must be between %d and %d", name, low, high),
-				 errdetail("It is %d.", value)));
+				 errdetail("It is %d.", value),
+				 strcmp(name, "concurrency") == 0
+				 ? errhint("The bound is evbus.max_handler_workers (%d) less one, which is kept for other subscriptions.", evbus_max_handler_workers)
+				 : 0));
 	return value;
 }
 
@@ -130,4 +146,59 @@ evbus_no_nulls(const bool *nulls, int count, const char *name)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s must not contain null elements", name),
 					 errdetail("Element %d is null.", i + 1)));
+}
+
+/* An array of patterns, named types; errors 22004 and 22023. */
+void
+evbus_check_patterns(FunctionCallInfo fcinfo, int n)
+{
+	Datum	   *types;
+	bool	   *nulls;
+	int			count;
+
+	evbus_arg_array(fcinfo, n, "types", &types, &nulls, &count);
+	evbus_no_nulls(nulls, count, "types");
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("types must hold at least one pattern"),
+				 errhint("'{#}' matches every event.")));
+	if (count > 1000)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("types must hold at most 1000 patterns"),
+				 errdetail("It holds %d.", count)));
+	for (int i = 0; i < count; i++)
+	{
+		text	   *type = DatumGetTextPP(types[i]);
+		const char *fault = evbus_type_fault(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type), true);
+
+		if (fault)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("pattern %s", fault),
+					 errdetail("The pattern is \"%s\".", evbus_clip(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type))),
+					 errhint("A pattern is words separated by dots; \"*\" stands for one word, \"#\" for zero or more.")));
+	}
+}
+
+/* evbus._type_matches(type text, patterns text[]) returns boolean */
+Datum
+evbus_type_matches(PG_FUNCTION_ARGS)
+{
+	text	   *type = PG_GETARG_TEXT_PP(0);
+	Datum	   *patterns;
+	bool	   *nulls;
+	int			n;
+
+	evbus_arg_array(fcinfo, 1, "patterns", &patterns, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		text	   *pattern = nulls[i] ? NULL : DatumGetTextPP(patterns[i]);
+
+		if (pattern && evbus_pattern_match(VARDATA_ANY(pattern), VARSIZE_ANY_EXHDR(pattern),
+										   VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type)))
+			PG_RETURN_BOOL(true);
+	}
+	PG_RETURN_BOOL(false);
 }

@@ -8,6 +8,7 @@
 #include "utils/array.h"
 #include "utils/timestamp.h"
 
+extern char *evbus_clip(const char *value, int len);
 extern void evbus_arg_present(FunctionCallInfo fcinfo, int n, const char *name);
 extern char *evbus_arg_text(FunctionCallInfo fcinfo, int n, const char *name);
 extern char *evbus_arg_name(FunctionCallInfo fcinfo, int n, const char *name);
@@ -15,6 +16,7 @@ extern int	evbus_arg_int(FunctionCallInfo fcinfo, int n, const char *name, int l
 extern int64 evbus_arg_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high);
 extern void evbus_arg_array(FunctionCallInfo fcinfo, int n, const char *name,
 							Datum **values, bool **nulls, int *count);
+extern void evbus_check_patterns(FunctionCallInfo fcinfo, int n);
 extern void evbus_no_nulls(const bool *nulls, int count, const char *name);
 
 #endif

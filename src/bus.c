@@ -21,6 +21,7 @@
 #include "storage/lmgr.h"
 #include "upkeep.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #define RETENTION_MAX	(36500 * USECS_PER_DAY)
@@ -34,11 +35,14 @@ PG_FUNCTION_INFO_V1(evbus_pause_bus);
 PG_FUNCTION_INFO_V1(evbus_resume_bus);
 PG_FUNCTION_INFO_V1(evbus_bus_state);
 
-/* evbus._require_preload(): CREATE EXTENSION fails here, with the line to add. */
+/*
+ * evbus._require_preload(): CREATE EXTENSION fails here, with the line to add; or
+ * else lets the workers come as soon as it is committed.
+ */
 Datum
 evbus_require_preload(PG_FUNCTION_ARGS)
 {
-	if (evbus_shared == NULL)
+	if (evbus_shared == NULL || OidIsValid(get_relname_relid("bus", evbus_namespace(false))))
 		(void) evbus_db();
 	PG_RETURN_VOID();
 }
@@ -252,7 +256,8 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 		if (subs[i].bus_id != bus.bus_id)
 			continue;
 		evbus_db_require_ready(db);
-		evbus_ledger_attach(db, &subs[i]);
+		(void) evbus_db_wait_drained(db, 5000);	/* what was just committed counts */
+		(void) evbus_ledger_attach(db, &subs[i]);
 		evbus_internal_begin(&state);
 		retries = evbus_sql(NULL, "SELECT 1 FROM evbus.retry WHERE subscription_id = $1 LIMIT 1", 1, types, &id, NULL, 1) > 0;
 		evbus_internal_end(&state);

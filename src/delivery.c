@@ -25,7 +25,9 @@
 #include "reader.h"
 #include "receipt.h"
 #include "retry.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -71,6 +73,16 @@ consumer_subscription(const char *name)
 				 errdetail("Its events go to %s.%s.", sub->handler_schema, sub->handler_name),
 				 errhint("Receive from a subscription that was made without a handler.")));
 	return sub;
+}
+
+static void
+attach(EvbusDb *db, const EvbusSubscription *sub)
+{
+	if (!evbus_ledger_attach(db, sub))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" was moved in this transaction", sub->name),
+				 errhint("Commit before receiving from it.")));
 }
 
 /* --------------------------------------------------------------------- take */
@@ -220,7 +232,7 @@ evbus_receive(PG_FUNCTION_ARGS)
 		expires_at = now + (lease >= 0 ? lease : sub->lease);
 		if (!sub->paused)
 		{
-			evbus_ledger_attach(db, sub);
+			attach(db, sub);
 			n = take_retries(db, sub, max, expires_at, out);
 			if (n < max)
 				n += take_events(db, sub, max - n, expires_at, out + n, &lsn);
@@ -322,7 +334,9 @@ pin_receipts(FunctionCallInfo fcinfo, EvbusPinAction action, Settled **out)
 		if (r->incarnation == evbus_receipt_incarnation(db) &&
 			(evbus_pinned_here(&s->claim, EVBUS_PIN_ACK) || evbus_pinned_here(&s->claim, EVBUS_PIN_RELEASE)))
 			continue;			/* said before in this transaction */
+		/* Attached under its present epoch: what a seek has ended is gone then. */
 		if (sub != NULL && r->incarnation == evbus_receipt_incarnation(db) && r->sub_slot == sub->slot &&
+			evbus_ledger_attach(db, sub) &&
 			evbus_cursor_good(db, &s->claim, r->subscription_id, r->event_id, NULL) &&
 			evbus_pin(db, &s->claim, action) &&
 			evbus_cursor_good(db, &s->claim, r->subscription_id, r->event_id, &s->lease))
@@ -548,6 +562,39 @@ evbus_extend(PG_FUNCTION_ARGS)
 
 /* --------------------------------------------------------------------- wait */
 
+/* Is there really something to receive?  What is of other types is passed over. */
+static bool
+peek(EvbusDb *db, const EvbusSubscription *sub)
+{
+	bool		found = false;
+	bool		pushed = !ActiveSnapshotSet();
+
+	if (pushed)
+		PushActiveSnapshot(GetTransactionSnapshot());
+	attach(db, sub);
+	if (evbus_retry_next(db, sub) <= GetCurrentTimestamp())
+		found = true;
+	while (!found)
+	{
+		EvbusEvents events = {0};
+		EvbusClaim	claim;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!evbus_cursor_claim(db, sub, CLAIM_MAX, &claim))
+			break;
+		(void) evbus_pin(db, &claim, EVBUS_PIN_RECEIVED);	/* an error gives it back */
+		evbus_read(db, sub, claim.scan_from, claim.hi, &events);
+		found = events.n > 0;
+		if (found)
+			evbus_cursor_return(db, &claim, 0);
+		else if (!evbus_cursor_skip(db, &claim))
+			evbus_cursor_drop(db, &claim);
+	}
+	if (pushed)
+		PopActiveSnapshot();
+	return found;
+}
+
 /*
  * CALL evbus.wait(subscription text, timeout interval)
  *
@@ -561,32 +608,39 @@ evbus_wait(PG_FUNCTION_ARGS)
 {
 	bool		atomic = !(fcinfo->context && IsA(fcinfo->context, CallContext)) ||
 		((CallContext *) fcinfo->context)->atomic;
-	EvbusSubscription *sub = consumer_subscription(evbus_arg_text(fcinfo, 0, "subscription"));
+	char	   *name = MemoryContextStrdup(PortalContext ? PortalContext : CurrentMemoryContext,
+										   evbus_arg_text(fcinfo, 0, "subscription"));
+	EvbusSubscription *sub = consumer_subscription(name);
 	int64		timeout = evbus_arg_interval(fcinfo, 1, "timeout", 0, USECS_PER_HOUR);
 	TimestampTz deadline = GetCurrentTimestamp() + timeout;
 	EvbusDb    *db = evbus_db();
 	EvbusSubscription copy = *sub;
 
 	evbus_db_require_ready(db);
-	evbus_ledger_attach(db, sub);
-	if (!atomic)
-	{
-		if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-			elog(ERROR, "SPI_connect_ext failed");
-		SPI_commit();
-	}
-	InvalidateCatalogSnapshot();
-	ConditionVariablePrepareToSleep(&db->drained_cv);
+	if (!atomic && SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
-		if (now >= deadline || (!copy.paused && evbus_cursor_has_work(db, &copy, now)))
+		if (!sub->paused && evbus_cursor_has_work(db, sub, now) && peek(db, sub))
 			break;
-		(void) ConditionVariableTimedSleep(&db->drained_cv,
-										   Min(WAIT_STEP_MS, Max((deadline - now) / 1000, 1)), PG_WAIT_EXTENSION);
+		if (now >= deadline)
+			break;
+		if (!atomic)
+			SPI_commit();		/* the snapshot goes, and with it what holds back vacuum */
+		InvalidateCatalogSnapshot();
+		ConditionVariablePrepareToSleep(&db->drained_cv);
+		while ((now = GetCurrentTimestamp()) < deadline && !evbus_cursor_has_work(db, &copy, now))
+			(void) ConditionVariableTimedSleep(&db->drained_cv,
+											   Min(WAIT_STEP_MS, Max((deadline - now) / 1000, 1)), PG_WAIT_EXTENSION);
+		ConditionVariableCancelSleep();
+		sub = consumer_subscription(name);
+		copy = *sub;
+		if (sub->paused)
+			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_STEP_MS, PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
 	}
-	ConditionVariableCancelSleep();
 	if (!atomic)
 		SPI_finish();
 	PG_RETURN_VOID();

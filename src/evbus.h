@@ -85,7 +85,7 @@ typedef struct EvbusDb
 {
 	LWLock		lock;			/* tranche "EvbusDb"; guards the fields of the next group */
 	Oid			dboid;			/* InvalidOid: this area is free */
-	Oid			nspoid;			/* schema evbus; another oid is another extension */
+	Oid			bus_relid;		/* table evbus.bus; another oid is another extension */
 	pid_t		sequencer_pid;	/* 0: none runs */
 	pid_t		maintainer_pid;
 	int			maintainer_procno;

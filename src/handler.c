@@ -439,13 +439,16 @@ run_singles(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events,
 
 	for (int at = 0; at < n;)
 	{
-		int			count = Min(n - at, SINGLES_MAX);
+		/* Up to the suspect one by one: what it did must be on record before others run. */
+		int			count = suspect != 0 && suspect != -1 ? 1 : Min(n - at, SINGLES_MAX);
 		int64		hi = at + count < n ? events[at + count - 1].position + 1 : claim->hi;
 
 		if (settle_chunk(sub, claim, events + at, count, hi, false, suspect, NULL) != NULL)
 			for (int i = at; i < at + count; i++)
 				settle_one(sub, claim, &events[i],
 						   i + 1 < n ? events[i].position + 1 : claim->hi, false, suspect);
+		if (suspect == events[at].event_id)
+			suspect = 0;
 		at += count;
 		evbus_worker_turn();
 	}
@@ -594,7 +597,7 @@ serve(const EvbusSubscription *sub)
 	if (!evbus_cursor_loaded(db, sub))
 	{
 		begin();
-		evbus_ledger_attach(db, sub);
+		(void) evbus_ledger_attach(db, sub);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
@@ -750,7 +753,7 @@ evbus_handler_main(Datum main_arg)
 		}
 
 		pgstat_report_stat(false);
-		pgstat_report_activity(STATE_IDLE, NULL);
+		pgstat_report_activity(STATE_IDLE, "waiting for events");
 		if (idle_since == 0)
 			idle_since = GetCurrentTimestamp();
 		if (n == 0 || pg_atomic_read_u32(&evbus_shared->starved) ||

@@ -51,6 +51,8 @@ static Child maintainers[EVBUS_MAX_DATABASES];
 static Child probe;
 static Oid *databases = NULL;	/* of the last look at pg_database */
 static int	n_databases = 0;
+static Oid *to_probe;			/* what there was at our start */
+static int	n_to_probe;
 static int	n_probed = 0;
 static TimestampTz warned_at = 0;
 
@@ -90,7 +92,7 @@ start(Child *child, const char *type, const char *function, Oid dboid)
 	warned_at = now;
 }
 
-/* Which databases there are that could have evbus. */
+/* Which databases there are now. */
 static void
 list_databases(void)
 {
@@ -112,7 +114,7 @@ list_databases(void)
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (!database->datallowconn || database->datistemplate)
+		if (!database->datallowconn)
 			continue;
 		if (n_databases == size)
 			databases = repalloc(databases, sizeof(Oid) * (size *= 2));
@@ -158,7 +160,7 @@ free_area(int i)
 	if (!busy)
 	{
 		db->dboid = InvalidOid;
-		db->nspoid = InvalidOid;
+		db->bus_relid = InvalidOid;
 	}
 	LWLockRelease(&evbus_shared->lock);
 }
@@ -173,7 +175,11 @@ look_after(int i)
 	if (!OidIsValid(db->dboid))
 		return;
 	if (!exists(db->dboid))
-		db->gone = true;
+	{
+		list_databases();		/* it may be younger than our list */
+		if (!exists(db->dboid))
+			db->gone = true;
+	}
 	if (pg_atomic_read_u32(&db->ready) == 0 && !has_sequencer &&
 		TimestampDifferenceExceeds(db->claimed_at, GetCurrentTimestamp(), UNSEEN_MS))
 		db->gone = true;		/* its CREATE EXTENSION was rolled back */
@@ -200,8 +206,6 @@ leave(int code, Datum arg)
 void
 evbus_launcher_main(Datum main_arg)
 {
-	TimestampTz listed_at = 0;
-
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -211,32 +215,29 @@ evbus_launcher_main(Datum main_arg)
 	pg_write_barrier();
 	evbus_shared->launcher_pid = MyProcPid;
 	list_databases();
+	to_probe = databases;
+	n_to_probe = n_databases;
+	databases = NULL;
 
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
-
 		evbus_worker_turn();
-		if (TimestampDifferenceExceeds(listed_at, now, 5000))
-		{
-			list_databases();
-			listed_at = now;
-		}
+		list_databases();
 
 		/* One database after another, so that a thousand of them take few slots. */
 		if (!running(&probe))
 		{
-			while (n_probed < n_databases && claimed(databases[n_probed]))
+			while (n_probed < n_to_probe && (claimed(to_probe[n_probed]) || !exists(to_probe[n_probed])))
 				n_probed++;
-			if (n_probed < n_databases)
+			if (n_probed < n_to_probe)
 			{
 				probe.not_before = 0;
-				start(&probe, "evbus sequencer", "evbus_sequencer_main", databases[n_probed]);
+				start(&probe, "evbus sequencer", "evbus_sequencer_main", to_probe[n_probed]);
 				if (probe.handle)
 					n_probed++;
 			}
 		}
-		else if (n_probed > 0 && claimed(databases[n_probed - 1]))
+		else if (n_probed > 0 && claimed(to_probe[n_probed - 1]))
 		{
 			pfree(probe.handle);	/* it stays, as that database's sequencer */
 			probe.handle = NULL;
@@ -245,7 +246,7 @@ evbus_launcher_main(Datum main_arg)
 			look_after(i);
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 n_probed < n_databases ? 20 : LOOK_MS, PG_WAIT_EXTENSION);
+						 n_probed < n_to_probe ? 20 : LOOK_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
 }

@@ -248,14 +248,20 @@ evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 fr
 						 tm.tm_hour, tm.tm_min, tm.tm_sec);
 			evbus_utility("CREATE TABLE evbus.%s (LIKE evbus.%s INCLUDING DEFAULTS INCLUDING STORAGE) USING heap "
 						  "WITH (autovacuum_vacuum_insert_threshold = -1, toast_tuple_target = 8160)", name, parent);
-			/* One statement, so that there is never a leaf without its key. */
-			if (strcmp(parent, "dead_letter_log") != 0 && strcmp(parent, "tick") != 0)
-				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);
-			else if (strcmp(parent, "tick") == 0)
+			/* Keys of the leaf, not of the parent: a member's index would be restored twice. */
+			if (strcmp(parent, "tick") == 0)
 			{
 				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (bus_id, first_position)", name);
 				evbus_utility("CREATE INDEX ON evbus.%s (tick_id)", name);
 			}
+			else if (strcmp(parent, "dead_letter_log") == 0)
+			{
+				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (dead_letter_id)", name);
+				evbus_utility("CREATE INDEX ON evbus.%s (subscription_id, event_id)", name);
+				evbus_utility("CREATE INDEX ON evbus.%s (bus, type, sqlstate)", name);
+			}
+			else
+				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);
 			evbus_utility("ALTER TABLE evbus.%s ATTACH PARTITION evbus.%s FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
 						  parent, name, at, hi);
 			made++;

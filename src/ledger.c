@@ -274,13 +274,20 @@ load(EvbusDb *db, const EvbusSubscription *subs, int n)
 	MemoryContextDelete(context);
 }
 
-/* Make sure that a subscription is in shared memory. */
-void
+/*
+ * Make sure that a subscription is in shared memory.  False: this transaction
+ * has moved it (seek), which others must not see before it commits.
+ */
+bool
 evbus_ledger_attach(EvbusDb *db, const EvbusSubscription *sub)
 {
 	evbus_cursor_init();
-	if (!evbus_cursor_loaded(db, sub))
-		load(db, sub, 1);
+	if (evbus_cursor_loaded(db, sub))
+		return true;
+	if (sub->uncommitted && EVBUS_SUB(db, sub->slot)->subscription_id == sub->subscription_id)
+		return false;
+	load(db, sub, 1);
+	return true;
 }
 
 /* The turn in use after a start: the newest that any row names. */

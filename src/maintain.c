@@ -20,7 +20,7 @@
 #include "pgstat.h"
 #include "pool.h"
 #include "registry.h"
-#include "ring.h"
+#include "retry.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -50,7 +50,10 @@ upkeep(EvbusDb *of, bool retention)
 {
 	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
 	(void) evbus_upkeep_leaves(of);
-	if (retention && pg_atomic_read_u32(&of->ready))
+	if (!retention)
+		return;
+	evbus_upkeep_orphans();
+	if (pg_atomic_read_u32(&of->ready))
 		(void) evbus_upkeep_retention(of);
 }
 
@@ -135,18 +138,28 @@ turn_ledger(void)
 
 /* Free what dropped subscriptions still have in shared memory. */
 static void
-forget_dropped(EvbusSubscription *subs, int n)
+forget_dropped(void)
 {
 	for (int slot = 0; slot < evbus_max_subscriptions; slot++)
 	{
 		int32		id = EVBUS_SUB(db, slot)->subscription_id;
-		bool		there = id == 0;
 
-		for (int i = 0; i < n && !there; i++)
-			there = subs[i].subscription_id == id;
-		if (!there)
+		if (id != 0 && !evbus_subscription_exists(id))
 			evbus_cursor_forget(db, slot, id);
 	}
+}
+
+/* Every subscription is to be in shared memory, and its next retry known, to be notified. */
+static void
+attach_all(void)
+{
+	int			n;
+	EvbusSubscription *subs = evbus_subscriptions(&n);
+
+	evbus_ledger_attach_all(db);
+	for (int i = 0; i < n; i++)
+		if (pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->retry_due) == 0)
+			(void) evbus_retry_next(db, &subs[i]);
 }
 
 static void
@@ -218,16 +231,23 @@ evbus_maintainer_main(Datum main_arg)
 				(void) attempt(upkeep_all, true);
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
-				forget_dropped(subs, n);
+				(void) attempt(forget_dropped, true);
 			}
 			pgstat_report_stat(true);
-			pgstat_report_activity(STATE_IDLE, NULL);
+			pgstat_report_activity(STATE_IDLE, "waiting for work");
 		}
 
 		unserved = false;
 		notified = false;
 		if (pg_atomic_read_u32(&db->ready))
 		{
+			for (int i = 0; i < n; i++)
+				if (!subs[i].has_handler &&
+					(!evbus_cursor_loaded(db, &subs[i]) || pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->retry_due) == 0))
+				{
+					(void) attempt(attach_all, true);
+					break;
+				}
 			for (int i = 0; i < n; i++)
 			{
 				listening = listening || (!subs[i].has_handler && subs[i].notify);

@@ -255,7 +255,7 @@ check_type(text *type)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("event type %s", fault),
-				 errdetail("The type is \"%.*s\".", Min(len, EVBUS_TYPE_MAX), VARDATA_ANY(type)),
+				 errdetail("The type is \"%s\".", evbus_clip(VARDATA_ANY(type), len)),
 				 errhint("A type is words separated by dots, such as \"order.created\", of 255 bytes at most.")));
 	memcpy(last, VARDATA_ANY(type), len);
 	last_len = len;

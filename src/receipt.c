@@ -10,6 +10,7 @@
  */
 #include "receipt.h"
 
+#include "args.h"
 #include "common/base64.h"
 
 #define RECEIPT_CHARS	43		/* 32 bytes in base64, without padding */
@@ -17,7 +18,7 @@
 uint64
 evbus_receipt_incarnation(EvbusDb *db)
 {
-	return evbus_shared->incarnation ^ (((uint64) db->dboid << 32) | db->nspoid);
+	return evbus_shared->incarnation ^ (((uint64) db->dboid << 32) | db->bus_relid);
 }
 
 /* base64 in its URL form, so that it needs no quoting anywhere. */
@@ -56,6 +57,6 @@ evbus_receipt_in(const char *text, int len, EvbusReceipt *receipt)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid receipt \"%.*s\"", Min(len, 64), text),
+			 errmsg("invalid receipt \"%s\"", evbus_clip(text, len)),
 			 errhint("Pass receipts just as evbus.receive() returned them.")));
 }

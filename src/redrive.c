@@ -15,7 +15,6 @@
 #include "fmgr.h"
 #include "internal.h"
 #include "miscadmin.h"
-#include "pattern.h"
 #include "registry.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -30,76 +29,23 @@ PG_FUNCTION_INFO_V1(evbus_purge_dead_letters_ids);
 
 /*
  * Dead letters that match, of subscriptions that the caller owns (or whose owner
- * is gone, for superusers).  $1 ids, $2 subscription, $3 bus, $4 patterns as a
- * regular expression, $5 sqlstate, $6 after, $7 before, $8 limit.
+ * is gone, for superusers).  $1 ids, $2 subscription, $3 bus, $4 patterns,
+ * $5 sqlstate, $6 after, $7 before, $8 limit.
  */
 #define MATCHING \
 	"SELECT d.dead_letter_id FROM evbus.dead_letter_log d" \
 	" WHERE ($1::bigint[] IS NULL OR d.dead_letter_id = ANY ($1))" \
 	" AND ($2::text IS NULL OR d.subscription = $2) AND ($3::text IS NULL OR d.bus = $3)" \
-	" AND ($4::text IS NULL OR d.type ~ $4) AND ($5::text IS NULL OR d.sqlstate = $5)" \
+	" AND ($4::text[] IS NULL OR evbus._type_matches(d.type, $4)) AND ($5::text IS NULL OR d.sqlstate = $5)" \
 	" AND ($6::timestamptz IS NULL OR d.dead_at >= $6) AND ($7::timestamptz IS NULL OR d.dead_at < $7)"
 
-static const Oid filter_types[N_FILTERS] = {INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID};
+static const Oid filter_types[N_FILTERS] = {INT8ARRAYOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID};
 
 typedef struct Filter
 {
 	Datum		values[N_FILTERS];
 	char		nulls[N_FILTERS + 1];
 } Filter;
-
-/* The patterns of argument n as one regular expression over dotted types. */
-static Datum
-types_regex(FunctionCallInfo fcinfo, int n)
-{
-	StringInfoData out;
-	Datum	   *types;
-	bool	   *nulls;
-	int			count;
-
-	evbus_arg_array(fcinfo, n, "types", &types, &nulls, &count);
-	evbus_no_nulls(nulls, count, "types");
-	initStringInfo(&out);
-	appendStringInfoString(&out, "^(?:");
-	for (int i = 0; i < count; i++)
-	{
-		char	   *pattern = TextDatumGetCString(types[i]);
-		const char *fault = evbus_type_fault(pattern, strlen(pattern), true);
-
-		if (fault)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("pattern %s", fault),
-					 errdetail("The pattern is \"%s\".", pattern)));
-		appendStringInfoString(&out, i > 0 ? "|" : "");
-		for (char *c = pattern; *c; c++)
-		{
-			if (*c == '#')
-			{
-				/* Zero or more words, with the dot that belongs to them. */
-				if (c == pattern && c[1] == '\0')
-					appendStringInfoString(&out, ".*");
-				else if (c == pattern)
-				{
-					appendStringInfoString(&out, "(?:[^.]+\\.)*");
-					c++;		/* the dot is in it */
-				}
-				else
-					appendStringInfoString(&out, "(?:\\.[^.]+)*");
-			}
-			else if (*c == '.' && c[1] == '#')
-				continue;		/* likewise */
-			else if (*c == '*')
-				appendStringInfoString(&out, "[^.]+");
-			else if (strchr("\\.^$|()[]{}?+", *c))
-				appendStringInfo(&out, "\\%c", *c);
-			else
-				appendStringInfoChar(&out, *c);
-		}
-	}
-	appendStringInfoString(&out, ")$");
-	return CStringGetTextDatum(out.data);
-}
 
 static void
 read_filter(FunctionCallInfo fcinfo, Filter *filter, bool must_exist)
@@ -110,9 +56,21 @@ read_filter(FunctionCallInfo fcinfo, Filter *filter, bool must_exist)
 	for (int i = 0; i < 7; i++)
 		if (!PG_ARGISNULL(i))
 		{
-			filter->values[i + 1] = i == 2 ? types_regex(fcinfo, i) : PG_GETARG_DATUM(i);
+			filter->values[i + 1] = PG_GETARG_DATUM(i);
 			filter->nulls[i + 1] = ' ';
 		}
+	if (!PG_ARGISNULL(2))
+		evbus_check_patterns(fcinfo, 2);
+	if (!PG_ARGISNULL(3))
+	{
+		char	   *state = evbus_arg_text(fcinfo, 3, "sqlstate");
+
+		if (strlen(state) != 5 || strspn(state, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("sqlstate must be five digits or capital letters"),
+					 errdetail("It is \"%s\".", evbus_clip(state, strlen(state)))));
+	}
 	if (!PG_ARGISNULL(0))
 	{
 		/* A misspelt name would silently match nothing; what is gone may be purged. */

@@ -3,7 +3,7 @@
  *	  Which databases, buses and subscriptions there are.
  *
  * The tables are the registry; what is here are two caches of it.  The area of
- * a database in shared memory is keyed by (database, schema oid), so that a
+ * a database in shared memory is keyed by (database, oid of evbus.bus), so that a
  * re-created extension never meets old entries.  The configuration cache is
  * local to the process and dropped by the relcache invalidations that every
  * change of evbus.bus and evbus.subscription sends, so it is transactional: own
@@ -28,6 +28,7 @@
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* Column numbers of evbus.bus and evbus.subscription, as in evbus--1.0.sql. */
@@ -61,7 +62,7 @@ static uint64 n_invalidations = 0;
 
 /* The area of this database, once attached. */
 static EvbusDb *my_db = NULL;
-static Oid	my_nspoid = InvalidOid;
+static Oid	my_bus_relid = InvalidOid;
 
 static void
 registry_invalidate(Datum arg, Oid relid)
@@ -89,7 +90,7 @@ evbus_registry_init(void)
 
 /* Make a claimed area as new; the caller holds EvbusShared.lock EXCLUSIVE. */
 static void
-db_reset(EvbusDb *db, Oid nspoid)
+db_reset(EvbusDb *db, Oid bus_relid)
 {
 	Assert(LWLockHeldByMe(&evbus_shared->lock));
 
@@ -141,13 +142,13 @@ db_reset(EvbusDb *db, Oid nspoid)
 	}
 	db->lease_free = 0;
 	db->leases_used = 0;
-	db->nspoid = nspoid;
+	db->bus_relid = bus_relid;
 	pg_write_barrier();
 	db->dboid = MyDatabaseId;
 }
 
 static EvbusDb *
-db_find(Oid nspoid, bool claim)
+db_find(Oid bus_relid, bool claim)
 {
 	EvbusDb    *found = NULL;
 	EvbusDb    *unused = NULL;
@@ -156,7 +157,7 @@ db_find(Oid nspoid, bool claim)
 	{
 		EvbusDb    *db = &evbus_dbs[i];
 
-		if (db->dboid == MyDatabaseId && db->nspoid == nspoid)
+		if (db->dboid == MyDatabaseId && db->bus_relid == bus_relid)
 			found = db;
 		else if (db->dboid == MyDatabaseId)
 			db->gone = true;	/* a dropped extension's area: the launcher frees it */
@@ -165,7 +166,7 @@ db_find(Oid nspoid, bool claim)
 	}
 	if (found == NULL && unused != NULL && claim)
 	{
-		db_reset(unused, nspoid);
+		db_reset(unused, bus_relid);
 		found = unused;
 	}
 	return found;
@@ -178,42 +179,38 @@ db_find(Oid nspoid, bool claim)
 EvbusDb *
 evbus_db(void)
 {
-	Oid			nspoid;
+	Oid			bus_relid;
 
 	if (evbus_shared == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("evbus must be loaded through \"shared_preload_libraries\""),
 				 errhint("Add shared_preload_libraries = 'evbus' to postgresql.conf and restart the server.")));
-	nspoid = evbus_namespace(false);
-	if (my_db != NULL && my_nspoid == nspoid && my_db->dboid == MyDatabaseId && my_db->nspoid == nspoid)
+	bus_relid = evbus_relid("bus");
+	if (my_db != NULL && my_bus_relid == bus_relid && my_db->dboid == MyDatabaseId && my_db->bus_relid == bus_relid)
 		return my_db;
 
 	evbus_registry_init();
 	cache_valid = false;
-	if (!evbus_installed())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("extension \"evbus\" is not installed in this database"),
-				 errhint("Run CREATE EXTENSION evbus.")));
-	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
-	my_db = db_find(nspoid, true);
-	LWLockRelease(&evbus_shared->lock);
+	for (int tries = 0;; tries++)
+	{
+		LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+		my_db = db_find(bus_relid, true);
+		LWLockRelease(&evbus_shared->lock);
+		if (my_db != NULL || tries == 40)
+			break;
+		evbus_launcher_wake();	/* it frees what dropped databases had */
+		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+	}
 	if (my_db == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many databases use evbus"),
 				 errdetail("evbus.max_databases is %d.", evbus_max_databases),
 				 errhint("Raise evbus.max_databases and restart the server.")));
-	my_nspoid = nspoid;
+	my_bus_relid = bus_relid;
 	evbus_launcher_wake();
-	return my_db;
-}
-
-/* For callbacks: the area evbus_db() found before; no catalog access. */
-EvbusDb *
-evbus_db_attached(void)
-{
 	return my_db;
 }
 
@@ -244,6 +241,28 @@ evbus_db_require_ready(EvbusDb *db)
 				 errmsg("the evbus workers of this database are not running"),
 				 errhint("See the server log; often max_worker_processes (now %d) is too small: evbus needs 1, and 2 for each database, and 1 for each handler worker.",
 						 max_worker_processes)));
+}
+
+/*
+ * Wait until everything committed before the call has its position; false: no
+ * sequencer got there in time.
+ */
+bool
+evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
+	bool		drained;
+
+	if (!evbus_db_wait_ready(db, timeout_ms))
+		return false;
+	ConditionVariablePrepareToSleep(&db->drained_cv);
+	while (!(drained = pg_atomic_read_u64(&db->ring_ticked) >= tail &&
+			 !pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late)) &&
+		   GetCurrentTimestamp() < deadline)
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+	return drained;
 }
 
 void
@@ -335,6 +354,7 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->notify = DatumGetBool(values[SUB_NOTIFY - 1]);
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
+	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	text_to_cstring_buffer(DatumGetTextPP(values[SUB_NAME - 1]), sub->name, sizeof(sub->name));
 	for (int i = 0; i < n_cached_buses; i++)
 		if (cached_buses[i].bus_id == sub->bus_id)
@@ -559,4 +579,26 @@ evbus_registry_free_slot(const char *table, int max)
 		slot = DatumGetInt32(evbus_column(0, 1, NULL));
 	evbus_internal_end(&state);
 	return slot;
+}
+
+/*
+ * Is there a subscription of this id, committed or just being made?  Unlike the
+ * cache this sees the uncommitted rows of others.
+ */
+bool
+evbus_subscription_exists(int32 id)
+{
+	Relation	rel = table_open(evbus_relid("subscription"), AccessShareLock);
+	SnapshotData dirty;
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		found;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, SUB_ID, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
+	scan = systable_beginscan(rel, evbus_relid("subscription_pkey"), true, &dirty, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
 }

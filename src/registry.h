@@ -37,6 +37,7 @@ typedef struct EvbusSubscription
 	int64		timeout;
 	bool		notify;
 	bool		paused;			/* it or its bus */
+	bool		uncommitted;	/* this transaction made or changed it */
 	int			n_types;
 	char	   *types;			/* n_types times: length byte, pattern */
 	char		name[EVBUS_NAME_MAX + 1];
@@ -45,8 +46,8 @@ typedef struct EvbusSubscription
 
 extern void evbus_registry_init(void);
 extern EvbusDb *evbus_db(void);
-extern EvbusDb *evbus_db_attached(void);
 extern bool evbus_db_wait_ready(EvbusDb *db, int timeout_ms);
+extern bool evbus_db_wait_drained(EvbusDb *db, int timeout_ms);
 extern void evbus_db_require_ready(EvbusDb *db);
 extern bool evbus_bus_find(const char *name, EvbusBus *bus);
 extern bool evbus_bus_by_id(int32 id, EvbusBus *bus);
@@ -54,6 +55,7 @@ extern EvbusBus *evbus_buses(int *count);
 extern void evbus_bus_get(const char *name, EvbusBus *bus);
 extern EvbusSubscription *evbus_subscription_get(const char *name, bool missing_ok);
 extern EvbusSubscription *evbus_subscription_by_id(int32 id);
+extern bool evbus_subscription_exists(int32 id);
 extern EvbusSubscription *evbus_subscriptions(int *count);
 extern uint64 evbus_registry_generation(void);
 extern void evbus_registry_changed(void);

@@ -57,9 +57,12 @@ is_permanent(int code)
 		class == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
 }
 
-/* The primary message alone, cut, on one line: DETAIL and CONTEXT may show rows. */
+/*
+ * The primary message alone, cut, on one line: DETAIL and CONTEXT may show rows.
+ * Data exceptions (class 22) quote the bad value in the primary message too.
+ */
 static char *
-scrub(const char *message)
+scrub(const char *message, int code)
 {
 	int			len = strlen(message);
 	char	   *out;
@@ -70,6 +73,14 @@ scrub(const char *message)
 	for (char *c = out; *c; c++)
 		if ((unsigned char) *c < ' ')
 			*c = ' ';
+	if (ERRCODE_TO_CATEGORY(code) == ERRCODE_DATA_EXCEPTION)
+	{
+		char	   *first = strchr(out, '"');
+		char	   *last = strrchr(out, '"');
+
+		if (first != NULL && last > first)
+			return psprintf("%.*s\"...\"%s", (int) (first - out), out, last + 1);
+	}
 	return out;
 }
 
@@ -88,7 +99,7 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	static const Oid types[] = {INT4OID, INT8OID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID,
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID};
 	const char *state = unpack_sql_state(failure->sqlerrcode);
-	char	   *message = scrub(failure->message);
+	char	   *message = scrub(failure->message, failure->sqlerrcode);
 	TimestampTz now = GetCurrentTimestamp();
 	EvbusInternal internal;
 	Datum		values[12];
@@ -217,6 +228,49 @@ evbus_retry_load(const EvbusSubscription *sub, EvbusEvent *event)
 	return found;
 }
 
+static void
+lower_due(EvbusSub *shared, int64 due)
+{
+	uint64		old = pg_atomic_read_u64(&shared->retry_due);
+
+	while ((int64) old > due && !pg_atomic_compare_exchange_u64(&shared->retry_due, &old, (uint64) due))
+		;
+}
+
+/* When the first row after a moment is due; PG_INT64_MAX: there is none. */
+static int64
+next_due(const EvbusSubscription *sub, TimestampTz after)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, TIMESTAMPTZOID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id), TimestampTzGetDatum(after)};
+	EvbusInternal internal;
+	bool		isnull;
+	int64		due;
+
+	evbus_internal_begin(&internal);
+	evbus_sql(&plan, "SELECT min(due_at) FROM evbus.retry WHERE subscription_id = $1 AND due_at > $2", 2, types, values, NULL, 1);
+	due = DatumGetTimestampTz(evbus_column(0, 1, &isnull));
+	evbus_internal_end(&internal);
+	return isnull ? PG_INT64_MAX : due;
+}
+
+/* When the first retry of a subscription is due, as the table says; kept for others. */
+TimestampTz
+evbus_retry_next(EvbusDb *db, const EvbusSubscription *sub)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int64		due;
+
+	if ((int64) pg_atomic_read_u64(&shared->retry_due) > GetCurrentTimestamp())
+		return (TimestampTz) pg_atomic_read_u64(&shared->retry_due);
+	pg_atomic_write_u64(&shared->retry_due, (uint64) PG_INT64_MAX); /* commits from here on lower it again */
+	pg_memory_barrier();
+	due = next_due(sub, 0);
+	lower_due(shared, due);
+	return due;
+}
+
 /*
  * Lease up to max rows that are due; returns how many.  Memory: the current
  * context.  Also finds out when the next one is due.
@@ -225,7 +279,6 @@ int
 evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 				  EvbusEvent *events, EvbusClaim *claims)
 {
-	static SPIPlanPtr next_plan = NULL;
 	static SPIPlanPtr due_plan = NULL;
 	static const Oid types[] = {INT4OID, TIMESTAMPTZOID, INT8OID};
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
@@ -237,9 +290,6 @@ evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 	uint64		rows;
 	int			n = 0;
 	int			good = 0;
-	bool		isnull;
-	int64		due = PG_INT64_MAX;
-	uint64		old;
 
 	if ((int64) pg_atomic_read_u64(&shared->retry_due) > now)
 		return 0;
@@ -260,20 +310,8 @@ evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 			memset(&events[n], 0, sizeof(EvbusEvent));
 			events[n++].event_id = ids[r];
 		}
-	if (n == max)
-		due = now;				/* there may be more */
-	else
-	{
-		evbus_sql(&next_plan, "SELECT min(due_at) FROM evbus.retry WHERE subscription_id = $1 AND due_at > $2",
-				  2, types, values, NULL, 1);
-		due = DatumGetTimestampTz(evbus_column(0, 1, &isnull));
-		if (isnull)
-			due = PG_INT64_MAX;
-	}
 	evbus_internal_end(&internal);
-	old = pg_atomic_read_u64(&shared->retry_due);
-	while ((int64) old > due && !pg_atomic_compare_exchange_u64(&shared->retry_due, &old, (uint64) due))
-		;
+	lower_due(shared, n == max ? now : next_due(sub, now));
 
 	/* Under the lease: is it still there? */
 	for (int i = 0; i < n; i++)

@@ -20,6 +20,7 @@ extern void evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const Ev
 							 const EvbusFailure *failure);
 extern void evbus_retry_settle(const EvbusSubscription *sub, int64 event_id);
 extern void evbus_retry_settle_attempt(const EvbusSubscription *sub, const EvbusEvent *event);
+extern TimestampTz evbus_retry_next(EvbusDb *db, const EvbusSubscription *sub);
 extern int	evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 							  EvbusEvent *events, EvbusClaim *claims);
 extern bool evbus_retry_load(const EvbusSubscription *sub, EvbusEvent *event);

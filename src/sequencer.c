@@ -613,7 +613,7 @@ evbus_sequencer_main(Datum main_arg)
 	RegisterXactCallback(sequencer_xact, NULL);
 	pgstat_report_activity(STATE_RUNNING, "starting");
 	start();
-	pgstat_report_activity(STATE_IDLE, NULL);
+	pgstat_report_activity(STATE_IDLE, "waiting for commits");
 
 	for (;;)
 	{

@@ -23,7 +23,6 @@
 #include "internal.h"
 #include "ledger.h"
 #include "miscadmin.h"
-#include "pattern.h"
 #include "registry.h"
 #include "storage/lmgr.h"
 #include "tick.h"
@@ -61,39 +60,6 @@ static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BO
 INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID};
 
 /* ----------------------------------------------------------------- checking */
-
-static void
-check_types(FunctionCallInfo fcinfo, int n)
-{
-	Datum	   *types;
-	bool	   *nulls;
-	int			count;
-
-	evbus_arg_array(fcinfo, n, "types", &types, &nulls, &count);
-	evbus_no_nulls(nulls, count, "types");
-	if (count == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("types must hold at least one pattern"),
-				 errhint("'{#}' matches every event.")));
-	if (count > 1000)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("types must hold at most 1000 patterns"),
-				 errdetail("It holds %d.", count)));
-	for (int i = 0; i < count; i++)
-	{
-		text	   *type = DatumGetTextPP(types[i]);
-		const char *fault = evbus_type_fault(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type), true);
-
-		if (fault)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("pattern %s", fault),
-					 errdetail("The pattern is \"%.*s\".", Min((int) VARSIZE_ANY_EXHDR(type), EVBUS_TYPE_MAX), VARDATA_ANY(type)),
-					 errhint("A pattern is words separated by dots; \"*\" stands for one word, \"#\" for zero or more.")));
-	}
-}
 
 /* Errors VB010 if the function cannot be a handler run by its owner. */
 static void
@@ -184,7 +150,7 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 	memset(set->values, 0, sizeof(set->values));
 	if (!optional || !PG_ARGISNULL(types))
 	{
-		check_types(fcinfo, types);
+		evbus_check_patterns(fcinfo, types);
 		set->values[SET_TYPES] = PG_GETARG_DATUM(types);
 		set->nulls[SET_TYPES] = ' ';
 	}
@@ -201,7 +167,8 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 	if (max < initial)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("backoff_max must not be less than backoff_initial")));
+				 errmsg("backoff_max must not be less than backoff_initial"),
+				 errdetail("backoff_initial is %g s, backoff_max is %g s.", initial / 1e6, max / 1e6)));
 	(void) set_interval(fcinfo, first + 5, "lease", USECS_PER_SEC, USECS_PER_DAY, optional, set, SET_LEASE, 0);
 	(void) set_interval(fcinfo, first + 6, "timeout", 10 * 1000, USECS_PER_DAY, optional, set, SET_TIMEOUT, 0);
 	if (!optional)
@@ -223,19 +190,9 @@ static int64
 position_now(EvbusDb *db, int32 bus_id, int bus_slot)
 {
 	EvbusBusState *bus = EVBUS_BUS(db, bus_slot);
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DRAIN_WAIT_MS);
-	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
 
-	if (evbus_db_wait_ready(db, DRAIN_WAIT_MS))
-	{
-		ConditionVariablePrepareToSleep(&db->drained_cv);
-		while ((pg_atomic_read_u64(&db->ring_ticked) < tail || pg_atomic_read_u32(&db->lost) || pg_atomic_read_u32(&db->late)) &&
-			   GetCurrentTimestamp() < deadline)
-			(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
-		ConditionVariableCancelSleep();
-		if ((int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
-			return (int64) pg_atomic_read_u64(&bus->ticked_position);
-	}
+	if (evbus_db_wait_drained(db, DRAIN_WAIT_MS) && (int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
+		return (int64) pg_atomic_read_u64(&bus->ticked_position);
 	return evbus_tick_next_position(bus_id);
 }
 
@@ -263,8 +220,18 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
 					 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
 		return Max(position, evbus_tick_first_position(bus_id));
 	}
-	t = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(from),
-												ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	PG_TRY();
+	{
+		t = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(from),
+													ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	}
+	PG_CATCH();
+	{
+		/* Say what is allowed, not only that this is no time. */
+		errhint("Pass 'now', 'beginning', a position, or a timestamptz.");
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	return evbus_tick_position_at(bus_id, t);
 }
 
@@ -392,22 +359,24 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Run one statement about a subscription ($1), a text ($2) and a number ($3). */
-static void
+/* Run one statement about a subscription ($1), a text ($2) and a number ($3); returns the rows. */
+static uint64
 change(const EvbusSubscription *sub, const char *sql, const char *text_value, int64 number)
 {
 	static const Oid types[] = {INT4OID, TEXTOID, INT8OID};
 	Datum		values[3];
 	char		nulls[4] = "   ";
 	EvbusInternal state;
+	uint64		rows;
 
 	values[0] = Int32GetDatum(sub->subscription_id);
 	values[1] = text_value ? CStringGetTextDatum(text_value) : (Datum) 0;
 	nulls[1] = text_value ? ' ' : 'n';
 	values[2] = Int64GetDatum(number);
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, sql, 3, types, values, nulls, 0);
+	rows = evbus_sql(NULL, sql, 3, types, values, nulls, 0);
 	evbus_internal_end(&state);
+	return rows;
 }
 
 /*
@@ -419,8 +388,9 @@ evbus_unsubscribe(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = own_subscription(fcinfo);
 
-	change(sub, "DELETE FROM evbus.retry WHERE subscription_id = $1", NULL, 0);
-	change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0);
+	if (change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0) == 0)
+		(void) own_subscription(fcinfo);	/* somebody else was faster: says that it is gone */
+	(void) change(sub, "DELETE FROM evbus.retry WHERE subscription_id = $1", NULL, 0);
 	evbus_registry_changed();
 	PG_RETURN_VOID();
 }
@@ -434,7 +404,7 @@ evbus_pause(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = own_subscription(fcinfo);
 
-	change(sub, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1",
+	(void) change(sub, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1",
 		   PG_ARGISNULL(1) ? "evbus.pause()" : text_to_cstring(PG_GETARG_TEXT_PP(1)), 0);
 	evbus_registry_changed();
 	PG_RETURN_VOID();
@@ -446,7 +416,7 @@ evbus_resume(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = own_subscription(fcinfo);
 
-	change(sub, "UPDATE evbus.subscription SET paused = false, paused_reason = NULL WHERE subscription_id = $1", NULL, 0);
+	(void) change(sub, "UPDATE evbus.subscription SET paused = false, paused_reason = NULL WHERE subscription_id = $1", NULL, 0);
 	evbus_registry_changed();
 	PG_RETURN_VOID();
 }
@@ -466,7 +436,7 @@ evbus_seek(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	int64		position = start_position(fcinfo, 1, db, sub->bus_id, sub->bus_slot);
 
-	change(sub, "UPDATE evbus.subscription SET epoch = nextval('evbus.subscription_id_seq'), start_position = $3"
+	(void) change(sub, "UPDATE evbus.subscription SET epoch = nextval('evbus.subscription_id_seq'), start_position = $3"
 		   " WHERE subscription_id = $1", NULL, position);
 	evbus_registry_changed();
 	PG_RETURN_INT64(position);
@@ -489,7 +459,7 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 		bool		nulls[6] = {0};
 
 		if (pg_atomic_read_u32(&db->ready))
-			evbus_ledger_attach(db, &subs[i]);
+			(void) evbus_ledger_attach(db, &subs[i]);
 		if (!evbus_cursor_progress(db, &subs[i], &state))
 			continue;
 		values[0] = Int32GetDatum(subs[i].subscription_id);

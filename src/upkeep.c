@@ -142,7 +142,7 @@ still_needed(EvbusDb *db, int32 class, int64 hi)
 		EvbusInternal internal;
 		Datum		values[4];
 
-		evbus_ledger_attach(db, &subs[i]);
+		(void) evbus_ledger_attach(db, &subs[i]);
 		if (!evbus_cursor_progress(db, &subs[i], &state))
 			return true;		/* it changes just now: next time */
 		values[0] = Int32GetDatum(subs[i].bus_id);
@@ -268,6 +268,18 @@ evbus_upkeep_retention(EvbusDb *db)
 			dropped += drop_leaf(db, leaves[i].relid, "dead letters");
 	pfree(leaves);
 	return dropped;
+}
+
+/* Retries that were written while their subscription was being dropped. */
+void
+evbus_upkeep_orphans(void)
+{
+	EvbusInternal state;
+
+	evbus_internal_begin(&state);
+	evbus_sql(NULL, "DELETE FROM evbus.retry r WHERE NOT EXISTS"
+			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)", 0, NULL, NULL, NULL, 0);
+	evbus_internal_end(&state);
 }
 
 /* Stop a subscription that cannot go on, and say why where users look. */

@@ -8,6 +8,7 @@ extern int	evbus_dead_letter_retention;
 
 extern int	evbus_upkeep_leaves(EvbusDb *db);
 extern int	evbus_upkeep_retention(EvbusDb *db);
+extern void evbus_upkeep_orphans(void);
 extern void evbus_upkeep_pause(int32 subscription_id, const char *reason);
 
 #endif

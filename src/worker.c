@@ -19,6 +19,7 @@
 #include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #define STOP_WAIT_MS	5000	/* for workers to leave */
@@ -62,7 +63,7 @@ evbus_worker_unwanted(EvbusDb *db)
 {
 	if (db->stopped_until > GetCurrentTimestamp())
 		return true;
-	if (evbus_namespace(true) == db->nspoid)
+	if (get_relname_relid("bus", evbus_namespace(true)) == db->bus_relid)
 		return false;
 	db->gone = true;			/* we saw the extension; now it is another, or none */
 	return true;

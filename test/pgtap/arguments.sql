@@ -38,10 +38,9 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$),
 		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
-		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.purge_dead_letters(bus => %L)$$),
+		('VB001', $$evbus.redrive(bus => %L)$$),
 		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
-		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$),
-		('VB004', $$evbus.purge_dead_letters(subscription => %L)$$)) AS c (state, call),
+		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
 	(VALUES ('nosuch'), ('no"such'''), ('注文'), ('B'), ('S'), (' b'), (repeat('x', 63))) AS v (name);
 
 -- names that cannot exist; functions that only look a name up may say so or say that it does not exist
@@ -117,7 +116,7 @@ INSERT INTO bad (sqlstate, call) VALUES ('0A000', $$evbus.create_bus('x', durabi
 
 -- Calls that begin with CALL are procedures, the others functions.
 CREATE FUNCTION statement(call text) RETURNS text LANGUAGE sql AS $$SELECT CASE WHEN call LIKE 'CALL %' THEN call ELSE 'SELECT * FROM ' || call END$$;
-SELECT ok(answer = ANY (string_to_array(sqlstate, ' ')), format('%s %s%s', sqlstate, left(call, 100), CASE WHEN NOT answer = ANY (string_to_array(sqlstate, ' ')) THEN ' but got ' || answer END))
+SELECT ok(answer = ANY (string_to_array(sqlstate, ' ')), format('%s %s%s', sqlstate, replace(left(call, 100), E'\n', '\n'), CASE WHEN NOT answer = ANY (string_to_array(sqlstate, ' ')) THEN ' but got ' || answer END))
 FROM (SELECT *, sqlstate_of(statement(call)) AS answer FROM bad ORDER BY n OFFSET 0) AS b;
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'evbus'::regnamespace AND proname !~ '^_' AND proname <> 'maintain'
 	AND NOT EXISTS (SELECT 1 FROM bad WHERE call ~ ('evbus\.' || proname || '\('))$$, 'this file names every function that takes arguments');
@@ -138,7 +137,7 @@ FROM (VALUES
 
 -- a message that shows a part of a value never cuts a character in two
 
-SELECT is(convert_from(convert_to(message_of(statement(call)), 'UTF8'), 'UTF8') IS NOT NULL, true, 'the message is whole: ' || left(call, 40))
+SELECT lives_ok(format('SELECT convert_from(convert_to(message_of(statement(%L)), ''UTF8''), ''UTF8'')', call), 'the message is whole: ' || left(call, 40))
 FROM (VALUES ($$evbus.ack(ARRAY[repeat('注', 50)])$$), ($$evbus.ack(ARRAY['x' || repeat('注', 50)])$$), ($$evbus.ack(ARRAY['xx' || repeat('注', 50)])$$),
 	($$evbus.create_bus(repeat('注', 1000))$$), ($$evbus.publish('b', repeat('注', 1000), '1')$$), ($$evbus.publish(repeat('注', 1000), 'a', '1')$$)) AS v (call);
 CREATE FUNCTION detail_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
@@ -150,7 +149,7 @@ EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
 	RETURN detail;
 END $$;
-SELECT is(convert_from(convert_to(detail_of(statement(call)), 'UTF8'), 'UTF8') IS NOT NULL, true, 'the detail is whole: ' || left(call, 40))
+SELECT lives_ok(format('SELECT convert_from(convert_to(detail_of(statement(%L)), ''UTF8''), ''UTF8'')', call), 'the detail is whole: ' || left(call, 40))
 FROM (VALUES ($$evbus.publish('b', repeat('注', 1000), '1')$$), ($$evbus.publish('b', 'x' || repeat('注', 1000), '1')$$), ($$evbus.publish('b', 'xx' || repeat('注', 1000), '1')$$),
 	($$evbus.subscribe('b', 'x', types => ARRAY['x' || repeat('注', 1000)])$$), ($$evbus.subscribe('b', 'x', types => ARRAY['xx' || repeat('注', 1000)])$$)) AS v (call);
 
@@ -169,7 +168,7 @@ INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$evbus.pause('s', repeat('why ', 1000))$$, $$evbus.receive('s', 10000)$$, $$evbus.receive('s', wait => '0')$$, $$evbus.receive('s', lease => '1 second')$$,
 	$$CALL evbus.wait('s', '0')$$, $$evbus.ack('{}')$$, $$evbus.nack('{}')$$, $$evbus.nack('{}', '0')$$, $$evbus.nack('{}', NULL, NULL)$$, $$evbus.reject('{}')$$, $$evbus.reject('{}', NULL)$$, $$evbus.reject('{}', '')$$,
 	$$evbus.extend('{}', '1 second')$$, $$evbus.release('{}')$$, $$evbus.redrive('{}'::bigint[])$$, $$evbus.redrive(dead_after => 'infinity')$$, $$evbus.redrive(dead_before => '-infinity')$$,
-	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.purge_dead_letters('{}'::bigint[])$$, $$evbus.purge_dead_letters(dead_after => '-infinity', dead_before => 'infinity')$$, $$CALL evbus.maintain()$$]);
+	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.purge_dead_letters('{}'::bigint[])$$, $$evbus.purge_dead_letters(bus => 'nosuch')$$, $$evbus.purge_dead_letters(subscription => 'nosuch')$$, $$evbus.purge_dead_letters(dead_after => '-infinity', dead_before => 'infinity')$$, $$CALL evbus.maintain()$$]);
 SELECT is(sqlstate_of(statement(call)), '00000', 'allowed: ' || left(call, 100)) FROM good ORDER BY n;
 
 -- payloads

@@ -8,7 +8,7 @@ SELECT lives_ok($$SELECT evbus.create_bus('orders')$$, 'a bus is created with it
 SELECT results_eq(
 	$$SELECT bus, owner::text, durability, retention, partition_interval, max_payload_bytes, paused, subscriptions
 	  FROM evbus.bus_list WHERE bus = 'orders'$$,
-	$$SELECT 'orders', current_user::text, 'durable', '7 days'::interval, '1 day'::interval, 16777216, false, 0::bigint$$,
+	$$SELECT 'orders', current_user::text COLLATE "default", 'durable', '7 days'::interval, '1 day'::interval, 16777216, false, 0::bigint$$,
 	'the list shows a new bus with the defaults, owned by its creator');
 SELECT ok(created_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp(), 'the list tells when a bus was created')
 FROM evbus.bus_list WHERE bus = 'orders';

@@ -76,7 +76,7 @@ SELECT receipt AS undone FROM take('reader', 1) \gset
 ROLLBACK TO s;
 SELECT receipt AS again, type FROM take('reader', 1, patience => '5 seconds') \gset
 COMMIT;
-SELECT is(:'type', 'd.2', 'a savepoint gives back what was received after it, and only that');
+SELECT is(:'type'::text, 'd.2', 'a savepoint gives back what was received after it, and only that');
 SELECT is(evbus.ack(ARRAY[:'kept', :'again']), 2, 'what was not undone is still held');
 
 -- ack
@@ -174,7 +174,7 @@ FROM (VALUES ($$ack('{nonsense}')$$), ($$ack('{""}')$$), ($$nack('{nonsense}')$$
 CALL fresh('i.1');
 SELECT is(evbus.nack(ARRAY(SELECT receipt FROM got), delay => '0', error => 'not now'), 1, 'a delivery can be reported as failed');
 SELECT type || ' ' || attempt AS again, receipt FROM take('reader', 1) \gset
-SELECT is(:'again', 'i.1 2', 'without delay it comes again at once, as attempt 2');
+SELECT is(:'again'::text, 'i.1 2', 'without delay it comes again at once, as attempt 2');
 SELECT is(evbus.nack(ARRAY[:'receipt']), 1, 'and can fail again');
 SELECT results_eq($$SELECT attempts, sqlstate, due_at > now() + interval '1 minute' FROM evbus.retry_list WHERE type = 'i.1'$$, $$VALUES (2, 'VB000', true)$$,
 	'without a delay given it waits for the backoff');
@@ -211,7 +211,7 @@ SELECT isnt((SELECT message FROM evbus.dead_letter WHERE type = 'j.2'), '', 'wit
 CALL fresh('k.1', 'k.2');
 SELECT is(evbus.release(ARRAY(SELECT receipt FROM got WHERE type = 'k.1')), 1, 'a delivery can be given back');
 SELECT type || ' ' || attempt AS again, receipt AS k1 FROM take('reader', 1) \gset
-SELECT is(:'again', 'k.1 1', 'and comes again, without an attempt counted');
+SELECT is(:'again'::text, 'k.1 1', 'and comes again, without an attempt counted');
 SET client_min_messages = error;
 SELECT is(evbus.ack(ARRAY(SELECT receipt FROM got WHERE type = 'k.1')), 0, 'the receipt of before is stale');
 SET client_min_messages = warning;
@@ -235,9 +235,9 @@ SELECT is(evbus.extend(ARRAY[:'second'], '1 minute'), 1, 'a lease can be extende
 SELECT is_empty($$SELECT * FROM evbus.receive('short', wait => '1500 milliseconds')$$, 'and then lasts longer than the subscription says');
 SELECT is(evbus.extend(ARRAY[:'second'], '1 second'), 1, 'a lease can be shortened');
 SELECT receipt AS third, attempt AS attempt3 FROM take('short', 1) \gset
-SELECT is(:'attempt3', '3', 'and then ends sooner');
-SELECT becomes($$SELECT string_agg(attempts || ' ' || reason, ', ') FROM evbus.dead_letter WHERE subscription = 'short'$$, '3 max_attempts', 'after max_attempts leases that ran out the delivery is a dead letter');
-SELECT is_empty($$SELECT * FROM evbus.receive('short')$$, 'and is not delivered again');
+SELECT is(:'attempt3'::text, '3', 'and then ends sooner');
+SELECT is_empty($$SELECT * FROM evbus.receive('short', wait => '3 seconds')$$, 'after max_attempts leases that ran out the delivery does not come again');
+SELECT results_eq($$SELECT attempts, reason FROM evbus.dead_letter WHERE subscription = 'short'$$, $$VALUES (3, 'max_attempts')$$, 'it is a dead letter');
 SELECT evbus.publish('orders', 'short', '2') AS id \gset
 SELECT clock_timestamp() AS now, lease_until - clock_timestamp() AS lease, receipt FROM evbus.receive('short', lease => '1 hour', wait => '10 seconds') \gset
 SELECT ok(:'lease'::interval BETWEEN interval '59 minutes' AND interval '61 minutes', 'receive can ask for a lease of its own');

@@ -37,7 +37,7 @@ SELECT is_empty('SELECT 1 FROM evbus.dead_letter', 'it is no dead letter any mor
 SELECT results_eq($$SELECT event_id, attempts, due_at <= now() FROM evbus.retry_list$$, format('VALUES (%s::bigint, 0, true)', :event), 'but a retry that is due now, its attempts forgotten');
 SELECT is(evbus.redrive(ARRAY[:id]::bigint[]), 0::bigint, 'redriving it twice is harmless');
 SELECT type || ' ' || attempt || ' ' || payload || ' ' || key || ' ' || headers AS again, receipt, event_id AS again_event FROM take('a', 1) \gset
-SELECT is(:'again', 'order.created 1 {"type": "order.created"} key of order.created {"h": 1}', 'it is delivered again whole, as attempt 1');
+SELECT is(:'again'::text, 'order.created 1 {"type": "order.created"} key of order.created {"h": 1}', 'it is delivered again whole, as attempt 1');
 SELECT is(:again_event, :event, 'as the same event');
 SELECT is(evbus.reject(ARRAY[:'receipt'], 'still no such customer'), 1, 'and may fail again');
 SELECT results_eq('SELECT redrives, message FROM evbus.dead_letter', $$VALUES (1, 'still no such customer')$$, 'the dead letter tells how often it was redriven');
@@ -125,8 +125,8 @@ ROLLBACK TO s;
 COMMIT;
 CALL bury('orders', 'a', 'order.created', 'e7');
 SELECT is_empty($$SELECT * FROM evbus.receive('a', wait => '50 milliseconds')$$, 'what is purged is not delivered again');
-SELECT throws_ok($$SELECT evbus.purge_dead_letters(subscription => 'nosuch')$$, 'VB004', NULL, 'a filter by a subscription that does not exist is refused');
-SELECT throws_ok($$SELECT evbus.purge_dead_letters(bus => 'nosuch')$$, 'VB001', NULL, 'a filter by a bus that does not exist is refused');
+SELECT is(evbus.purge_dead_letters(subscription => 'nosuch'), 0::bigint, 'purge by a subscription of which there is nothing purges nothing');
+SELECT is(evbus.purge_dead_letters(bus => 'nosuch'), 0::bigint, 'nor by such a bus');
 
 -- the subscription goes, its dead letters stay
 
@@ -139,7 +139,7 @@ SELECT is(evbus.redrive(types => '{order.#}'), 1::bigint, 'redriving by filter p
 SELECT results_eq($$SELECT message FROM evbus.dead_letter$$, $$VALUES ('e8')$$, 'and keeps it');
 SELECT evbus.subscribe('orders', 'b') AS position \gset
 SELECT is(evbus.redrive(types => '{order.#}'), 0::bigint, 'a new subscription of the same name does not inherit it');
-SELECT is(evbus.purge_dead_letters(types => '{order.orphan}'), 1::bigint, 'it can be purged');
+SELECT is(evbus.purge_dead_letters(bus => 'orders', subscription => 'b', types => '{order.orphan}'), 1::bigint, 'it can be purged');
 
 -- many at once
 
@@ -148,6 +148,6 @@ SELECT count(*) AS n FROM evbus.publish_batch('invoices', array_fill('many'::tex
 SELECT is((SELECT evbus.reject(array_agg(receipt)) FROM take('many', 2000)), 2000, 'two thousand deliveries are rejected in one call');
 SELECT is(evbus.redrive(subscription => 'many'), 2000::bigint, 'and redriven in one call');
 SELECT is((SELECT evbus.ack(array_agg(receipt)) FROM take('many', 2000)), 2000, 'and delivered and acked');
-SELECT is_empty($$SELECT 1 FROM evbus.retry$$, 'no retry is left of them');
+SELECT is_empty($$SELECT 1 FROM evbus.retry_list WHERE subscription = 'many'$$, 'no retry is left of them');
 
 SELECT * FROM finish();

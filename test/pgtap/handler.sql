@@ -121,7 +121,7 @@ SELECT evbus.subscribe('orders', 'children', types => '{child}', handler => 'add
 SELECT evbus.pause('children');
 SELECT count(*) AS n FROM evbus.publish_batch('orders', '{child,child,child}', '{1,99,2}') \gset
 SELECT evbus.resume('children');
-SELECT becomes($$SELECT string_agg(payload || ' ' || sqlstate || ' ' || reason, ', ') FROM evbus.dead_letter WHERE subscription = 'children'$$,
+SELECT becomes($$SELECT string_agg(payload::text || ' ' || sqlstate || ' ' || reason, ', ') FROM evbus.dead_letter WHERE subscription = 'children'$$,
 	'99 23503 permanent', 'an error that a deferred constraint raises at commit is that event''s failure');
 SELECT becomes($$SELECT string_agg(id::text, ' ' ORDER BY id) FROM child$$, '1 2', 'and the others of the batch take effect once');
 SELECT becomes($$SELECT lag::text FROM evbus.subscription_lag WHERE subscription = 'children'$$, '0', 'and all three are settled');

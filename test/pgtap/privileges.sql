@@ -52,7 +52,7 @@ RESET ROLE;
 SELECT evbus.publish('orders', 'secret', '{"card": 1234}') AS id \gset
 SELECT cmp_ok(count(*), '>', 0::bigint, 'there are leaves') FROM pg_inherits WHERE inhparent = 'evbus.event_log'::regclass;
 SET ROLE evbus_test_bob;
-SELECT throws_ok(format('SELECT * FROM %s', oid::regclass), '42501', NULL, 'a leaf cannot be read: ' || relkind || ' of ' || (SELECT string_agg(inhparent::regclass::text, '') FROM pg_inherits WHERE inhrelid = c.oid))
+SELECT throws_ok(format('SELECT * FROM %s', oid::regclass), '42501', NULL, 'a leaf cannot be read: ' || relkind::text || ' of ' || (SELECT string_agg(inhparent::regclass::text, '') FROM pg_inherits WHERE inhrelid = c.oid))
 FROM pg_class c WHERE relispartition AND relkind IN ('r', 'p') AND relnamespace = 'evbus'::regnamespace;
 RESET ROLE;
 

@@ -10,7 +10,7 @@ SELECT evbus.subscribe('second', 'second_reader') AS position \gset
 -- one event
 
 SELECT evbus.publish('orders', 'order.created', '{"n": 1}', key => 'k1', headers => '{"trace": "t1"}') AS id \gset
-SELECT cmp_ok(:id, '>', 0::bigint, 'the id is positive');
+SELECT cmp_ok(:id::bigint, '>', 0::bigint, 'the id is positive');
 SELECT results_eq(
 	'SELECT event_id, bus, type, key, payload, headers FROM evbus.history',
 	format('VALUES (%s::bigint, ''orders'', ''order.created'', ''k1'', ''{"n": 1}''::jsonb, ''{"trace": "t1"}''::jsonb)', :id),
@@ -20,7 +20,7 @@ FROM evbus.history;
 SELECT event_id AS got, receipt, (event_id, bus, type, key, payload, headers)::text AS content, published_at, position, attempt
 FROM take('reader', 1) \gset
 SELECT is(:got, :id, 'the same event is delivered');
-SELECT is(:'content', format('(%s,orders,order.created,k1,"{""n"": 1}","{""trace"": ""t1""}")', :id), 'the delivery carries bus, type, key, payload and headers');
+SELECT is(:'content'::text, format('(%s,orders,order.created,k1,"{""n"": 1}","{""trace"": ""t1""}")', :id), 'the delivery carries bus, type, key, payload and headers');
 SELECT is(:'published_at'::timestamptz, (SELECT published_at FROM evbus.history), 'the delivery and the history tell the same time');
 SELECT is(evbus.ack(ARRAY[:'receipt']), 1, 'and can be acked');
 SELECT cmp_ok(evbus.publish('orders', 'a', '1'), '<', evbus.publish('orders', 'b', '2'), 'ids grow from one call to the next');

@@ -11,7 +11,7 @@ SELECT lives_ok($$SELECT evbus.subscribe('orders', 'plain')$$, 'a subscription i
 SELECT results_eq(
 	$$SELECT bus, owner::text, types, handler, channel, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,
 			 lease, timeout, paused, paused_reason FROM evbus.subscription_list WHERE subscription = 'plain'$$,
-	$$SELECT 'orders', current_user::text, '{#}'::text[], NULL::text, evbus.channel('plain'), 100, 1, 5, '1 second'::interval, '1 hour'::interval,
+	$$SELECT 'orders', current_user::text COLLATE "default", '{#}'::text[], NULL::text, evbus.channel('plain'), 100, 1, 5, '1 second'::interval, '1 hour'::interval,
 			 '30 seconds'::interval, '30 seconds'::interval, false, NULL::text$$,
 	'the list shows the defaults');
 SELECT lives_ok($$SELECT evbus.subscribe('orders', 'own', types => '{order.*,invoice.#}', batch_size => 7, max_attempts => 3,

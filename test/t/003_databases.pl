@@ -100,7 +100,7 @@ answers($node, 'two', 'SELECT string_agg(n::text, \' \' ORDER BY n) FROM effect'
 
 # A rolled-back CREATE EXTENSION leaves nothing.
 $node->safe_psql('three', 'BEGIN; CREATE EXTENSION evbus; ROLLBACK');
-is($node->safe_psql('three', q(SELECT to_regnamespace('evbus') IS NULL)), 't', 'a rolled-back CREATE EXTENSION leaves nothing');
+is($node->safe_psql('three', q(SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'evbus') + (SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('evbus')))), '0', 'a rolled-back CREATE EXTENSION leaves nothing');
 is(($node->psql('postgres', 'DROP DATABASE three'))[0], 0, 'and that database can be dropped');
 
 $node->stop;

@@ -46,7 +46,8 @@ is(($node->psql('postgres', 'BEGIN; CALL evbus.maintain(); CALL evbus.maintain()
 my $other = $node->background_psql('postgres');
 $other->query_safe('BEGIN');
 $other->query_safe('CALL evbus.maintain()');
-is(($node->psql('postgres', q(SET statement_timeout = '20s'; CALL evbus.maintain())))[0], 0, 'and while another transaction that called it is still open');
+($ret, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY verbose\nSET lock_timeout = '100ms';\nCALL evbus.maintain()");
+like($stderr, qr/ERROR:  55P03:/, 'while another transaction that called it is still open, it ends with lock_timeout');
 $other->query_safe('COMMIT');
 $other->quit;
 

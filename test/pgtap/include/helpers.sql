@@ -15,6 +15,7 @@ DECLARE
 	answer text;
 BEGIN
 	LOOP
+		PERFORM pg_stat_clear_snapshot();
 		EXECUTE question INTO answer;
 		EXIT WHEN answer IS NOT DISTINCT FROM expected OR clock_timestamp() > deadline;
 		PERFORM pg_sleep(0.02);
