@@ -5,6 +5,14 @@ RESET client_min_messages;
 
 SELECT evbus.create_bus('regress client');
 CREATE FUNCTION regress_one(evbus.event) RETURNS void LANGUAGE sql AS '';
+-- The error of a statement, without the id in it.
+CREATE FUNCTION regress_error(statement text, OUT message text, OUT detail text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	message := regexp_replace(message, '\d{6,}', 'N');
+END $$;
 SELECT evbus.subscribe('regress client', 'regress reader') IS NOT NULL AS ok;
 SELECT evbus.subscribe('regress client', 'regress handler', handler => 'regress_one(evbus.event)') IS NOT NULL AS ok;
 
@@ -35,7 +43,7 @@ SELECT evbus.publish('regress client', 'order.created', '{"n": 2}') > 0 AS ok;
 BEGIN;
 SELECT receipt FROM evbus.receive('regress reader', wait => '10 seconds') \gset
 SELECT evbus.seek('regress reader', 'now') IS NOT NULL AS ok;
-SELECT evbus.ack(ARRAY[:'receipt']);
+SELECT * FROM regress_error(format('SELECT evbus.ack(ARRAY[%L])', :'receipt')) \gx
 ROLLBACK;
 
 -- arguments
@@ -65,4 +73,4 @@ SELECT evbus.schedule_maintenance(NULL);
 SELECT evbus.schedule_maintenance();
 
 SELECT evbus.drop_bus('regress client', force => true);
-DROP FUNCTION regress_one;
+DROP FUNCTION regress_one, regress_error;

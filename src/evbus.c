@@ -7,6 +7,7 @@
 
 #include <limits.h>
 
+#include "catalog/pg_database.h"
 #include "clock.h"
 #include "codec.h"
 #include "commands/dbcommands.h"
@@ -24,6 +25,7 @@
 #include "shmem.h"
 #include "tcop/utility.h"
 #include "upkeep.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "worker.h"
 
@@ -62,6 +64,7 @@ static Oid
 needs_quiet(Node *statement)
 {
 	const char *name = NULL;
+	Oid			dboid;
 
 	if (IsA(statement, DropdbStmt))
 		name = ((DropdbStmt *) statement)->dbname;
@@ -84,7 +87,14 @@ needs_quiet(Node *statement)
 			if (strcmp(((DefElem *) lfirst(lc))->defname, "template") == 0 && ((DefElem *) lfirst(lc))->arg)
 				name = defGetString((DefElem *) lfirst(lc));
 	}
-	return name ? get_database_oid(name, true) : InvalidOid;
+	dboid = name ? get_database_oid(name, true) : InvalidOid;
+
+	/* Who may not do it shall not send our workers away either. */
+	if (OidIsValid(dboid) && !IsA(statement, CreatedbStmt) && !evbus_database_ownercheck(dboid, GetUserId()))
+		return InvalidOid;
+	if (OidIsValid(dboid) && IsA(statement, CreatedbStmt) && !have_createdb_privilege())
+		return InvalidOid;
+	return dboid;
 }
 
 /*

@@ -96,6 +96,7 @@ typedef struct EvbusDb
 	pg_atomic_uint64 clock;		/* newest event_id given; raised by CAS */
 	pg_atomic_uint32 clock_ready;	/* clock is above every id on disk */
 	pg_atomic_uint32 ready;		/* sequencer loaded positions and cursors */
+	pg_atomic_uint32 recovered; /* and everything in the log has its position */
 
 	LWLock		ring_lock;		/* tranche "EvbusRing": EXCLUSIVE to push */
 	pg_atomic_uint64 ring_reserved; /* written under ring_lock: about to be overwritten */

@@ -53,7 +53,8 @@ upkeep(EvbusDb *of, bool retention)
 	if (!retention)
 		return;
 	evbus_upkeep_orphans();
-	if (pg_atomic_read_u32(&of->ready))
+	/* What has no position yet, nobody can have consumed. */
+	if (pg_atomic_read_u32(&of->recovered) && evbus_db_wait_drained(of, 1000))
 		(void) evbus_upkeep_retention(of);
 }
 
@@ -237,6 +238,9 @@ evbus_maintainer_main(Datum main_arg)
 			pgstat_report_activity(STATE_IDLE, "waiting for work");
 		}
 
+		/* Before we look, so that what comes meanwhile wakes us at once. */
+		pg_atomic_write_u32(&db->maintainer_sleeps, 1);
+		pg_memory_barrier();
 		unserved = false;
 		notified = false;
 		if (pg_atomic_read_u32(&db->ready))
@@ -262,7 +266,8 @@ evbus_maintainer_main(Datum main_arg)
 			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, evbus_notify_interval, PG_WAIT_EXTENSION);
 			continue;
 		}
-		pg_atomic_write_u32(&db->maintainer_sleeps, listening || unserved);
+		if (!listening && !unserved)
+			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDLE_MS, PG_WAIT_EXTENSION);
 		pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 		ResetLatch(MyLatch);

@@ -102,6 +102,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u64(&db->clock, 1);
 	pg_atomic_write_u32(&db->clock_ready, 0);
 	pg_atomic_write_u32(&db->ready, 0);
+	pg_atomic_write_u32(&db->recovered, 0);
 	pg_atomic_write_u64(&db->ring_reserved, 0);
 	pg_atomic_write_u64(&db->ring_tail, 0);
 	pg_atomic_write_u64(&db->ring_drained, 0);

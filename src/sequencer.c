@@ -384,17 +384,19 @@ recover(int64 low)
 			EvbusBus	bus;
 
 			from = id + 1;
+			if (id >= watch)
+			{
+				/* Also one that an earlier sequencer has ticked: the ring still has it. */
+				if (recovered == NULL)
+					recovered = id_set("evbus recovered ids", TopMemoryContext);
+				if (hash_search(ticked, &id, HASH_FIND, NULL) || !in_ranges(id, late, n_late))
+					add_id(id, recovered);
+			}
 			if (hash_search(ticked, &id, HASH_FIND, NULL) || in_ranges(id, late, n_late) ||
 				!evbus_bus_by_id(found[i].bus_id, &bus) || !bus_ready(bus.bus_id, bus.slot))
 				continue;
 			(void) place(placed_for(bus.bus_id, bus.slot), id);
 			total++;
-			if (id >= watch)
-			{
-				if (recovered == NULL)
-					recovered = id_set("evbus recovered ids", TopMemoryContext);
-				add_id(id, recovered);
-			}
 		}
 		write_ticks(low);		/* as before: what is in the ring has no tick yet */
 		{
@@ -575,6 +577,7 @@ start(void)
 		place_late();
 		recover(low);
 	}
+	pg_atomic_write_u32(&db->recovered, 1);
 }
 
 void
@@ -611,6 +614,7 @@ evbus_sequencer_main(Datum main_arg)
 		proc_exit(0);			/* one is enough */
 	pg_atomic_write_u32(&db->sequencer_procno, EvbusMyProcno() + 1);
 	RegisterXactCallback(sequencer_xact, NULL);
+	pg_atomic_write_u32(&db->recovered, 0);
 	pgstat_report_activity(STATE_RUNNING, "starting");
 	start();
 	pgstat_report_activity(STATE_IDLE, "waiting for commits");

@@ -1,6 +1,6 @@
 -- Buses: create, alter, drop, pause, resume, list.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(84);
 
 -- create
 
@@ -100,7 +100,7 @@ COMMIT;
 SELECT set_eq($$SELECT bus FROM evbus.bus_list WHERE bus IN ('half', 'whole')$$, $$VALUES ('whole')$$, 'a savepoint takes back the bus made after it, and only that');
 BEGIN;
 SELECT evbus.create_bus('atonce');
-SELECT evbus.subscribe('atonce', 'atonce_reader', start_from => 'beginning');
+SELECT evbus.subscribe('atonce', 'atonce_reader', start_from => 'beginning') AS position \gset
 SELECT evbus.publish('atonce', 'a.first', '1') AS id \gset
 COMMIT;
 SELECT is(consume('atonce_reader', 1), 'a.first', 'a bus, its subscription and its first event can be made in one transaction');

@@ -1,6 +1,6 @@
 -- Clients: receive, ack, nack, reject, extend, release; receipts and leases.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(99);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.subscribe('orders', 'reader', backoff_initial => '1 hour', backoff_max => '2 hours') AS position \gset

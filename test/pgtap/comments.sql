@@ -1,6 +1,6 @@
 -- Every object a user can meet says what it is for.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(11);
 
 CREATE TEMP VIEW member AS
 SELECT d.classid, d.objid, d.objsubid, pg_describe_object(d.classid, d.objid, 0) AS object

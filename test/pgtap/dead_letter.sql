@@ -1,6 +1,6 @@
 -- Dead letters: what is kept, redrive and purge by id and by filter, the summary.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(72);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.create_bus('invoices');

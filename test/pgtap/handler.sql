@@ -1,6 +1,6 @@
 -- Handlers: functions that workers call, effects and ack in one transaction.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(66);
 
 SELECT evbus.create_bus('orders');
 CREATE TABLE effect (handler text, event_id bigint, bus text, type text, key text, payload jsonb, headers jsonb,
@@ -163,7 +163,7 @@ BEGIN
 	INSERT INTO effect SELECT 'blocked', e.*;
 END $$;
 SELECT evbus.subscribe('orders', 'blocked', types => '{blocked}', handler => 'blocked(evbus.event)', concurrency => 2, batch_size => 1) AS position \gset
-SELECT pg_advisory_lock(4711);
+SELECT pg_advisory_lock(4711) AS lock \gset
 SELECT count(*) AS n FROM evbus.publish_batch('orders', array_fill('blocked'::text, ARRAY[20]), array_fill('1'::jsonb, ARRAY[20])) \gset
 SELECT becomes($$SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'evbus handler' AND wait_event = 'advisory'$$, '2',
 	'concurrency => 2 runs two workers at a time');
@@ -171,7 +171,7 @@ SELECT results_eq($$SELECT workers, in_flight FROM evbus.subscription_lag WHERE 
 -- meanwhile another subscription is served
 SELECT evbus.publish('orders', 'countdown', '1') AS id \gset
 SELECT becomes($$SELECT count(*)::text FROM effect WHERE handler = 'count_down'$$, '11', 'a blocked subscription does not hold up another');
-SELECT pg_advisory_unlock(4711);
+SELECT pg_advisory_unlock(4711) AS unlocked \gset
 SELECT becomes($$SELECT count(*) || ' ' || count(DISTINCT event_id) FROM effect WHERE handler = 'blocked'$$, '20 20', 'and together they handle every event once');
 
 -- nothing of one event reaches the next

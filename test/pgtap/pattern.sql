@@ -1,6 +1,6 @@
 -- Patterns: '*' is exactly one word, '#' is zero or more words, everything else is itself.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(56);
 
 -- The rule in a few lines, to compare the real thing with.
 CREATE FUNCTION expected(pattern text[], type text[]) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$

@@ -1,6 +1,6 @@
 -- publish() and publish_batch(): what they store, when it is seen, what a rollback leaves.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(92);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.create_bus('second');

@@ -1,6 +1,6 @@
 -- What happens to a delivery that failed: policy by SQLSTATE, backoff, max_attempts, timeout.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(64);
 
 SELECT evbus.create_bus('orders');
 CREATE TABLE call (subscription text, event_id bigint, type text, payload jsonb, attempt integer, at timestamptz DEFAULT clock_timestamp());

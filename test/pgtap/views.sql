@@ -1,6 +1,6 @@
 -- The views: their columns are part of the API; what they tell, also of an empty bus.
 \ir include/helpers.sql
-SELECT no_plan();
+SELECT plan(34);
 
 SELECT columns_are('evbus', 'bus_list', '{bus,owner,durability,retention,partition_interval,max_payload_bytes,paused,created_at,next_position,subscriptions}'::name[], 'columns of bus_list');
 SELECT columns_are('evbus', 'subscription_list', '{subscription,bus,owner,types,handler,channel,batch_size,concurrency,max_attempts,backoff_initial,backoff_max,lease,timeout,paused,paused_reason,created_at}'::name[],

@@ -52,13 +52,15 @@ like($node->safe_psql('postgres', "SELECT backend_type FROM pg_stat_activity WHE
 
 # Coalesced.
 $node->safe_psql('postgres', q(DO $$BEGIN FOR i IN 1 .. 2000 LOOP PERFORM evbus.publish('orders', 'many', to_jsonb(i)); COMMIT; END LOOP; END$$));
+$got = heard(qr/"evbus_reader"/);
 is(scalar(receive_all($node, 'postgres', 'reader', 2000)), 2000, 'two thousand events of two thousand transactions are received');
-$node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'odd', '1')));
-$got = heard(qr/"evbus_An ""?odd""? näme"/);
+$got .= heard();
 my $n = () = $got =~ /"evbus_reader"/g;
 cmp_ok($n, '>=', 1, 'they were announced');
 cmp_ok($n, '<', 200, 'many events are announced together');
-like($got, qr/näme/, 'a channel with quotes and unicode in its name works');
+$node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'odd', '1')));
+$got .= heard(qr/"evbus_An "odd" näme"/);
+like($got, qr/"evbus_An "odd" näme"/, 'a channel with quotes and unicode in its name works');
 unlike($got, qr/silent/, 'a subscription with notify => false is not announced');
 unlike($got, qr/handled/, 'nor one that has a handler');
 is(scalar(receive_all($node, 'postgres', 'silent', 2002)), 2002, 'the silent subscription has its events all the same');
