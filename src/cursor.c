@@ -161,6 +161,7 @@ lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 	Assert(LWLockHeldByMe(&sub->lock));
 	if (lease->state != EVBUS_LEASE_HELD)
 		return;
+	pg_atomic_write_u32(&sub->notify, 1);
 	if (lease->retry && lease->suspect == 0)
 	{
 		lease_remove(db, sub, i);

@@ -616,6 +616,7 @@ evbus_wait(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	EvbusSubscription copy = *sub;
 
+	PreventCommandDuringRecovery("evbus.wait()");
 	evbus_db_require_ready(db);
 	if (!atomic && SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");

@@ -193,7 +193,7 @@ typedef struct EvbusSub
 	int32		workers;		/* handler workers busy here */
 	TimestampTz next_expiry;	/* no lease runs out before it; 0: none does */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
-	pg_atomic_uint32 notify;	/* something new: the maintainer shall NOTIFY */
+	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
 } EvbusSub;
 
 /* ---------------------------------------------------------------- workers */

@@ -26,9 +26,6 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_authid.h"
-#include "catalog/pg_database.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "commands/prepare.h"
@@ -38,17 +35,15 @@
 #include "internal.h"
 #include "ledger.h"
 #include "miscadmin.h"
-#include "nodes/pg_list.h"
-#include "parser/parse_func.h"
 #include "pgstat.h"
 #include "reader.h"
 #include "retry.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "target.h"
 #include "tcop/tcopprot.h"
 #include "upkeep.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -57,7 +52,6 @@
 #include "utils/portal.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
@@ -95,50 +89,6 @@ static struct
 }			target;
 
 /* --------------------------------------------------------------- the target */
-
-Oid
-evbus_event_type(bool array)
-{
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
-									   ObjectIdGetDatum(evbus_namespace(false)));
-
-	return array ? get_array_type(type) : type;
-}
-
-/* Why workers cannot log in as a role to this database, or NULL. */
-const char *
-evbus_cannot_log_in(Oid role)
-{
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	const char *why = NULL;
-
-	if (!HeapTupleIsValid(tuple))
-		return "the role does not exist";
-	if (!((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin)
-		why = "the role has no LOGIN attribute";
-	ReleaseSysCache(tuple);
-	if (why == NULL && evbus_database_aclcheck(MyDatabaseId, role) != ACLCHECK_OK)
-		why = "the role has no CONNECT privilege on the database";
-	return why;
-}
-
-/* The handler by name, as it is now; InvalidOid: gone, or the owner may not execute it. */
-Oid
-evbus_handler_function(const EvbusSubscription *sub)
-{
-	Oid			type = evbus_event_type(sub->handler_batch);
-	List	   *name;
-	Oid			fn;
-
-	if (!OidIsValid(get_namespace_oid(sub->handler_schema, true)))
-		return InvalidOid;
-	name = list_make2(makeString(pstrdup(sub->handler_schema)), makeString(pstrdup(sub->handler_name)));
-	fn = LookupFuncName(name, 1, &type, true);
-	if (OidIsValid(fn) && (get_func_prokind(fn) != PROKIND_FUNCTION || get_func_retset(fn) ||
-						   evbus_proc_aclcheck(fn, sub->owner) != ACLCHECK_OK))
-		fn = InvalidOid;
-	return fn;
-}
 
 /* Look the handler up for this batch; false: the subscription was paused. */
 static bool

@@ -4,12 +4,7 @@
 
 #include "evbus.h"
 
-#include "registry.h"
-
 extern int	evbus_worker_idle_timeout;
 
-extern Oid	evbus_event_type(bool array);
-extern const char *evbus_cannot_log_in(Oid role);
-extern Oid	evbus_handler_function(const EvbusSubscription *sub);
 
 #endif

@@ -13,8 +13,11 @@
 #include "access/xact.h"
 #include "commands/async.h"
 #include "delivery.h"
+#include "reader.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+
+#define LOOK_MAX	1000	/* more new events than this are not looked at: some will be wanted */
 
 /* ms; least time between two notifications of a channel. */
 int			evbus_notify_interval = 10;
@@ -24,9 +27,24 @@ typedef struct Seen
 {
 	int32		subscription_id;
 	int64		next_position;
-	int			n_returned;
 	int64		retry_due;
 } Seen;
+
+/* Is any of the positions [from, next) for this subscription? */
+static bool
+wanted(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 next)
+{
+	EvbusEvents events = {0};
+
+	if (from >= next)
+		return false;
+	if (next - from > LOOK_MAX || (sub->n_types == 1 && sub->types[0] == 1 && sub->types[1] == '#'))
+		return true;
+	StartTransactionCommand();
+	evbus_read(db, sub, from, next, &events);
+	CommitTransactionCommand();
+	return events.n > 0;
+}
 
 /*
  * Notify the subscriptions for which something new is there; false: none.  In no
@@ -36,6 +54,7 @@ bool
 evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 {
 	static Seen *seen = NULL;
+	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
 	bool		any = false;
 
@@ -49,7 +68,6 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		int64		next = (int32) pg_atomic_read_u32(&bus->bus_id) == subs[i].bus_id
 			? (int64) pg_atomic_read_u64(&bus->next_position) : 0;
 		int64		due = (int64) pg_atomic_read_u64(&shared->retry_due);
-		int			returned = shared->n_returned;
 		bool		fresh;
 		char		channel[NAMEDATALEN];
 
@@ -61,20 +79,20 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 			memset(last, 0, sizeof(Seen));
 			last->subscription_id = subs[i].subscription_id;
 		}
-		fresh = (next > last->next_position && next > shared->frontier) || returned > last->n_returned ||
+		fresh = pg_atomic_exchange_u32(&shared->notify, 0) != 0 ||
 			(due <= now && last->retry_due != due && due != 0);
+		if (!fresh && next > last->next_position)
+			fresh = wanted(db, &subs[i], Max(last->next_position, shared->frontier), next);
 		last->next_position = next;
-		last->n_returned = returned;
 		last->retry_due = due <= now ? due : 0;
 		if (!fresh)
 			continue;
-		if (!any)
-			StartTransactionCommand();
-		any = true;
+		StartTransactionCommand();
 		evbus_channel_name(&subs[i], channel);
 		Async_Notify(channel, "");
-	}
-	if (any)
 		CommitTransactionCommand();
+		any = true;
+	}
+	MemoryContextSwitchTo(context);
 	return any;
 }

@@ -13,8 +13,8 @@
 
 #include "access/xact.h"
 #include "cursor.h"
-#include "handler.h"
 #include "miscadmin.h"
+#include "target.h"
 #include "upkeep.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
