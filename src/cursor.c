@@ -22,223 +22,8 @@
  */
 #include "cursor.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
-
-/* What this transaction will do with a lease. */
-typedef struct Pin
-{
-	EvbusDb    *db;
-	int			sub_slot;
-	int32		lease;
-	uint32		epoch;
-	EvbusPinAction action;
-	int64		lo;				/* EVBUS_PIN_PART: what is left begins here */
-	int			level;			/* subtransaction nesting */
-} Pin;
-
-static Pin *pins = NULL;
-static int	n_pins = 0;
-static int	max_pins = 0;
-
-/* Earliest retry this transaction wrote, by subscription; few, so a list. */
-static struct Due
-{
-	EvbusDb    *db;
-	int			sub_slot;
-	TimestampTz due;
-}		   *dues = NULL;
-static int	n_dues = 0;
-static int	max_dues = 0;
-
-/* ------------------------------------------------------- lists and the pool */
-
-static int32
-lease_alloc(EvbusDb *db, int sub_slot)
-{
-	int32		i;
-
-	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
-	i = db->lease_free;
-	if (i >= 0)
-	{
-		db->lease_free = EVBUS_LEASE(db, i)->next;
-		db->leases_used++;
-	}
-	LWLockRelease(&db->lease_lock);
-	if (i >= 0)
-	{
-		EvbusLease *lease = EVBUS_LEASE(db, i);
-
-		lease->sub_slot = sub_slot;
-		lease->epoch++;
-		lease->lo = lease->hi = 0;
-		lease->event_id = 0;
-		lease->expires_at = 0;
-		lease->holder = -1;
-		lease->attempts = 0;
-		lease->pinned = false;
-		lease->retry = false;
-		lease->suspect = 0;
-		lease->next = lease->prev = -1;
-	}
-	return i;
-}
-
-static void
-lease_free(EvbusDb *db, int32 i)
-{
-	EvbusLease *lease = EVBUS_LEASE(db, i);
-
-	lease->state = EVBUS_LEASE_FREE;
-	lease->epoch++;
-	lease->sub_slot = -1;
-	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
-	lease->next = db->lease_free;
-	db->lease_free = i;
-	db->leases_used--;
-	LWLockRelease(&db->lease_lock);
-}
-
-/* Put a range into the open list, which ascends by lo; most go to the end. */
-static void
-open_insert(EvbusDb *db, EvbusSub *sub, int32 i)
-{
-	EvbusLease *lease = EVBUS_LEASE(db, i);
-	int32		after = sub->open_tail;
-
-	while (after >= 0 && EVBUS_LEASE(db, after)->lo > lease->lo)
-		after = EVBUS_LEASE(db, after)->prev;
-	lease->prev = after;
-	if (after >= 0)
-	{
-		lease->next = EVBUS_LEASE(db, after)->next;
-		EVBUS_LEASE(db, after)->next = i;
-	}
-	else
-	{
-		lease->next = sub->open_head;
-		sub->open_head = i;
-	}
-	if (lease->next >= 0)
-		EVBUS_LEASE(db, lease->next)->prev = i;
-	else
-		sub->open_tail = i;
-}
-
-/* Take out of its list, and free, with the counts put right. */
-static void
-lease_remove(EvbusDb *db, EvbusSub *sub, int32 i)
-{
-	EvbusLease *lease = EVBUS_LEASE(db, i);
-
-	Assert(LWLockHeldByMe(&sub->lock));
-	if (lease->state == EVBUS_LEASE_HELD)
-		sub->n_held--;
-	else if (!lease->retry)
-		sub->n_returned--;
-	if (lease->prev >= 0)
-		EVBUS_LEASE(db, lease->prev)->next = lease->next;
-	else if (lease->retry)
-		sub->retry_head = lease->next;
-	else
-		sub->open_head = lease->next;
-	if (lease->next >= 0)
-		EVBUS_LEASE(db, lease->next)->prev = lease->prev;
-	else if (!lease->retry)
-		sub->open_tail = lease->prev;
-	lease_free(db, i);
-}
-
-/* Give back: a range waits for the next claim, a retry is still in its table. */
-static void
-lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
-{
-	EvbusLease *lease = EVBUS_LEASE(db, i);
-
-	Assert(LWLockHeldByMe(&sub->lock));
-	if (lease->state != EVBUS_LEASE_HELD)
-		return;
-	pg_atomic_write_u32(&sub->notify, 1);
-	if (lease->retry && lease->suspect == 0)
-	{
-		lease_remove(db, sub, i);
-		pg_atomic_write_u64(&sub->retry_due, 0);	/* look again */
-		return;
-	}
-	lease->state = EVBUS_LEASE_RETURNED;
-	lease->epoch++;
-	lease->event_id = lease->retry ? lease->event_id : 0;
-	lease->expires_at = 0;
-	lease->holder = -1;
-	lease->pinned = false;
-	sub->n_held--;
-	if (lease->retry)
-		pg_atomic_write_u64(&sub->retry_due, 0);
-	else
-		sub->n_returned++;
-}
-
-/* Leases whose time is over go back, each with an attempt counted. */
-static void
-expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
-{
-	int32		heads[2] = {sub->open_head, sub->retry_head};
-	TimestampTz next = 0;
-
-	Assert(LWLockHeldByMe(&sub->lock));
-	if (sub->next_expiry == 0 || now < sub->next_expiry)
-		return;
-	for (int list = 0; list < 2; list++)
-		for (int32 i = heads[list]; i >= 0;)
-		{
-			EvbusLease *lease = EVBUS_LEASE(db, i);
-			int32		following = lease->next;
-
-			if (lease->state == EVBUS_LEASE_HELD && lease->expires_at != 0 && !lease->pinned)
-			{
-				if (lease->expires_at <= now)
-				{
-					if (lease->retry)
-						lease->suspect = lease->event_id;	/* keep the entry: it counts the attempt */
-					if (lease->attempts < PG_INT16_MAX)
-						lease->attempts++;
-					lease_give_back(db, sub, i);
-				}
-				else if (next == 0 || lease->expires_at < next)
-					next = lease->expires_at;
-			}
-			else if (lease->state == EVBUS_LEASE_HELD && lease->expires_at != 0)
-				next = next == 0 ? lease->expires_at : Min(next, lease->expires_at);
-			i = following;
-		}
-	sub->next_expiry = next;
-}
-
-/* The entry a claim names, if it is still that; the caller holds the lock. */
-static EvbusLease *
-held(EvbusDb *db, const EvbusClaim *claim)
-{
-	EvbusLease *lease;
-
-	if (claim->lease < 0 || claim->lease >= evbus_max_leases)
-		return NULL;
-	lease = EVBUS_LEASE(db, claim->lease);
-	if (lease->state != EVBUS_LEASE_HELD || lease->sub_slot != claim->sub_slot || lease->epoch != claim->epoch)
-		return NULL;
-	return lease;
-}
-
-static void
-grant(EvbusSub *sub, EvbusLease *lease)
-{
-	lease->state = EVBUS_LEASE_HELD;
-	lease->epoch++;
-	lease->holder = EvbusMyBackend();
-	sub->n_held++;
-}
 
 /* ------------------------------------------------------------- coming, going */
 
@@ -256,9 +41,9 @@ clear(EvbusDb *db, EvbusSub *shared)
 	if (shared->subscription_id == 0)
 		return;
 	while (shared->open_head >= 0)
-		lease_remove(db, shared, shared->open_head);
+		evbus_lease_remove(db, shared, shared->open_head);
 	while (shared->retry_head >= 0)
-		lease_remove(db, shared, shared->retry_head);
+		evbus_lease_remove(db, shared, shared->retry_head);
 	shared->subscription_id = 0;
 }
 
@@ -292,7 +77,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->subscription_id = sub->subscription_id;
 		for (int i = 0; i < progress->n_open && ok; i++)
 		{
-			int32		at = lease_alloc(db, sub->slot);
+			int32		at = evbus_lease_alloc(db, sub->slot);
 
 			if (at < 0)
 			{
@@ -303,7 +88,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 			EVBUS_LEASE(db, at)->lo = progress->open[i].lo;
 			EVBUS_LEASE(db, at)->hi = progress->open[i].hi;
 			EVBUS_LEASE(db, at)->state = EVBUS_LEASE_RETURNED;
-			open_insert(db, shared, at);
+			evbus_lease_insert(db, shared, at);
 			shared->n_returned++;
 		}
 	}
@@ -349,7 +134,7 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 		LWLockRelease(&shared->lock);
 		return false;
 	}
-	expire(db, shared, GetCurrentTimestamp());
+	evbus_lease_expire(db, shared, GetCurrentTimestamp());
 	claim->sub_slot = sub->slot;
 	claim->suspect = 0;
 	if (shared->n_returned > 0)
@@ -360,7 +145,7 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 				continue;
 			if (lease->hi - lease->lo > max && lease->suspect == 0)
 			{
-				int32		rest = lease_alloc(db, sub->slot);
+				int32		rest = evbus_lease_alloc(db, sub->slot);
 
 				if (rest >= 0)
 				{
@@ -368,12 +153,12 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 					EVBUS_LEASE(db, rest)->hi = lease->hi;
 					EVBUS_LEASE(db, rest)->state = EVBUS_LEASE_RETURNED;
 					lease->hi = lease->lo + max;
-					open_insert(db, shared, rest);
+					evbus_lease_insert(db, shared, rest);
 					shared->n_returned++;
 				}
 			}
 			shared->n_returned--;
-			grant(shared, lease);
+			evbus_lease_grant(shared, lease);
 			claim->lease = i;
 			claim->scan_from = lease->lo;
 			claim->suspect = lease->suspect;
@@ -383,7 +168,7 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 	if (!found && (int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id)
 	{
 		int64		avail = (int64) pg_atomic_read_u64(&bus->next_position) - shared->frontier;
-		int32		i = avail > 0 ? lease_alloc(db, sub->slot) : -1;
+		int32		i = avail > 0 ? evbus_lease_alloc(db, sub->slot) : -1;
 
 		if (i >= 0)
 		{
@@ -393,8 +178,8 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 			claim->lease = i;
 			claim->scan_from = shared->frontier;
 			shared->frontier = shared->skipped_from = lease->hi;
-			grant(shared, lease);
-			open_insert(db, shared, i);
+			evbus_lease_grant(shared, lease);
+			evbus_lease_insert(db, shared, i);
 			found = true;
 		}
 	}
@@ -419,7 +204,7 @@ evbus_cursor_extend_claim(EvbusDb *db, EvbusClaim *claim, int64 more)
 	bool		grown = false;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	if (lease && lease->hi == shared->frontier)
 	{
 		int64		avail = (int64) pg_atomic_read_u64(&bus->next_position) - shared->frontier;
@@ -449,7 +234,7 @@ evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim)
 	bool		done = true;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	if (lease)
 	{
 		EvbusLease *above = lease->next >= 0 ? EVBUS_LEASE(db, lease->next) : NULL;
@@ -461,7 +246,7 @@ evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim)
 		else
 			done = false;
 		if (done)
-			lease_remove(db, shared, claim->lease);
+			evbus_lease_remove(db, shared, claim->lease);
 	}
 	LWLockRelease(&shared->lock);
 	return done;
@@ -479,14 +264,14 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (same_sub(shared, sub))
 	{
-		expire(db, shared, GetCurrentTimestamp());
+		evbus_lease_expire(db, shared, GetCurrentTimestamp());
 		for (i = shared->retry_head; i >= 0; i = lease->next)
 		{
 			lease = EVBUS_LEASE(db, i);
 			if (lease->event_id == event_id)
 				break;
 		}
-		if (i < 0 && (i = lease_alloc(db, sub->slot)) >= 0)
+		if (i < 0 && (i = evbus_lease_alloc(db, sub->slot)) >= 0)
 		{
 			lease = EVBUS_LEASE(db, i);
 			lease->retry = true;
@@ -495,12 +280,12 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_
 			if (lease->next >= 0)
 				EVBUS_LEASE(db, lease->next)->prev = i;
 			shared->retry_head = i;
-			grant(shared, lease);
+			evbus_lease_grant(shared, lease);
 			found = true;
 		}
 		else if (i >= 0 && lease->state == EVBUS_LEASE_RETURNED)
 		{
-			grant(shared, lease);
+			evbus_lease_grant(shared, lease);
 			found = true;
 		}
 		if (found)
@@ -524,8 +309,8 @@ evbus_cursor_drop(EvbusDb *db, const EvbusClaim *claim)
 	EvbusSub   *shared = EVBUS_SUB(db, claim->sub_slot);
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (held(db, claim))
-		lease_remove(db, shared, claim->lease);
+	if (evbus_lease_held(db, claim))
+		evbus_lease_remove(db, shared, claim->lease);
 	LWLockRelease(&shared->lock);
 }
 
@@ -537,11 +322,11 @@ evbus_cursor_return(EvbusDb *db, const EvbusClaim *claim, int64 suspect)
 	EvbusLease *lease;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	if (lease)
 	{
 		lease->suspect = suspect;
-		lease_give_back(db, shared, claim->lease);
+		evbus_lease_give_back(db, shared, claim->lease);
 	}
 	LWLockRelease(&shared->lock);
 	ConditionVariableBroadcast(&db->drained_cv);
@@ -560,20 +345,20 @@ evbus_cursor_cut(EvbusDb *db, EvbusClaim *claim, int64 hi)
 	int32		rest;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	if (lease && lease->hi == shared->frontier)
 	{
 		lease->hi = shared->frontier = shared->skipped_from = hi;
 		done = true;
 	}
-	else if (lease && (rest = lease_alloc(db, claim->sub_slot)) >= 0)
+	else if (lease && (rest = evbus_lease_alloc(db, claim->sub_slot)) >= 0)
 	{
 		EVBUS_LEASE(db, rest)->lo = hi;
 		EVBUS_LEASE(db, rest)->hi = lease->hi;
 		EVBUS_LEASE(db, rest)->attempts = lease->attempts;
 		EVBUS_LEASE(db, rest)->state = EVBUS_LEASE_RETURNED;
 		lease->hi = hi;
-		open_insert(db, shared, rest);
+		evbus_lease_insert(db, shared, rest);
 		shared->n_returned++;
 		done = true;
 	}
@@ -598,7 +383,7 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 	int			made = 0;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	if (lease)
 	{
 		int32		at = claim->lease;
@@ -618,14 +403,14 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			out[made].scan_from = events[made].position;
 			out[made].suspect = 0;
 			made++;
-			if (made == n || (rest = lease_alloc(db, claim->sub_slot)) < 0)
+			if (made == n || (rest = evbus_lease_alloc(db, claim->sub_slot)) < 0)
 				break;
 			lease->hi = events[made - 1].position + 1;
 			EVBUS_LEASE(db, rest)->lo = lease->hi;
 			EVBUS_LEASE(db, rest)->hi = hi;
 			EVBUS_LEASE(db, rest)->attempts = lease->attempts;
-			grant(shared, EVBUS_LEASE(db, rest));
-			open_insert(db, shared, rest);
+			evbus_lease_grant(shared, EVBUS_LEASE(db, rest));
+			evbus_lease_insert(db, shared, rest);
 			at = rest;
 			lease = EVBUS_LEASE(db, at);
 		}
@@ -637,7 +422,7 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			 */
 			made--;
 			lease->event_id = 0;
-			lease_give_back(db, shared, at);
+			evbus_lease_give_back(db, shared, at);
 		}
 		if (made > 0 && (shared->next_expiry == 0 || expires_at < shared->next_expiry))
 			shared->next_expiry = expires_at;
@@ -654,7 +439,7 @@ evbus_cursor_set_expiry(EvbusDb *db, const EvbusClaim *claim, int64 event_id, Ti
 	EvbusLease *lease;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	if (lease)
 	{
 		lease->event_id = event_id;
@@ -695,7 +480,7 @@ evbus_cursor_progress(EvbusDb *db, const EvbusSubscription *sub, EvbusCursorStat
 	loaded = same_sub(shared, sub);
 	if (loaded)
 	{
-		expire(db, shared, GetCurrentTimestamp());
+		evbus_lease_expire(db, shared, GetCurrentTimestamp());
 		state->next_position = shared->frontier;
 		if ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id)
 			state->next_position = Max(state->next_position, (int64) pg_atomic_read_u64(&bus->next_position));
@@ -752,7 +537,7 @@ evbus_cursor_range(EvbusDb *db, const EvbusClaim *claim, EvbusRange *range)
 	EvbusLease *lease;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	if (lease)
 	{
 		range->lo = lease->lo;
@@ -774,7 +559,7 @@ evbus_cursor_good(EvbusDb *db, const EvbusClaim *claim, int32 subscription_id, i
 		return false;
 	shared = EVBUS_SUB(db, claim->sub_slot);
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	good = lease != NULL && shared->subscription_id == subscription_id && lease->event_id == event_id;
 	if (good && copy)
 		*copy = *lease;
@@ -794,7 +579,7 @@ evbus_cursor_renew(EvbusDb *db, const EvbusClaim *claim, int32 subscription_id, 
 		return false;
 	shared = EVBUS_SUB(db, claim->sub_slot);
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
+	lease = evbus_lease_held(db, claim);
 	good = lease != NULL && shared->subscription_id == subscription_id && lease->event_id == event_id && !lease->pinned;
 	if (good)
 	{
@@ -816,198 +601,7 @@ evbus_cursor_reap(EvbusDb *db, int slot, TimestampTz now)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (shared->subscription_id != 0)
-		expire(db, shared, now);
+		evbus_lease_expire(db, shared, now);
 	LWLockRelease(&shared->lock);
 	ConditionVariableBroadcast(&db->drained_cv);
-}
-
-/* --------------------------------------------------------------------- pins */
-
-/*
- * Tie a lease to this transaction.  False: the lease is no longer the claim's,
- * or another transaction has it.  RECEIVED pins do not keep it from running out.
- */
-static bool
-pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo)
-{
-	EvbusSub   *shared = EVBUS_SUB(db, claim->sub_slot);
-	EvbusLease *lease;
-	bool		good;
-
-	if (n_pins == max_pins)		/* before the lock: may fail */
-	{
-		int			size = max_pins ? max_pins * 2 : 256;
-
-		pins = pins ? repalloc(pins, sizeof(Pin) * size) : MemoryContextAlloc(TopMemoryContext, sizeof(Pin) * size);
-		max_pins = size;
-	}
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(db, claim);
-	good = lease != NULL && (action == EVBUS_PIN_RECEIVED || !lease->pinned);
-	if (good && action != EVBUS_PIN_RECEIVED)
-		lease->pinned = true;
-	LWLockRelease(&shared->lock);
-	if (good)
-	{
-		Pin		   *p = &pins[n_pins++];
-
-		p->db = db;
-		p->sub_slot = claim->sub_slot;
-		p->lease = claim->lease;
-		p->epoch = claim->epoch;
-		p->action = action;
-		p->lo = lo;
-		p->level = GetCurrentTransactionNestLevel();
-	}
-	return good;
-}
-
-bool
-evbus_pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action)
-{
-	return pin(db, claim, action, 0);
-}
-
-/* At commit the positions of the claim below lo are done. */
-bool
-evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo)
-{
-	return pin(db, claim, EVBUS_PIN_PART, lo);
-}
-
-/* Has this transaction pinned this lease that way? */
-bool
-evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action)
-{
-	for (int i = n_pins - 1; i >= 0; i--)
-		if (pins[i].lease == claim->lease && pins[i].epoch == claim->epoch &&
-			pins[i].sub_slot == claim->sub_slot && pins[i].action == action)
-			return true;
-	return false;
-}
-
-bool
-evbus_pins_any(void)
-{
-	return n_pins > 0;
-}
-
-/* This transaction wrote a row into evbus.retry that is due then. */
-void
-evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due)
-{
-	for (int i = 0; i < n_dues; i++)
-		if (dues[i].db == db && dues[i].sub_slot == sub_slot)
-		{
-			dues[i].due = Min(dues[i].due, due);
-			return;
-		}
-	if (n_dues == max_dues)
-	{
-		int			size = max_dues ? max_dues * 2 : 16;
-
-		dues = dues ? repalloc(dues, sizeof(*dues) * size) : MemoryContextAlloc(TopMemoryContext, sizeof(*dues) * size);
-		max_dues = size;
-	}
-	dues[n_dues].db = db;
-	dues[n_dues].sub_slot = sub_slot;
-	dues[n_dues++].due = due;
-}
-
-/* What commit or abort makes of one pin; cannot fail. */
-static void
-pin_end(const Pin *p, bool commit)
-{
-	EvbusSub   *shared = EVBUS_SUB(p->db, p->sub_slot);
-	EvbusClaim	claim = {.sub_slot = p->sub_slot, .lease = p->lease, .epoch = p->epoch};
-	EvbusLease *lease;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = held(p->db, &claim);
-	if (lease)
-	{
-		if (commit && p->action == EVBUS_PIN_ACK)
-			lease_remove(p->db, shared, p->lease);
-		else if (commit ? p->action == EVBUS_PIN_RELEASE : p->action == EVBUS_PIN_RECEIVED)
-			lease_give_back(p->db, shared, p->lease);
-		else if (p->action != EVBUS_PIN_RECEIVED)
-			lease->pinned = false;
-		if (commit && p->action == EVBUS_PIN_PART)
-		{
-			lease->lo = p->lo;
-			lease->suspect = 0;
-		}
-	}
-	LWLockRelease(&shared->lock);
-}
-
-static void
-cursor_xact(XactEvent event, void *arg)
-{
-	EvbusDb    *db;
-
-	if (n_pins == 0 && n_dues == 0)
-		return;
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_ABORT:
-			db = n_pins > 0 ? pins[0].db : dues[0].db;
-			/* Downwards: what a transaction received and acked is acked first. */
-			for (int i = n_pins - 1; i >= 0; i--)
-				pin_end(&pins[i], event == XACT_EVENT_COMMIT);
-			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
-			{
-				pg_atomic_uint64 *due = &EVBUS_SUB(dues[i].db, dues[i].sub_slot)->retry_due;
-				uint64		old = pg_atomic_read_u64(due);
-
-				while ((int64) old > dues[i].due &&
-					   !pg_atomic_compare_exchange_u64(due, &old, (uint64) dues[i].due))
-					;
-			}
-			n_pins = n_dues = 0;
-			ConditionVariableBroadcast(&db->drained_cv);
-			break;
-		case XACT_EVENT_PRE_PREPARE:
-			if (n_pins > 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						 errmsg("cannot PREPARE a transaction that has received or acked events"),
-						 errhint("Commit it, or publish in a transaction of its own.")));
-			break;
-		case XACT_EVENT_PREPARE:
-			n_dues = 0;
-			break;
-		default:
-			break;
-	}
-}
-
-static void
-cursor_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
-{
-	int			level;
-
-	if (n_pins == 0 || (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB))
-		return;
-	level = GetCurrentTransactionNestLevel();
-	if (event == SUBXACT_EVENT_COMMIT_SUB)
-		for (int i = n_pins - 1; i >= 0 && pins[i].level >= level; i--)
-			pins[i].level = level - 1;
-	else
-		while (n_pins > 0 && pins[n_pins - 1].level >= level)
-			pin_end(&pins[--n_pins], false);
-}
-
-/* Once per process that will use the above. */
-void
-evbus_cursor_init(void)
-{
-	static bool done = false;
-
-	if (done)
-		return;
-	done = true;
-	RegisterXactCallback(cursor_xact, NULL);
-	RegisterSubXactCallback(cursor_subxact, NULL);
 }

@@ -4,6 +4,7 @@
 
 #include "evbus.h"
 
+#include "lease.h"
 #include "registry.h"
 
 /* A range of positions, [lo, hi). */
@@ -22,18 +23,6 @@ typedef struct EvbusProgress
 	int			n_open;
 } EvbusProgress;
 
-/* A range or retry in the hands of the caller. */
-typedef struct EvbusClaim
-{
-	int			sub_slot;
-	int32		lease;
-	uint32		epoch;
-	int64		scan_from;		/* first position to look at */
-	int64		hi;				/* one past the last */
-	int			attempts;		/* deliveries that ran out before */
-	int64		suspect;		/* event whose handler ended its worker, or 0 */
-} EvbusClaim;
-
 /* How far a subscription is; all in positions. */
 typedef struct EvbusCursorState
 {
@@ -44,15 +33,6 @@ typedef struct EvbusCursorState
 	int			workers;
 } EvbusCursorState;
 
-typedef enum EvbusPinAction
-{
-	EVBUS_PIN_RECEIVED,			/* abort: give back */
-	EVBUS_PIN_ACK,				/* commit: done */
-	EVBUS_PIN_RELEASE,			/* commit: give back */
-	EVBUS_PIN_PART				/* commit: the lower part is done */
-} EvbusPinAction;
-
-extern void evbus_cursor_init(void);
 extern bool evbus_cursor_loaded(EvbusDb *db, const EvbusSubscription *sub);
 extern bool evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress);
 extern void evbus_cursor_forget(EvbusDb *db, int slot, int32 subscription_id);
@@ -77,11 +57,5 @@ extern bool evbus_cursor_good(EvbusDb *db, const EvbusClaim *claim, int32 subscr
 extern bool evbus_cursor_renew(EvbusDb *db, const EvbusClaim *claim, int32 subscription_id, int64 event_id,
 							   TimestampTz expires_at);
 extern void evbus_cursor_reap(EvbusDb *db, int slot, TimestampTz now);
-
-extern bool evbus_pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action);
-extern bool evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo);
-extern bool evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action);
-extern void evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due);
-extern bool evbus_pins_any(void);
 
 #endif

@@ -21,6 +21,7 @@
 #include "funcapi.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "pin.h"
 #include "nodes/parsenodes.h"
 #include "reader.h"
 #include "receipt.h"
@@ -317,7 +318,7 @@ pin_receipts(FunctionCallInfo fcinfo, EvbusPinAction action, Settled **out)
 	evbus_arg_array(fcinfo, 0, "receipts", &texts, &nulls, &n);
 	evbus_no_nulls(nulls, n, "receipts");
 	db = evbus_db();
-	evbus_cursor_init();
+	evbus_pin_init();
 	all = palloc_extended(sizeof(Settled) * Max(n, 1), MCXT_ALLOC_HUGE);
 	for (int i = 0; i < n; i++)
 	{
@@ -331,9 +332,6 @@ pin_receipts(FunctionCallInfo fcinfo, EvbusPinAction action, Settled **out)
 			sub = r->incarnation == evbus_receipt_incarnation(db) ? evbus_subscription_by_id(r->subscription_id) : NULL;
 		if (sub != NULL)
 			evbus_check_owner(sub->owner, "subscription", sub->name);
-		if (r->incarnation == evbus_receipt_incarnation(db) &&
-			(evbus_pinned_here(&s->claim, EVBUS_PIN_ACK) || evbus_pinned_here(&s->claim, EVBUS_PIN_RELEASE)))
-			continue;			/* said before in this transaction */
 		/* Attached under its present epoch: what a seek has ended is gone then. */
 		if (sub != NULL && r->incarnation == evbus_receipt_incarnation(db) && r->sub_slot == sub->slot &&
 			evbus_ledger_attach(db, sub) &&
@@ -344,6 +342,9 @@ pin_receipts(FunctionCallInfo fcinfo, EvbusPinAction action, Settled **out)
 			good++;
 			continue;
 		}
+		if (r->incarnation == evbus_receipt_incarnation(db) &&
+			(evbus_pinned_here(&s->claim, EVBUS_PIN_ACK) || evbus_pinned_here(&s->claim, EVBUS_PIN_RELEASE)))
+			continue;			/* said before in this transaction */
 		if (r->incarnation == evbus_receipt_incarnation(db) && evbus_pinned_here(&s->claim, EVBUS_PIN_RECEIVED))
 			ereport(ERROR,
 					(errcode(ERRCODE_EVBUS_STALE_RECEIPT),

@@ -22,6 +22,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "internal.h"
+#include "pin.h"
 #include "leaf.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -281,7 +282,7 @@ load(EvbusDb *db, const EvbusSubscription *subs, int n)
 bool
 evbus_ledger_attach(EvbusDb *db, const EvbusSubscription *sub)
 {
-	evbus_cursor_init();
+	evbus_pin_init();
 	if (evbus_cursor_loaded(db, sub))
 		return true;
 	if (sub->uncommitted && EVBUS_SUB(db, sub->slot)->subscription_id == sub->subscription_id)
@@ -315,7 +316,7 @@ evbus_ledger_attach_all(EvbusDb *db)
 	EvbusSubscription *subs = evbus_subscriptions(&n);
 
 	find_turn(db);
-	evbus_cursor_init();
+	evbus_pin_init();
 	load(db, subs, n);
 	pfree(subs);
 }

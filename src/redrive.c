@@ -15,6 +15,7 @@
 #include "fmgr.h"
 #include "internal.h"
 #include "miscadmin.h"
+#include "pin.h"
 #include "registry.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -182,7 +183,7 @@ redrive(Filter *filter, bool strict)
 
 		if (sub)
 		{
-			evbus_cursor_init();
+			evbus_pin_init();
 			evbus_pin_due(db, sub->slot, 0);
 			pfree(sub->types);
 			pfree(sub);

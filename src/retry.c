@@ -20,6 +20,7 @@
 #include "common/pg_prng.h"
 #include "dead_letter.h"
 #include "internal.h"
+#include "pin.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"

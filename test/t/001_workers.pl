@@ -22,7 +22,7 @@ BEGIN
 	-- the test holds this lock when it wants to find the worker in the middle of its work
 	PERFORM pg_advisory_xact_lock_shared(4711);
 END $$;
-SELECT evbus.subscribe('orders', 'handled', handler => 'handle(evbus.event[])', batch_size => 10);
+SELECT evbus.subscribe('orders', 'handled', handler => 'handle(evbus.event[])', batch_size => 10, concurrency => 2);
 SELECT evbus.subscribe('orders', 'received');
 SQL
 
@@ -84,7 +84,7 @@ ok($node->poll_query_until('postgres', $in_handler), 'again a handler is in the 
 my $receipts = $node->safe_psql('postgres', q(SELECT string_agg(receipt, ',') FROM evbus.receive('received', 5, wait => '10 seconds')));
 isnt($receipts, '', 'a client holds deliveries');
 my $log = -s $node->logfile;
-kill 'KILL', (split / /, $node->safe_psql('postgres', q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'evbus handler' AND wait_event = 'advisory')))[0];
+kill 'KILL', $node->safe_psql('postgres', q(SELECT min(pid) FROM pg_stat_activity WHERE backend_type = 'evbus handler' AND wait_event = 'advisory'));
 $node->wait_for_log(qr/all server processes terminated; reinitializing/, $log);
 pass('kill -9 of a handler makes the server restart itself');
 eval { $blocker->quit };    # its server process is gone

@@ -67,7 +67,7 @@ END $$;
 SQL
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM open_event'), '40', 'forty deliveries stay open, the others are acked one by one');
-ok($node->poll_query_until('postgres', "SELECT ledger_turn >= $turn + 2 FROM evbus._status()"), 'the ledger turned meanwhile');
+ok($node->poll_query_until('postgres', "SELECT ledger_turn > $turn FROM evbus._status()"), 'the ledger turned meanwhile');
 ok($node->safe_psql('postgres', q(SELECT sum(pg_relation_size(c)) FROM unnest('{evbus.ack_0,evbus.ack_1,evbus.ack_2}'::regclass[]) AS c)) < 1024 * 1024, 'and stays small');
 is($node->safe_psql('postgres', q(SELECT lag || ' ' || in_flight FROM evbus.subscription_lag WHERE subscription = 'reader')), '40 40', 'what is open is what is behind');
 $node->stop('immediate');
@@ -76,8 +76,6 @@ $node->start;
 is_deeply(\@rest, [ map { $_ * 100 } 1 .. 40 ], 'after an immediate stop exactly the open ones come again, in order');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.receive('reader', wait => '100 ms'))), '0', 'and nothing else');
 
-# The last of the open ones is settled and the ledger turned once more: nothing comes back.
-$turn = $node->safe_psql('postgres', 'SELECT ledger_turn FROM evbus._status()');
 $node->restart;
 is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.receive('reader', wait => '1 s'))), '0', 'nor after a restart');
 

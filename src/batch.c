@@ -1,0 +1,558 @@
+/*-------------------------------------------------------------------------
+ * batch.c
+ *	  One batch of a subscription with a handler: claim, call, ack, or what
+ *	  becomes of failures.
+ *
+ * A batch runs in one transaction with its ack, so its effects and its ack commit
+ * or vanish together:
+ *
+ *		claim -> read -> call -> ledger row -> commit (its callback ends the lease)
+ *
+ * If anything fails, the batch is run again one event per subtransaction, at
+ * most 60 a transaction, and failures are recorded by the commit that acks them.
+ * If that commit itself fails (a deferred constraint), once more with one event
+ * per transaction, and a failure recorded in a transaction of its own.
+ *
+ * The worker's leases end with its process.  If it ends inside a handler, the
+ * lease names the event as suspect, and whoever takes it next records a failed
+ * attempt before anything else runs.
+ *
+ * The user id is the owner's throughout; evbus's own rows are written by
+ * internal.c and leaf.c, never around the handler.
+ *-------------------------------------------------------------------------
+ */
+#include "batch.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "commands/prepare.h"
+#include "cursor.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "pin.h"
+#include "reader.h"
+#include "retry.h"
+#include "storage/lmgr.h"
+#include "target.h"
+#include "tcop/tcopprot.h"
+#include "upkeep.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+#include "worker.h"
+
+#define SINGLES_MAX		60		/* subtransactions in one transaction: more overflow the snapshot */
+#define RETRIES_MAX		60		/* retries taken at once */
+#define GRACE_MS		2000	/* from the cancel to the end of the worker */
+
+static EvbusDb *db;
+static Oid	my_owner;
+static MemoryContext batch_context;
+
+/* What is in hand, for the end of the process. */
+static EvbusClaim claims[RETRIES_MAX];
+static int	n_claims = 0;
+static int64 running = 0;		/* event in the handler; -1: a whole batch */
+
+/* The subscription being served: its function, and the shape of an event. */
+static struct
+{
+	FmgrInfo	fn;
+	TupleDesc	desc;
+}			target;
+
+static TimeoutId grace_timeout;
+
+/* Look the handler up for this batch; false: the subscription was paused. */
+static bool
+aim(const EvbusSubscription *sub)
+{
+	Oid			fn = evbus_handler_function(sub);
+	MemoryContext old;
+
+	if (!OidIsValid(fn))
+	{
+		evbus_upkeep_pause(sub->subscription_id,
+						   psprintf("handler %s.%s is missing, or its owner may not execute it",
+									sub->handler_schema, sub->handler_name));
+		return false;
+	}
+	old = MemoryContextSwitchTo(batch_context);
+	fmgr_info_cxt(fn, &target.fn, batch_context);
+	target.desc = lookup_rowtype_tupdesc_copy(evbus_event_type(false), -1);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* ------------------------------------------------------------------ timeout */
+
+/* The handler went on after its cancel: end the worker. */
+static void
+grace_over(void)
+{
+	kill(MyProcPid, SIGTERM);
+}
+
+static void
+arm(const EvbusSubscription *sub)
+{
+	EnableTimeoutParams params[2];
+	int			ms = (int) (sub->timeout / 1000);
+
+	params[0].id = STATEMENT_TIMEOUT;
+	params[0].type = TMPARAM_AFTER;
+	params[0].delay_ms = ms;
+	params[1].id = grace_timeout;
+	params[1].type = TMPARAM_AFTER;
+	params[1].delay_ms = ms + GRACE_MS;
+	enable_timeouts(params, 2);
+}
+
+static void
+disarm(void)
+{
+	DisableTimeoutParams params[2];
+
+	params[0].id = STATEMENT_TIMEOUT;
+	params[0].keep_indicator = false;
+	params[1].id = grace_timeout;
+	params[1].keep_indicator = false;
+	disable_timeouts(params, 2);
+	QueryCancelPending = false; /* one that came too late is nobody else's */
+}
+
+/* ------------------------------------------------------------------ calling */
+
+/* Call the handler with one event, or all of them as an array. */
+static void
+call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum		argument;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (array)
+	{
+		Datum	   *elements = palloc(sizeof(Datum) * n);
+
+		for (int i = 0; i < n; i++)
+			elements[i] = HeapTupleGetDatum(evbus_event_tuple(&events[i], sub, target.desc));
+		argument = PointerGetDatum(construct_array(elements, n, target.desc->tdtypeid, -1, false, TYPALIGN_DOUBLE));
+	}
+	else
+		argument = HeapTupleGetDatum(evbus_event_tuple(&events[0], sub, target.desc));
+
+	InitFunctionCallInfoData(*fcinfo, &target.fn, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = argument;
+	fcinfo->args[0].isnull = false;
+	running = array && n > 1 ? -1 : events[0].event_id;
+	arm(sub);
+	(void) FunctionCallInvoke(fcinfo);
+	disarm();
+	running = 0;
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
+/* The handler as it is to be called for a single event. */
+static void
+call_one(const EvbusSubscription *sub, EvbusEvent *event)
+{
+	MemoryContext call_context = AllocSetContextCreate(CurrentMemoryContext, "evbus call", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(call_context);
+
+	call(sub, event, 1, sub->handler_batch);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(call_context);
+}
+
+/* Deferred triggers run in here, so the timeout does too. */
+static void
+commit(const EvbusSubscription *sub, int64 event_id)
+{
+	running = event_id;
+	arm(sub);
+	CommitTransactionCommand();
+	disarm();
+	running = 0;
+}
+
+static void
+begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(batch_context);
+}
+
+/* What went wrong, copied to batch_context; the transaction is still to be aborted. */
+static ErrorData *
+take_error(void)
+{
+	ErrorData  *edata;
+
+	HOLD_INTERRUPTS();
+	disarm();
+	running = 0;
+	MemoryContextSwitchTo(batch_context);
+	edata = CopyErrorData();
+	FlushErrorState();
+	RESUME_INTERRUPTS();
+	return edata;
+}
+
+/*
+ * What a handler left in the session must not reach the next batch.  Between
+ * transactions; cheap where nothing was left.
+ */
+static void
+clean_session(void)
+{
+	Oid			temp;
+	Oid			temp_toast;
+
+	ResetAllOptions();
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	GetTempNamespaceState(&temp, &temp_toast);
+	if (OidIsValid(temp) || GetUserId() != my_owner || GetSessionUserId() != my_owner)
+	{
+		StartTransactionCommand();
+		SetPGVariable("session_authorization", NIL, false);
+		SetPGVariable("role", NIL, false);
+		CommitTransactionCommand();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (OidIsValid(temp))
+			ResetTempTableNamespace();
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PortalHashTableDeleteAll();
+	DropAllPreparedStatements();
+}
+
+/* ------------------------------------------------------------------ singles */
+
+static void
+record_failure(const EvbusSubscription *sub, EvbusEvent *event, const ErrorData *edata)
+{
+	EvbusFailure failure = {
+		.sqlerrcode = edata->sqlerrcode,
+		.message = edata->message ? edata->message : "no message",
+		.delay = -1
+	};
+
+	evbus_retry_fail(db, sub, event, &failure);
+}
+
+/* One event in a subtransaction; its failure is recorded in the transaction. */
+static void
+run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile edata = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(batch_context);
+	PG_TRY();
+	{
+		call_one(sub, event);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		edata = take_error();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(batch_context);
+	CurrentResourceOwner = owner;
+	if (edata)
+		record_failure(sub, event, edata);
+}
+
+static ErrorData *
+suspect_error(void)
+{
+	ErrorData  *edata = palloc0(sizeof(ErrorData));
+
+	edata->sqlerrcode = ERRCODE_ADMIN_SHUTDOWN;
+	edata->message = "the handler ended its worker";
+	return edata;
+}
+
+/*
+ * The transaction that settles events[0..n): a range's share [.., hi), or, if
+ * retry, one retry.  failed: do not call, record this instead.  Returns the error
+ * if the commit failed.
+ */
+static ErrorData *
+settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events, int n,
+			 int64 hi, bool retry, int64 suspect, const ErrorData *failed)
+{
+	ErrorData  *volatile edata = NULL;
+	EvbusRange	range;
+
+	begin();
+	PG_TRY();
+	{
+		for (int i = 0; i < n; i++)
+		{
+			if (failed)
+				record_failure(sub, &events[i], failed);
+			else if (suspect != 0 && events[i].event_id == suspect)
+				record_failure(sub, &events[i], suspect_error());
+			else
+				run_in_subtransaction(sub, &events[i]);
+		}
+		if (retry)
+		{
+			/* A failure has renewed the row, or moved it to the dead letters. */
+			evbus_retry_settle_attempt(sub, &events[0]);
+			(void) evbus_pin(db, claim, EVBUS_PIN_ACK);
+		}
+		else if (evbus_cursor_range(db, claim, &range))
+		{
+			bool		all = hi >= range.hi;
+
+			if (all)
+				(void) evbus_pin(db, claim, EVBUS_PIN_ACK);
+			else
+				(void) evbus_pin_part(db, claim, hi);
+			(void) evbus_cursor_range(db, claim, &range);	/* pinned: final now */
+			if (!all)
+				range.hi = hi;
+			evbus_ledger_wait_ticked(db, sub, range.hi);
+			evbus_ledger_append(db, sub, &range, 1);
+		}
+		PopActiveSnapshot();
+		commit(sub, n == 1 ? events[0].event_id : -1);
+	}
+	PG_CATCH();
+	{
+		edata = take_error();
+		AbortOutOfAnyTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(batch_context);
+	return edata;
+}
+
+/* One event on its own: if the commit fails, that failure is recorded in another. */
+static void
+settle_one(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *event, int64 hi, bool retry, int64 suspect)
+{
+	ErrorData  *edata = settle_chunk(sub, claim, event, 1, hi, retry, suspect, NULL);
+
+	if (edata == NULL)
+		return;
+	edata = settle_chunk(sub, claim, event, 1, hi, retry, 0, edata);
+	if (edata != NULL)
+		ReThrowError(edata);	/* not the handler's doing: let the worker end */
+}
+
+/* A range whose batch failed: sixty at a time, or one at a time where a commit fails. */
+static void
+run_singles(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events, int n)
+{
+	int64		suspect = claim->suspect;
+
+	for (int at = 0; at < n;)
+	{
+		/* Up to the suspect one by one: what it did must be on record before others run. */
+		int			count = suspect != 0 && suspect != -1 ? 1 : Min(n - at, SINGLES_MAX);
+		int64		hi = at + count < n ? events[at + count - 1].position + 1 : claim->hi;
+
+		if (settle_chunk(sub, claim, events + at, count, hi, false, suspect, NULL) != NULL)
+			for (int i = at; i < at + count; i++)
+				settle_one(sub, claim, &events[i],
+						   i + 1 < n ? events[i].position + 1 : claim->hi, false, suspect);
+		if (suspect == events[at].event_id)
+			suspect = 0;
+		at += count;
+		evbus_worker_turn();
+	}
+}
+
+/* -------------------------------------------------------------------- batch */
+
+/* Due retries, each in a transaction of its own; false: there are none. */
+static bool
+run_retries(const EvbusSubscription *sub)
+{
+	EvbusEvent	events[RETRIES_MAX];
+	int			n;
+
+	if ((int64) pg_atomic_read_u64(&EVBUS_SUB(db, sub->slot)->retry_due) > GetCurrentTimestamp())
+		return false;
+	begin();
+	n = evbus_retry_claim(db, sub, Min(RETRIES_MAX, sub->batch_size), events, claims);
+	n_claims = n;
+	if (n > 0 && !aim(sub))
+	{
+		for (int i = 0; i < n; i++)
+			evbus_cursor_return(db, &claims[i], 0);
+		n_claims = n = 0;
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	for (int i = 0; i < n; i++)
+		settle_one(sub, &claims[i], &events[i], 0, true, claims[i].suspect ? events[i].event_id : 0);
+	n_claims = 0;
+	return n > 0;
+}
+
+/* Claim and read a batch in the current transaction; false: nothing there. */
+static bool
+take_batch(const EvbusSubscription *sub, EvbusEvents *found)
+{
+	if (!evbus_cursor_claim(db, sub, sub->batch_size, &claims[0]))
+		return false;
+	n_claims = 1;
+	evbus_read(db, sub, claims[0].scan_from, claims[0].hi, found);
+	/* Few were for this subscription: look on, as long as there is something. */
+	for (int64 look = sub->batch_size; found->n < sub->batch_size / 2;)
+	{
+		int64		from = claims[0].hi;
+
+		look = Min(look * 2, EVBUS_BATCH_MAX);
+		if (!evbus_cursor_extend_claim(db, &claims[0], found->n == 0 ? look : sub->batch_size - found->n))
+			break;
+		evbus_read(db, sub, from, claims[0].hi, found);
+		CHECK_FOR_INTERRUPTS();
+	}
+	for (int i = 0; i < found->n; i++)
+		found->events[i].attempt = 1;
+	return true;
+}
+
+/* The whole batch in one transaction with its ack. */
+static void
+call_batch(const EvbusSubscription *sub, EvbusEvents *found)
+{
+	EvbusRange	range;
+
+	if (sub->handler_batch)
+	{
+		for (int at = 0; at < found->n; at += sub->batch_size)
+			call(sub, found->events + at, Min(sub->batch_size, found->n - at), true);
+	}
+	else
+		for (int i = 0; i < found->n; i++)
+			call_one(sub, &found->events[i]);
+	(void) evbus_pin(db, &claims[0], EVBUS_PIN_ACK);
+	if (evbus_cursor_range(db, &claims[0], &range))
+	{
+		evbus_ledger_wait_ticked(db, sub, range.hi);
+		evbus_ledger_append(db, sub, &range, 1);
+	}
+}
+
+/* One batch of new events; false: there are none. */
+static bool
+run_batch(const EvbusSubscription *sub)
+{
+	EvbusEvents found = {0};
+	volatile bool failed = false;
+	volatile bool took = false;
+
+	begin();
+	PG_TRY();
+	{
+		took = take_batch(sub, &found);
+		if (took && found.n == 0)
+		{
+			if (!evbus_cursor_skip(db, &claims[0]))
+				call_batch(sub, &found);
+		}
+		else if (took && !aim(sub))
+		{
+			evbus_cursor_return(db, &claims[0], 0);
+			n_claims = 0;
+		}
+		else if (took && claims[0].suspect != 0)
+			failed = true;
+		else if (took)
+			call_batch(sub, &found);
+		PopActiveSnapshot();
+		commit(sub, -1);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata = take_error();
+
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(batch_context);
+		if (found.n == 0)
+			ReThrowError(edata);	/* not the handler's doing */
+		failed = true;
+	}
+	PG_END_TRY();
+	if (failed && n_claims > 0)
+	{
+		/* The lookup must not be of the transaction that was aborted. */
+		begin();
+		if (!aim(sub))
+		{
+			evbus_cursor_return(db, &claims[0], 0);
+			n_claims = 0;
+		}
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		if (n_claims > 0)
+			run_singles(sub, &claims[0], found.events, found.n);
+	}
+	n_claims = 0;
+	return took;
+}
+
+/* ------------------------------------------------------------------ outside */
+
+/* Once per worker, connected as the owner. */
+void
+evbus_batch_init(EvbusDb *database, Oid owner)
+{
+	db = database;
+	my_owner = owner;
+	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_over);
+	batch_context = AllocSetContextCreate(TopMemoryContext, "evbus batch", ALLOCSET_DEFAULT_SIZES);
+}
+
+/* Retries that are due, and a batch of new events; false: there were neither. */
+bool
+evbus_batch_run(const EvbusSubscription *sub)
+{
+	bool		worked;
+
+	MemoryContextSwitchTo(batch_context);
+	worked = run_retries(sub);
+	worked = run_batch(sub) || worked;
+	clean_session();
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextReset(batch_context);
+	return worked;
+}
+
+/* The process ends: give back what is in hand, and name the suspect. */
+void
+evbus_batch_abandon(void)
+{
+	for (int i = 0; i < n_claims; i++)
+		evbus_cursor_return(db, &claims[i], running);
+	n_claims = 0;
+}

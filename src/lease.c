@@ -1,0 +1,197 @@
+/*-------------------------------------------------------------------------
+ * lease.c
+ *	  The entries of what is not done, one a range of positions or a retry, and
+ *	  the pool they come from.
+ *
+ * A pool of fixed size per database; an entry is in the free list, or in the list
+ * of its subscription.  Its epoch rises at each grant and each end, and is never
+ * set back, so whoever remembers place and epoch can tell whether the entry is
+ * still what it was.  What the states mean is told in cursor.c.
+ *-------------------------------------------------------------------------
+ */
+#include "lease.h"
+
+int32
+evbus_lease_alloc(EvbusDb *db, int sub_slot)
+{
+	int32		i;
+
+	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
+	i = db->lease_free;
+	if (i >= 0)
+	{
+		db->lease_free = EVBUS_LEASE(db, i)->next;
+		db->leases_used++;
+	}
+	LWLockRelease(&db->lease_lock);
+	if (i >= 0)
+	{
+		EvbusLease *lease = EVBUS_LEASE(db, i);
+
+		lease->sub_slot = sub_slot;
+		lease->epoch++;
+		lease->lo = lease->hi = 0;
+		lease->event_id = 0;
+		lease->expires_at = 0;
+		lease->holder = -1;
+		lease->attempts = 0;
+		lease->pinned = false;
+		lease->retry = false;
+		lease->suspect = 0;
+		lease->next = lease->prev = -1;
+	}
+	return i;
+}
+
+static void
+lease_free(EvbusDb *db, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+
+	lease->state = EVBUS_LEASE_FREE;
+	lease->epoch++;
+	lease->sub_slot = -1;
+	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
+	lease->next = db->lease_free;
+	db->lease_free = i;
+	db->leases_used--;
+	LWLockRelease(&db->lease_lock);
+}
+
+/* Put a range into the open list, which ascends by lo; most go to the end. */
+void
+evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+	int32		after = sub->open_tail;
+
+	while (after >= 0 && EVBUS_LEASE(db, after)->lo > lease->lo)
+		after = EVBUS_LEASE(db, after)->prev;
+	lease->prev = after;
+	if (after >= 0)
+	{
+		lease->next = EVBUS_LEASE(db, after)->next;
+		EVBUS_LEASE(db, after)->next = i;
+	}
+	else
+	{
+		lease->next = sub->open_head;
+		sub->open_head = i;
+	}
+	if (lease->next >= 0)
+		EVBUS_LEASE(db, lease->next)->prev = i;
+	else
+		sub->open_tail = i;
+}
+
+/* Take out of its list, and free, with the counts put right. */
+void
+evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+
+	Assert(LWLockHeldByMe(&sub->lock));
+	if (lease->state == EVBUS_LEASE_HELD)
+		sub->n_held--;
+	else if (!lease->retry)
+		sub->n_returned--;
+	if (lease->prev >= 0)
+		EVBUS_LEASE(db, lease->prev)->next = lease->next;
+	else if (lease->retry)
+		sub->retry_head = lease->next;
+	else
+		sub->open_head = lease->next;
+	if (lease->next >= 0)
+		EVBUS_LEASE(db, lease->next)->prev = lease->prev;
+	else if (!lease->retry)
+		sub->open_tail = lease->prev;
+	lease_free(db, i);
+}
+
+/* Give back: a range waits for the next claim, a retry is still in its table. */
+void
+evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+
+	Assert(LWLockHeldByMe(&sub->lock));
+	if (lease->state != EVBUS_LEASE_HELD)
+		return;
+	pg_atomic_write_u32(&sub->notify, 1);
+	if (lease->retry && lease->suspect == 0)
+	{
+		evbus_lease_remove(db, sub, i);
+		pg_atomic_write_u64(&sub->retry_due, 0);	/* look again */
+		return;
+	}
+	lease->state = EVBUS_LEASE_RETURNED;
+	lease->epoch++;
+	lease->event_id = lease->retry ? lease->event_id : 0;
+	lease->expires_at = 0;
+	lease->holder = -1;
+	lease->pinned = false;
+	sub->n_held--;
+	if (lease->retry)
+		pg_atomic_write_u64(&sub->retry_due, 0);
+	else
+		sub->n_returned++;
+}
+
+/* Leases whose time is over go back, each with an attempt counted. */
+void
+evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
+{
+	int32		heads[2] = {sub->open_head, sub->retry_head};
+	TimestampTz next = 0;
+
+	Assert(LWLockHeldByMe(&sub->lock));
+	if (sub->next_expiry == 0 || now < sub->next_expiry)
+		return;
+	for (int list = 0; list < 2; list++)
+		for (int32 i = heads[list]; i >= 0;)
+		{
+			EvbusLease *lease = EVBUS_LEASE(db, i);
+			int32		following = lease->next;
+
+			if (lease->state == EVBUS_LEASE_HELD && lease->expires_at != 0 && !lease->pinned)
+			{
+				if (lease->expires_at <= now)
+				{
+					if (lease->retry)
+						lease->suspect = lease->event_id;	/* keep the entry: it counts the attempt */
+					if (lease->attempts < PG_INT16_MAX)
+						lease->attempts++;
+					evbus_lease_give_back(db, sub, i);
+				}
+				else if (next == 0 || lease->expires_at < next)
+					next = lease->expires_at;
+			}
+			else if (lease->state == EVBUS_LEASE_HELD && lease->expires_at != 0)
+				next = next == 0 ? lease->expires_at : Min(next, lease->expires_at);
+			i = following;
+		}
+	sub->next_expiry = next;
+}
+
+/* The entry a claim names, if it is still that; the caller holds the lock. */
+EvbusLease *
+evbus_lease_held(EvbusDb *db, const EvbusClaim *claim)
+{
+	EvbusLease *lease;
+
+	if (claim->lease < 0 || claim->lease >= evbus_max_leases)
+		return NULL;
+	lease = EVBUS_LEASE(db, claim->lease);
+	if (lease->state != EVBUS_LEASE_HELD || lease->sub_slot != claim->sub_slot || lease->epoch != claim->epoch)
+		return NULL;
+	return lease;
+}
+
+void
+evbus_lease_grant(EvbusSub *sub, EvbusLease *lease)
+{
+	lease->state = EVBUS_LEASE_HELD;
+	lease->epoch++;
+	lease->holder = EvbusMyBackend();
+	sub->n_held++;
+}

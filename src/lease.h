@@ -1,0 +1,28 @@
+/* lease.h: what is not done: the entries and their pool */
+#ifndef EVBUS_LEASE_H
+#define EVBUS_LEASE_H
+
+#include "evbus.h"
+
+/* A range or retry in the hands of the caller. */
+typedef struct EvbusClaim
+{
+	int			sub_slot;
+	int32		lease;
+	uint32		epoch;
+	int64		scan_from;		/* first position to look at */
+	int64		hi;				/* one past the last */
+	int			attempts;		/* deliveries that ran out before */
+	int64		suspect;		/* event whose handler ended its worker, or 0 */
+} EvbusClaim;
+
+/* For all of them the caller holds EvbusSub.lock, EXCLUSIVE but for held(). */
+extern int32 evbus_lease_alloc(EvbusDb *db, int sub_slot);
+extern void evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i);
+extern void evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i);
+extern void evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i);
+extern void evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now);
+extern EvbusLease *evbus_lease_held(EvbusDb *db, const EvbusClaim *claim);
+extern void evbus_lease_grant(EvbusSub *sub, EvbusLease *lease);
+
+#endif

@@ -1,0 +1,224 @@
+/*-------------------------------------------------------------------------
+ * pin.c
+ *	  Leases tied to the current transaction: what shall become of them happens
+ *	  in its commit callback, or not at all.
+ *
+ * A pinned lease cannot run out meanwhile, so nobody else gets an event whose
+ * ack is about to commit.  Committing only frees, moves a bound, or gives back,
+ * so the callback cannot fail.  Pins are a stack by subtransaction: ROLLBACK TO
+ * undoes the topmost ones.
+ *-------------------------------------------------------------------------
+ */
+#include "pin.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+
+/* What this transaction will do with a lease. */
+typedef struct Pin
+{
+	EvbusDb    *db;
+	int			sub_slot;
+	int32		lease;
+	uint32		epoch;
+	EvbusPinAction action;
+	int64		lo;				/* EVBUS_PIN_PART: what is left begins here */
+	int			level;			/* subtransaction nesting */
+} Pin;
+
+static Pin *pins = NULL;
+static int	n_pins = 0;
+static int	max_pins = 0;
+
+/* Earliest retry this transaction wrote, by subscription; few, so a list. */
+static struct Due
+{
+	EvbusDb    *db;
+	int			sub_slot;
+	TimestampTz due;
+}		   *dues = NULL;
+static int	n_dues = 0;
+static int	max_dues = 0;
+
+/*
+ * Tie a lease to this transaction.  False: the lease is no longer the claim's,
+ * or another transaction has it.  RECEIVED pins do not keep it from running out.
+ */
+static bool
+pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, claim->sub_slot);
+	EvbusLease *lease;
+	bool		good;
+
+	if (n_pins == max_pins)		/* before the lock: may fail */
+	{
+		int			size = max_pins ? max_pins * 2 : 256;
+
+		pins = pins ? repalloc(pins, sizeof(Pin) * size) : MemoryContextAlloc(TopMemoryContext, sizeof(Pin) * size);
+		max_pins = size;
+	}
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	lease = evbus_lease_held(db, claim);
+	good = lease != NULL && (action == EVBUS_PIN_RECEIVED || !lease->pinned);
+	if (good && action != EVBUS_PIN_RECEIVED)
+		lease->pinned = true;
+	LWLockRelease(&shared->lock);
+	if (good)
+	{
+		Pin		   *p = &pins[n_pins++];
+
+		p->db = db;
+		p->sub_slot = claim->sub_slot;
+		p->lease = claim->lease;
+		p->epoch = claim->epoch;
+		p->action = action;
+		p->lo = lo;
+		p->level = GetCurrentTransactionNestLevel();
+	}
+	return good;
+}
+
+bool
+evbus_pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action)
+{
+	return pin(db, claim, action, 0);
+}
+
+/* At commit the positions of the claim below lo are done. */
+bool
+evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo)
+{
+	return pin(db, claim, EVBUS_PIN_PART, lo);
+}
+
+/* Has this transaction pinned this lease that way? */
+bool
+evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action)
+{
+	for (int i = n_pins - 1; i >= 0; i--)
+		if (pins[i].lease == claim->lease && pins[i].epoch == claim->epoch &&
+			pins[i].sub_slot == claim->sub_slot && pins[i].action == action)
+			return true;
+	return false;
+}
+
+/* This transaction wrote a row into evbus.retry that is due then. */
+void
+evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due)
+{
+	for (int i = 0; i < n_dues; i++)
+		if (dues[i].db == db && dues[i].sub_slot == sub_slot)
+		{
+			dues[i].due = Min(dues[i].due, due);
+			return;
+		}
+	if (n_dues == max_dues)
+	{
+		int			size = max_dues ? max_dues * 2 : 16;
+
+		dues = dues ? repalloc(dues, sizeof(*dues) * size) : MemoryContextAlloc(TopMemoryContext, sizeof(*dues) * size);
+		max_dues = size;
+	}
+	dues[n_dues].db = db;
+	dues[n_dues].sub_slot = sub_slot;
+	dues[n_dues++].due = due;
+}
+
+/* What commit or abort makes of one pin; cannot fail. */
+static void
+pin_end(const Pin *p, bool commit)
+{
+	EvbusSub   *shared = EVBUS_SUB(p->db, p->sub_slot);
+	EvbusClaim	claim = {.sub_slot = p->sub_slot, .lease = p->lease, .epoch = p->epoch};
+	EvbusLease *lease;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	lease = evbus_lease_held(p->db, &claim);
+	if (lease)
+	{
+		if (commit && p->action == EVBUS_PIN_ACK)
+			evbus_lease_remove(p->db, shared, p->lease);
+		else if (commit ? p->action == EVBUS_PIN_RELEASE : p->action == EVBUS_PIN_RECEIVED)
+			evbus_lease_give_back(p->db, shared, p->lease);
+		else if (p->action != EVBUS_PIN_RECEIVED)
+			lease->pinned = false;
+		if (commit && p->action == EVBUS_PIN_PART)
+		{
+			lease->lo = p->lo;
+			lease->suspect = 0;
+		}
+	}
+	LWLockRelease(&shared->lock);
+}
+
+static void
+pin_xact(XactEvent event, void *arg)
+{
+	EvbusDb    *db;
+
+	if (n_pins == 0 && n_dues == 0)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+			db = n_pins > 0 ? pins[0].db : dues[0].db;
+			/* Downwards: what a transaction received and acked is acked first. */
+			for (int i = n_pins - 1; i >= 0; i--)
+				pin_end(&pins[i], event == XACT_EVENT_COMMIT);
+			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
+			{
+				pg_atomic_uint64 *due = &EVBUS_SUB(dues[i].db, dues[i].sub_slot)->retry_due;
+				uint64		old = pg_atomic_read_u64(due);
+
+				while ((int64) old > dues[i].due &&
+					   !pg_atomic_compare_exchange_u64(due, &old, (uint64) dues[i].due))
+					;
+			}
+			n_pins = n_dues = 0;
+			ConditionVariableBroadcast(&db->drained_cv);
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (n_pins > 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has received or acked events"),
+						 errhint("Commit it, or publish in a transaction of its own.")));
+			break;
+		case XACT_EVENT_PREPARE:
+			n_dues = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+pin_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	int			level;
+
+	if (n_pins == 0 || (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB))
+		return;
+	level = GetCurrentTransactionNestLevel();
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		for (int i = n_pins - 1; i >= 0 && pins[i].level >= level; i--)
+			pins[i].level = level - 1;
+	else
+		while (n_pins > 0 && pins[n_pins - 1].level >= level)
+			pin_end(&pins[--n_pins], false);
+}
+
+/* Once per process that will use the above. */
+void
+evbus_pin_init(void)
+{
+	static bool done = false;
+
+	if (done)
+		return;
+	done = true;
+	RegisterXactCallback(pin_xact, NULL);
+	RegisterSubXactCallback(pin_subxact, NULL);
+}

@@ -1,0 +1,23 @@
+/* pin.h: leases tied to the current transaction */
+#ifndef EVBUS_PIN_H
+#define EVBUS_PIN_H
+
+#include "evbus.h"
+
+#include "lease.h"
+
+typedef enum EvbusPinAction
+{
+	EVBUS_PIN_RECEIVED,			/* abort: give back */
+	EVBUS_PIN_ACK,				/* commit: done */
+	EVBUS_PIN_RELEASE,			/* commit: give back */
+	EVBUS_PIN_PART				/* commit: the lower part is done */
+} EvbusPinAction;
+
+extern void evbus_pin_init(void);
+extern bool evbus_pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action);
+extern bool evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo);
+extern bool evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action);
+extern void evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due);
+
+#endif
