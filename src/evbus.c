@@ -7,6 +7,8 @@
 
 #include <limits.h>
 
+#include "access/htup_details.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "clock.h"
 #include "codec.h"
@@ -27,6 +29,7 @@
 #include "upkeep.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/syscache.h"
 #include "worker.h"
 
 PG_MODULE_MAGIC;
@@ -57,6 +60,21 @@ Datum
 evbus_time_event(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(evbus_clock_from_time(PG_GETARG_TIMESTAMPTZ(0)));
+}
+
+/* As core's have_createdb_privilege(), which only the newest minor releases export. */
+static bool
+may_create_databases(Oid role)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool		may = superuser_arg(role);
+
+	if (HeapTupleIsValid(tuple))
+	{
+		may = may || ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return may;
 }
 
 /* The database whose workers must be away while this runs, or InvalidOid. */
@@ -92,7 +110,7 @@ needs_quiet(Node *statement)
 	/* Who may not do it shall not send our workers away either. */
 	if (OidIsValid(dboid) && !IsA(statement, CreatedbStmt) && !evbus_database_ownercheck(dboid, GetUserId()))
 		return InvalidOid;
-	if (OidIsValid(dboid) && IsA(statement, CreatedbStmt) && !have_createdb_privilege())
+	if (OidIsValid(dboid) && IsA(statement, CreatedbStmt) && !may_create_databases(GetUserId()))
 		return InvalidOid;
 	return dboid;
 }
