@@ -5,8 +5,7 @@
  * Everything in shared memory is of fixed size, holds no pointers, and is a
  * cache: wiped at any instant, nothing durable is lost (docs/architecture.md).
  *
- * Order of locks: EvbusShared.lock, EvbusDb.lock, EvbusSub.lock,
- * EvbusDb.lease_lock.  EvbusDb.ring_lock is taken with none of them held.
+ * Order of locks: EvbusShared.lock, EvbusSub.lock, EvbusDb.lease_lock.  EvbusDb.ring_lock is taken with none of them held.
  * Under any of them: no palloc, no catalog access, nothing that can
  * ereport(ERROR).
  *-------------------------------------------------------------------------
@@ -83,7 +82,7 @@ typedef struct EvbusSlot
 
 typedef struct EvbusDb
 {
-	LWLock		lock;			/* tranche "EvbusDb"; guards the fields of the next group */
+	/* EvbusShared.lock guards these; pids are also looked at without it, as hints */
 	Oid			dboid;			/* InvalidOid: this area is free */
 	Oid			bus_relid;		/* table evbus.bus; another oid is another extension */
 	pid_t		sequencer_pid;	/* 0: none runs */

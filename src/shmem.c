@@ -70,10 +70,10 @@ shmem_request(void)
 static void
 init_all(void)
 {
-	int			tranche[5];
-	static const char *const names[5] = {"EvbusShared", "EvbusDb", "EvbusRing", "EvbusSub", "EvbusLease"};
+	static const char *const names[] = {"EvbusShared", "EvbusRing", "EvbusSub", "EvbusLease"};
+	int			tranche[lengthof(names)];
 
-	for (int i = 0; i < 5; i++)
+	for (int i = 0; i < lengthof(names); i++)
 	{
 		tranche[i] = LWLockNewTrancheId();
 		LWLockRegisterTranche(tranche[i], names[i]);
@@ -89,9 +89,8 @@ init_all(void)
 		EvbusDb    *db = &evbus_dbs[i];
 
 		memset(db, 0, sizeof(EvbusDb));
-		LWLockInitialize(&db->lock, tranche[1]);
-		LWLockInitialize(&db->ring_lock, tranche[2]);
-		LWLockInitialize(&db->lease_lock, tranche[4]);
+		LWLockInitialize(&db->ring_lock, tranche[1]);
+		LWLockInitialize(&db->lease_lock, tranche[3]);
 		ConditionVariableInit(&db->drained_cv);
 		pg_atomic_init_u64(&db->clock, 1);
 		pg_atomic_init_u64(&db->ring_reserved, 0);
@@ -107,7 +106,7 @@ init_all(void)
 	memset(evbus_bus_states, 0, sizeof(EvbusBusState) * evbus_max_databases * evbus_max_buses);
 	memset(evbus_subs, 0, sizeof(EvbusSub) * evbus_max_databases * evbus_max_subscriptions);
 	for (int i = 0; i < evbus_max_databases * evbus_max_subscriptions; i++)
-		LWLockInitialize(&evbus_subs[i].lock, tranche[3]);
+		LWLockInitialize(&evbus_subs[i].lock, tranche[2]);
 	memset(evbus_leases, 0, sizeof(EvbusLease) * evbus_max_databases * evbus_max_leases);
 }
 
