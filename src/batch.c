@@ -246,6 +246,19 @@ clean_session(void)
 	DropAllPreparedStatements();
 }
 
+/*
+ * Effects must not commit without their ack: if the lease is no longer ours (the
+ * subscription was moved or dropped), neither do.
+ */
+static void
+keep(bool ours)
+{
+	if (!ours)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
+				 errmsg("the subscription was moved while its handler ran")));
+}
+
 /* ------------------------------------------------------------------ singles */
 
 static void
@@ -324,17 +337,16 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 		{
 			/* A failure has renewed the row, or moved it to the dead letters. */
 			evbus_retry_settle_attempt(sub, &events[0]);
-			(void) evbus_pin(db, claim, EVBUS_PIN_ACK);
+			keep(evbus_pin(db, claim, EVBUS_PIN_ACK));
 		}
-		else if (evbus_cursor_range(db, claim, &range))
+		else
 		{
-			bool		all = hi >= range.hi;
+			bool		all;
 
-			if (all)
-				(void) evbus_pin(db, claim, EVBUS_PIN_ACK);
-			else
-				(void) evbus_pin_part(db, claim, hi);
-			(void) evbus_cursor_range(db, claim, &range);	/* pinned: final now */
+			keep(evbus_cursor_range(db, claim, &range));
+			all = hi >= range.hi;
+			keep(all ? evbus_pin(db, claim, EVBUS_PIN_ACK) : evbus_pin_part(db, claim, hi));
+			keep(evbus_cursor_range(db, claim, &range));	/* pinned: final now */
 			if (!all)
 				range.hi = hi;
 			evbus_ledger_wait_ticked(db, sub, range.hi);
@@ -347,6 +359,8 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 	{
 		edata = take_error();
 		AbortOutOfAnyTransaction();
+		if (!evbus_cursor_range(db, claim, &range))
+			edata = NULL;		/* moved away from under us: not ours to settle */
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(batch_context);
@@ -455,12 +469,10 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	else
 		for (int i = 0; i < found->n; i++)
 			call_one(sub, &found->events[i]);
-	(void) evbus_pin(db, &claims[0], EVBUS_PIN_ACK);
-	if (evbus_cursor_range(db, &claims[0], &range))
-	{
-		evbus_ledger_wait_ticked(db, sub, range.hi);
-		evbus_ledger_append(db, sub, &range, 1);
-	}
+	keep(evbus_pin(db, &claims[0], EVBUS_PIN_ACK));
+	keep(evbus_cursor_range(db, &claims[0], &range));
+	evbus_ledger_wait_ticked(db, sub, range.hi);
+	evbus_ledger_append(db, sub, &range, 1);
 }
 
 /* One batch of new events; false: there are none. */
@@ -468,6 +480,7 @@ static bool
 run_batch(const EvbusSubscription *sub)
 {
 	EvbusEvents found = {0};
+	EvbusRange	range;
 	volatile bool failed = false;
 	volatile bool took = false;
 
@@ -500,7 +513,7 @@ run_batch(const EvbusSubscription *sub)
 		MemoryContextSwitchTo(batch_context);
 		if (found.n == 0)
 			ReThrowError(edata);	/* not the handler's doing */
-		failed = true;
+		failed = evbus_cursor_range(db, &claims[0], &range);	/* else it was moved away from under us */
 	}
 	PG_END_TRY();
 	if (failed && n_claims > 0)
@@ -529,6 +542,7 @@ evbus_batch_init(EvbusDb *database, Oid owner)
 {
 	db = database;
 	my_owner = owner;
+	evbus_lease_for_worker = true;
 	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_over);
 	batch_context = AllocSetContextCreate(TopMemoryContext, "evbus batch", ALLOCSET_DEFAULT_SIZES);
 }
@@ -548,11 +562,13 @@ evbus_batch_run(const EvbusSubscription *sub)
 	return worked;
 }
 
-/* The process ends: give back what is in hand, and name the suspect. */
+/* The process ends: give back what is in hand; the handler is suspect unless we were sent away. */
 void
 evbus_batch_abandon(void)
 {
+	bool		sent_away = db->stopped_until > GetCurrentTimestamp();
+
 	for (int i = 0; i < n_claims; i++)
-		evbus_cursor_return(db, &claims[i], running);
+		evbus_cursor_return(db, &claims[i], sent_away ? 0 : running);
 	n_claims = 0;
 }

@@ -13,6 +13,7 @@
 #include <zstd.h>
 
 #include "fmgr.h"
+#include "jsonbcheck.h"
 
 #define EVBUS_ZSTD_LEVEL	1	/* fastest that still beats pglz by far */
 
@@ -85,11 +86,19 @@ evbus_decode_jsonb(const char *data, int len)
 	return NULL;				/* keep the compiler quiet */
 }
 
-/* evbus._decode(bytea) returns jsonb: for the views. */
+/*
+ * evbus._decode(bytea) returns jsonb: for the views, and so for everybody who may
+ * read one.  Errors: XX001 not what evbus stores.
+ */
 Datum
 evbus_decode(PG_FUNCTION_ARGS)
 {
 	bytea	   *data = PG_GETARG_BYTEA_PP(0);
+	Jsonb	   *json = evbus_decode_jsonb(VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data));
 
-	PG_RETURN_JSONB_P(evbus_decode_jsonb(VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data)));
+	if (!evbus_jsonb_sound(&json->root, VARSIZE(json) - VARHDRSZ, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stored event data is not a jsonb")));
+	PG_RETURN_JSONB_P(json);
 }

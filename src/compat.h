@@ -15,7 +15,9 @@
 #endif
 
 #include "miscadmin.h"
+#if PG_VERSION_NUM < 170000
 #include "storage/backendid.h"
+#endif
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
@@ -27,7 +29,7 @@
 /* Number of this backend among all, from 0; slots are indexed by it. */
 #if PG_VERSION_NUM >= 170000
 #define EvbusMyBackend()	((int) MyProcNumber)
-#define EVBUS_BACKENDS		(MaxBackends + NUM_AUXILIARY_PROCS + max_prepared_xacts)
+#define EVBUS_BACKENDS		(MaxBackends + NUM_AUXILIARY_PROCS)
 #else
 #define EvbusMyBackend()	(MyBackendId - 1)
 #define EVBUS_BACKENDS		(MaxBackends)

@@ -82,7 +82,7 @@ attach(EvbusDb *db, const EvbusSubscription *sub)
 	if (!evbus_ledger_attach(db, sub))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("subscription \"%s\" was moved in this transaction", sub->name),
+				 errmsg("subscription \"%s\" was made or moved in this transaction", sub->name),
 				 errhint("Commit before receiving from it.")));
 }
 
@@ -119,7 +119,6 @@ take_retries(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz exp
 		out[n].event = events[i];
 		out[n].claim = claims[i];
 		evbus_cursor_set_expiry(db, &claims[i], events[i].event_id, expires_at);
-		(void) evbus_pin(db, &claims[i], EVBUS_PIN_RECEIVED);
 		if (events[i].attempt > sub->max_attempts)
 			give_up(db, sub, &out[n], true);
 		else
@@ -188,12 +187,6 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 	return n;
 }
 
-static bool
-out_of_leases(EvbusDb *db)
-{
-	return db->leases_used >= evbus_max_leases;
-}
-
 /*
  * evbus.receive(subscription text, max_events integer, lease interval, wait interval)
  * returns setof evbus.delivery
@@ -237,11 +230,12 @@ evbus_receive(PG_FUNCTION_ARGS)
 			n = take_retries(db, sub, max, expires_at, out);
 			if (n < max)
 				n += take_events(db, sub, max - n, expires_at, out + n, &lsn);
-			if (n == 0 && out_of_leases(db))
+			if (n == 0 && !evbus_lease_available(db, sub->slot) && evbus_cursor_has_work(db, sub, now))
 				ereport(ERROR,
 						(errcode(ERRCODE_EVBUS_NO_LEASES),
-						 errmsg("all leases are in use"),
-						 errdetail("evbus.max_leases is %d.", evbus_max_leases),
+						 errmsg("no lease is left for subscription \"%s\"", sub->name),
+						 errdetail("%d of %d leases are in use. One subscription may hold half of them, clients together seven eighths.",
+								   (int) db->leases_used, evbus_max_leases),
 						 errhint("Ack what was received, receive less at once, or raise evbus.max_leases.")));
 		}
 		if (n > 0 || now >= deadline)

@@ -8,6 +8,7 @@
 #include <limits.h>
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "clock.h"
@@ -62,18 +63,30 @@ evbus_time_event(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(evbus_clock_from_time(PG_GETARG_TIMESTAMPTZ(0)));
 }
 
-/* As core's have_createdb_privilege(), which only the newest minor releases export. */
+/*
+ * As CREATE DATABASE ... TEMPLATE asks (core's have_createdb_privilege() is only
+ * exported by the newest minor releases).
+ */
 static bool
-may_create_databases(Oid role)
+may_copy(Oid dboid, Oid role)
 {
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	HeapTuple	tuple;
 	bool		may = superuser_arg(role);
 
+	if (may)
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	if (HeapTupleIsValid(tuple))
 	{
-		may = may || ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
 		ReleaseSysCache(tuple);
 	}
+	if (!may || evbus_database_ownercheck(dboid, role))
+		return may;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dboid));
+	may = HeapTupleIsValid(tuple) && ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
 	return may;
 }
 
@@ -110,7 +123,7 @@ needs_quiet(Node *statement)
 	/* Who may not do it shall not send our workers away either. */
 	if (OidIsValid(dboid) && !IsA(statement, CreatedbStmt) && !evbus_database_ownercheck(dboid, GetUserId()))
 		return InvalidOid;
-	if (OidIsValid(dboid) && IsA(statement, CreatedbStmt) && !may_create_databases(GetUserId()))
+	if (OidIsValid(dboid) && IsA(statement, CreatedbStmt) && !may_copy(dboid, GetUserId()))
 		return InvalidOid;
 	return dboid;
 }
@@ -124,7 +137,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 				ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
-	Oid			quiet = needs_quiet(statement);
+	Oid			quiet = context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock() ? needs_quiet(statement) : InvalidOid;
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 	((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 

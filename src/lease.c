@@ -11,13 +11,33 @@
  */
 #include "lease.h"
 
+/* Set by handler workers: they take from the whole pool. */
+bool		evbus_lease_for_worker = false;
+
+/*
+ * May this process take one more?  Clients leave an eighth of the pool to the
+ * workers, and no subscription's clients take more than half of it.
+ */
+bool
+evbus_lease_available(EvbusDb *db, int sub_slot)
+{
+	EvbusSub   *sub = EVBUS_SUB(db, sub_slot);
+
+	if (evbus_lease_for_worker)
+		return db->leases_used < evbus_max_leases;
+	return db->leases_used < evbus_max_leases - evbus_max_leases / 8 &&
+		sub->n_held + sub->n_returned < evbus_max_leases / 2;
+}
+
+/* A new entry, in no list and no state; -1: none left for the likes of us. */
 int32
 evbus_lease_alloc(EvbusDb *db, int sub_slot)
 {
-	int32		i;
+	int32		i = -1;
 
 	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
-	i = db->lease_free;
+	if (evbus_lease_available(db, sub_slot))
+		i = db->lease_free;
 	if (i >= 0)
 	{
 		db->lease_free = EVBUS_LEASE(db, i)->next;
@@ -108,9 +128,9 @@ evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i)
 	lease_free(db, i);
 }
 
-/* Give back: a range waits for the next claim, a retry is still in its table. */
-void
-evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
+/* A range waits for the next claim, a retry is still in its table. */
+static void
+give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 {
 	EvbusLease *lease = EVBUS_LEASE(db, i);
 
@@ -137,6 +157,35 @@ evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 		sub->n_returned++;
 }
 
+/* Make one of a range that was given back and its like neighbour above. */
+static bool
+join_next(EvbusDb *db, EvbusSub *sub, EvbusLease *lease)
+{
+	EvbusLease *next = lease->next >= 0 ? EVBUS_LEASE(db, lease->next) : NULL;
+
+	if (next == NULL || lease->state != EVBUS_LEASE_RETURNED || next->state != EVBUS_LEASE_RETURNED ||
+		lease->hi != next->lo || lease->attempts != next->attempts || lease->suspect != 0 || next->suspect != 0)
+		return false;
+	lease->hi = next->hi;
+	evbus_lease_remove(db, sub, lease->next);
+	return true;
+}
+
+/* Give back a lease; what is given back takes as few entries as can be. */
+void
+evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+	bool		retry = lease->retry;
+
+	give_back(db, sub, i);
+	if (retry)
+		return;
+	(void) join_next(db, sub, lease);
+	if (lease->prev >= 0)
+		(void) join_next(db, sub, EVBUS_LEASE(db, lease->prev));
+}
+
 /* Leases whose time is over go back, each with an attempt counted. */
 void
 evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
@@ -161,7 +210,7 @@ evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
 						lease->suspect = lease->event_id;	/* keep the entry: it counts the attempt */
 					if (lease->attempts < PG_INT16_MAX)
 						lease->attempts++;
-					evbus_lease_give_back(db, sub, i);
+					give_back(db, sub, i);
 				}
 				else if (next == 0 || lease->expires_at < next)
 					next = lease->expires_at;
@@ -171,6 +220,9 @@ evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
 			i = following;
 		}
 	sub->next_expiry = next;
+	for (int32 i = sub->open_head; i >= 0;)
+		if (!join_next(db, sub, EVBUS_LEASE(db, i)))
+			i = EVBUS_LEASE(db, i)->next;
 }
 
 /* The entry a claim names, if it is still that; the caller holds the lock. */

@@ -16,7 +16,11 @@ typedef struct EvbusClaim
 	int64		suspect;		/* event whose handler ended its worker, or 0 */
 } EvbusClaim;
 
-/* For all of them the caller holds EvbusSub.lock, EXCLUSIVE but for held(). */
+extern bool evbus_lease_for_worker;
+
+extern bool evbus_lease_available(EvbusDb *db, int sub_slot);
+
+/* For all of these the caller holds EvbusSub.lock, EXCLUSIVE but for held(). */
 extern int32 evbus_lease_alloc(EvbusDb *db, int sub_slot);
 extern void evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i);

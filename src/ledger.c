@@ -277,7 +277,7 @@ load(EvbusDb *db, const EvbusSubscription *subs, int n)
 
 /*
  * Make sure that a subscription is in shared memory.  False: this transaction
- * has moved it (seek), which others must not see before it commits.
+ * has made or moved it, and its place still shows what others see.
  */
 bool
 evbus_ledger_attach(EvbusDb *db, const EvbusSubscription *sub)
@@ -285,7 +285,7 @@ evbus_ledger_attach(EvbusDb *db, const EvbusSubscription *sub)
 	evbus_pin_init();
 	if (evbus_cursor_loaded(db, sub))
 		return true;
-	if (sub->uncommitted && EVBUS_SUB(db, sub->slot)->subscription_id == sub->subscription_id)
+	if (sub->uncommitted && EVBUS_SUB(db, sub->slot)->subscription_id != 0)
 		return false;
 	load(db, sub, 1);
 	return true;

@@ -30,12 +30,16 @@ static Pin *pins = NULL;
 static int	n_pins = 0;
 static int	max_pins = 0;
 
-/* Earliest retry this transaction wrote, by subscription; few, so a list. */
+/*
+ * What this transaction did to EvbusSub.retry_due: wrote a retry that is due
+ * then, or looked, which hides it until the look is over.  Few, so a list.
+ */
 static struct Due
 {
 	EvbusDb    *db;
 	int			sub_slot;
-	TimestampTz due;
+	TimestampTz due;			/* to be lowered to at commit */
+	bool		looked;			/* abort: look again */
 }		   *dues = NULL;
 static int	n_dues = 0;
 static int	max_dues = 0;
@@ -103,16 +107,12 @@ evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action)
 	return false;
 }
 
-/* This transaction wrote a row into evbus.retry that is due then. */
-void
-evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due)
+static struct Due *
+find_due(EvbusDb *db, int sub_slot)
 {
 	for (int i = 0; i < n_dues; i++)
 		if (dues[i].db == db && dues[i].sub_slot == sub_slot)
-		{
-			dues[i].due = Min(dues[i].due, due);
-			return;
-		}
+			return &dues[i];
 	if (n_dues == max_dues)
 	{
 		int			size = max_dues ? max_dues * 2 : 16;
@@ -122,7 +122,39 @@ evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due)
 	}
 	dues[n_dues].db = db;
 	dues[n_dues].sub_slot = sub_slot;
-	dues[n_dues++].due = due;
+	dues[n_dues].due = PG_INT64_MAX;
+	dues[n_dues].looked = false;
+	return &dues[n_dues++];
+}
+
+/* This transaction wrote a row into evbus.retry that is due then. */
+void
+evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due)
+{
+	struct Due *d = find_due(db, sub_slot);
+
+	d->due = Min(d->due, due);
+}
+
+/*
+ * This transaction is about to look which retries are due: commits from here on
+ * lower retry_due again, what they wrote before, the look sees.  If it comes to
+ * nothing, somebody else shall look.
+ */
+void
+evbus_pin_look(EvbusDb *db, int sub_slot)
+{
+	find_due(db, sub_slot)->looked = true;
+	pg_atomic_write_u64(&EVBUS_SUB(db, sub_slot)->retry_due, (uint64) PG_INT64_MAX);
+	pg_memory_barrier();
+}
+
+static void
+look_again(void)
+{
+	for (int i = 0; i < n_dues; i++)
+		if (dues[i].looked)
+			pg_atomic_write_u64(&EVBUS_SUB(dues[i].db, dues[i].sub_slot)->retry_due, 0);
 }
 
 /* What commit or abort makes of one pin; cannot fail. */
@@ -176,6 +208,8 @@ pin_xact(XactEvent event, void *arg)
 					   !pg_atomic_compare_exchange_u64(due, &old, (uint64) dues[i].due))
 					;
 			}
+			if (event == XACT_EVENT_ABORT)
+				look_again();
 			n_pins = n_dues = 0;
 			ConditionVariableBroadcast(&db->drained_cv);
 			break;
@@ -199,6 +233,8 @@ pin_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, 
 {
 	int			level;
 
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		look_again();
 	if (n_pins == 0 || (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB))
 		return;
 	level = GetCurrentTransactionNestLevel();

@@ -18,6 +18,7 @@ extern void evbus_pin_init(void);
 extern bool evbus_pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action);
 extern bool evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo);
 extern bool evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action);
+extern void evbus_pin_look(EvbusDb *db, int sub_slot);
 extern void evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due);
 
 #endif

@@ -48,7 +48,7 @@ failing_index(Oid owner, bool make)
 {
 	int			unused = 0;
 
-	for (int i = 0; i < lengthof(failing); i++)
+	for (int i = 0; i < (int) lengthof(failing); i++)
 	{
 		if (failing[i].owner == owner)
 			return i;

@@ -577,7 +577,12 @@ publish_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId pare
 			break;
 		case SUBXACT_EVENT_ABORT_SUB:
 			while (pub.n_rows > top->rows)
-				pub.row_bytes -= pub.rows[--pub.n_rows].tuple->t_len;
+			{
+				HeapTuple	tuple = pub.rows[--pub.n_rows].tuple;
+
+				pub.row_bytes -= tuple->t_len;
+				heap_freetuple(tuple);
+			}
 			pub.n_ranges = top->ranges;
 			if (!pub.ring_dropped)
 				pub.ring_len = top->ring;

@@ -564,20 +564,34 @@ evbus_check_owner(Oid owner, const char *kind, const char *name)
 				 errmsg("must be owner of %s \"%s\"", kind, name)));
 }
 
-/* Lowest free slot of a registry table; -1: all of them are taken. */
+/*
+ * Lowest free slot of a registry table, if can be one that shared memory does not
+ * remember another subscription at; -1: all of them are taken.
+ */
 int
 evbus_registry_free_slot(const char *table, int max)
 {
 	static const Oid types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(max)};
 	char	   *sql = psprintf("SELECT s FROM pg_catalog.generate_series(0, $1 - 1) s"
-							   " WHERE NOT EXISTS (SELECT 1 FROM evbus.%s t WHERE t.slot = s) ORDER BY s LIMIT 1", table);
+							   " WHERE NOT EXISTS (SELECT 1 FROM evbus.%s t WHERE t.slot = s) ORDER BY s", table);
+	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
+	uint64		n;
 	int			slot = -1;
 
 	evbus_internal_begin(&state);
-	if (evbus_sql(NULL, sql, 1, types, values, NULL, 1) > 0)
-		slot = DatumGetInt32(evbus_column(0, 1, NULL));
+	n = evbus_sql(NULL, sql, 1, types, values, NULL, 0);
+	for (uint64 i = 0; i < n; i++)
+	{
+		int			s = DatumGetInt32(evbus_column(i, 1, NULL));
+		bool		clean = strcmp(table, "subscription") != 0 || EVBUS_SUB(db, s)->subscription_id == 0;
+
+		if (slot < 0 || clean)
+			slot = s;
+		if (clean)
+			break;
+	}
 	evbus_internal_end(&state);
 	return slot;
 }

@@ -265,16 +265,15 @@ evbus_retry_next(EvbusDb *db, const EvbusSubscription *sub)
 
 	if ((int64) pg_atomic_read_u64(&shared->retry_due) > GetCurrentTimestamp())
 		return (TimestampTz) pg_atomic_read_u64(&shared->retry_due);
-	pg_atomic_write_u64(&shared->retry_due, (uint64) PG_INT64_MAX); /* commits from here on lower it again */
-	pg_memory_barrier();
+	evbus_pin_look(db, sub->slot);
 	due = next_due(sub, 0);
 	lower_due(shared, due);
 	return due;
 }
 
 /*
- * Lease up to max rows that are due; returns how many.  Memory: the current
- * context.  Also finds out when the next one is due.
+ * Lease up to max rows that are due; returns how many.  An abort of this
+ * transaction gives them back.  Memory: the current context.  Also finds out when the next one is due.
  */
 int
 evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
@@ -295,9 +294,7 @@ evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 	if ((int64) pg_atomic_read_u64(&shared->retry_due) > now)
 		return 0;
 
-	/* From here on, commits lower it again; what they wrote before, we see. */
-	pg_atomic_write_u64(&shared->retry_due, (uint64) PG_INT64_MAX);
-	pg_memory_barrier();
+	evbus_pin_look(db, sub->slot);
 
 	evbus_internal_begin(&internal);
 	rows = evbus_sql(&due_plan, "SELECT event_id FROM evbus.retry WHERE subscription_id = $1 AND due_at <= $2"
@@ -308,11 +305,13 @@ evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 	for (uint64 r = 0; r < rows && n < max; r++)
 		if (evbus_cursor_claim_retry(db, sub, ids[r], &claims[n]))
 		{
+			(void) evbus_pin(db, &claims[n], EVBUS_PIN_RECEIVED);	/* an error gives it back */
 			memset(&events[n], 0, sizeof(EvbusEvent));
 			events[n++].event_id = ids[r];
 		}
 	evbus_internal_end(&internal);
-	lower_due(shared, n == max ? now : next_due(sub, now));
+	/* What is due and was not taken (no lease left, or in other hands) is looked at again. */
+	lower_due(shared, n == max ? now : n < (int) rows ? now + USECS_PER_SEC : next_due(sub, now));
 
 	/* Under the lease: is it still there? */
 	for (int i = 0; i < n; i++)

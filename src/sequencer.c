@@ -308,9 +308,13 @@ forget_recovered(void)
 	}
 }
 
-/* Give positions to ids named by rows of evbus.late, and delete those. */
+/*
+ * Give positions to ids named by rows of evbus.late, and delete those.  low: what
+ * their ticks may claim; 0: no more than the last tick did, for what is in the ring
+ * has no tick yet.
+ */
 static void
-place_late(void)
+place_late(int64 low)
 {
 	bool		more = true;
 
@@ -318,10 +322,10 @@ place_late(void)
 	{
 		EvbusIdRange *ranges;
 		int			n;
-		int64		low;
 
 		begin_turn();
-		low = evbus_tick_low_id();	/* what is in the ring has no tick yet */
+		if (low == 0)
+			low = evbus_tick_low_id();
 		n = evbus_late_take(&ranges, &more);
 		for (int i = 0; i < n; i++)
 		{
@@ -507,7 +511,8 @@ turn(void)
 	{
 		pg_atomic_write_u32(&db->late, 0);
 		pg_memory_barrier();
-		place_late();
+		/* All below that tail ticked?  Then this turn's low holds here, too. */
+		place_late(tail == pg_atomic_read_u64(&db->ring_ticked) ? (int64) Min(low, pg_atomic_read_u64(&db->lost_low)) : 0);
 	}
 	if (pg_atomic_read_u32(&db->lost))
 	{
@@ -566,7 +571,7 @@ start(void)
 		pg_write_barrier();
 		pg_atomic_write_u32(&db->ready, 1);
 		ConditionVariableBroadcast(&db->drained_cv);
-		place_late();
+		place_late(0);
 		recover(low);
 	}
 	else
@@ -574,7 +579,7 @@ start(void)
 		end_turn();
 		tick_again(low);
 		/* A recovery may have been cut short: it is safe to do it again. */
-		place_late();
+		place_late(0);
 		recover(low);
 	}
 	pg_atomic_write_u32(&db->recovered, 1);

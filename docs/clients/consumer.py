@@ -44,8 +44,7 @@ def main():
         if count > 0:
             print("sent", count, "mails", flush=True)
             continue
-        # Sleep until a notification comes.  At most 5 seconds: retries and leases become due without
-        # one, and one can get lost with its connection.
+        # Sleep until a notification comes; at most 5 seconds, since one can get lost with its connection.
         if not connection.notifies:
             select.select([connection], [], [], 5)
             connection.poll()

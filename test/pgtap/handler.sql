@@ -186,12 +186,10 @@ BEGIN
 	EXECUTE 'PREPARE left_prepared AS SELECT 1';
 END $$;
 SELECT evbus.subscribe('orders', 'traces', types => '{trace.*}', handler => 'leave_traces(evbus.event)', batch_size => 1) AS position \gset
-SELECT evbus.publish('orders', 'trace.first', '1') AS id \gset
-SELECT becomes($$SELECT count(*)::text FROM effect WHERE handler = 'traces'$$, '1', 'a handler that leaves settings, locks, temporary tables and prepared statements behind is served');
-SELECT evbus.publish('orders', 'trace.second', '1') AS id \gset
-SELECT becomes($$SELECT count(*)::text FROM effect WHERE handler = 'traces'$$, '2', 'and served again');
-SELECT is((SELECT key FROM effect WHERE handler = 'traces' AND type = 'trace.second'), (SELECT current_setting('work_mem') || ' 0 f 0'),
-	'the next transaction of the worker finds none of that');
+SELECT count(*) AS n FROM evbus.publish_batch('orders', (SELECT array_agg('trace.' || i) FROM generate_series(1, 20) AS i), array_fill('1'::jsonb, ARRAY[20])) \gset
+SELECT becomes($$SELECT count(*)::text FROM effect WHERE handler = 'traces'$$, '20', 'a handler that leaves settings, locks, temporary tables and prepared statements behind is served twenty times');
+SELECT cmp_ok(count(DISTINCT pid), '<', 20::bigint, 'more than once by the same worker') FROM effect WHERE handler = 'traces';
+SELECT results_eq($$SELECT DISTINCT key FROM effect WHERE handler = 'traces'$$, $$SELECT current_setting('work_mem') || ' 0 f 0'$$, 'and each time finds none of that');
 SELECT evbus.unsubscribe('traces');
 
 -- a handler that goes, and comes back

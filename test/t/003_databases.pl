@@ -87,9 +87,11 @@ $node->safe_psql('two', q(DROP TABLE effect));
 $node->safe_psql('two', $setup);
 is($node->safe_psql('two', 'SELECT count(*) FROM evbus.history'), '0', 'made again it starts empty');
 $node->safe_psql('two', q(SELECT evbus.publish('orders', 'new', '9')));
+my $again = $node->safe_psql('two', q(SELECT receipt FROM evbus.receive('reader', lease => '1 hour', wait => '10 seconds')));
 ($ret, $stdout, $stderr) = $node->psql('two', "SELECT evbus.ack(ARRAY['$old'])");
 is($stdout, '0', 'a receipt of before is stale');
 like($stderr, qr/WARNING/, 'and says so');
+is($node->safe_psql('two', "SELECT evbus.release(ARRAY['$again'])"), '1', 'that of now is good');
 like((receive_all($node, 'two', 'reader', 1))[0], qr/ new 9$/, 'the new event is received');
 answers($node, 'two', 'SELECT string_agg(n::text, \' \') FROM effect', '9', 'and handled');
 
