@@ -87,6 +87,7 @@ CREATE TABLE evbus.subscription (
 	handler_schema text,
 	handler_name text,
 	handler_batch boolean,
+	handler_owner regrole,
 	batch_size	integer NOT NULL,
 	concurrency	integer NOT NULL,
 	max_attempts integer NOT NULL,
@@ -102,6 +103,7 @@ CREATE TABLE evbus.subscription (
 COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
 COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
 COMMENT ON COLUMN evbus.subscription.start_position IS 'first position of this epoch';
+COMMENT ON COLUMN evbus.subscription.handler_owner IS 'owner of the handler when it was chosen: a function of another role by that name is not called';
 COMMENT ON COLUMN evbus.subscription.handler_schema IS 'handler kept by name, because a regprocedure column would block pg_upgrade';
 
 /* ------------------------------------------------- the log and its order */
@@ -350,14 +352,17 @@ AS 'MODULE_PATHNAME', 'evbus_maintain' LANGUAGE C;
 COMMENT ON PROCEDURE evbus.maintain() IS 'make leaves ahead and drop those past retention, as the upkeep worker does by itself';
 
 CREATE FUNCTION evbus.schedule_maintenance(schedule text DEFAULT '*/5 * * * *')
-RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
+RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	job bigint;
 BEGIN
 	IF schedule IS NULL THEN
 		RAISE EXCEPTION 'argument "schedule" must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
-	IF pg_catalog.to_regprocedure('cron.schedule(text,text,text)') IS NULL THEN
+	/* pg_cron's own function, and not one that somebody called so. */
+	IF NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid
+				   WHERE x.extname = 'pg_cron' AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
+						 AND d.objid = to_regprocedure('cron.schedule(text,text,text)')) THEN
 		RAISE EXCEPTION 'pg_cron is not installed in database "%"', pg_catalog.current_database()
 			USING ERRCODE = 'undefined_object',
 				  HINT = 'Run CREATE EXTENSION pg_cron in the database that cron.database_name names; or do nothing: the evbus maintainer does the same work by itself.';

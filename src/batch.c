@@ -87,7 +87,7 @@ aim(const EvbusSubscription *sub)
 	if (!OidIsValid(fn))
 	{
 		evbus_upkeep_pause(sub->subscription_id,
-						   psprintf("handler %s.%s is missing, or its owner may not execute it",
+						   psprintf("handler %s.%s is missing, is now another role's, or may not be executed by the owner of the subscription",
 									sub->handler_schema, sub->handler_name));
 		return false;
 	}

@@ -42,6 +42,8 @@ PG_FUNCTION_INFO_V1(evbus_bus_state);
 Datum
 evbus_require_preload(PG_FUNCTION_ARGS)
 {
+	if (evbus_shared != NULL)
+		evbus_check_schema();
 	if (evbus_shared == NULL || OidIsValid(get_relname_relid("bus", evbus_namespace(false))))
 		(void) evbus_db();
 	PG_RETURN_VOID();

@@ -77,7 +77,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->subscription_id = sub->subscription_id;
 		for (int i = 0; i < progress->n_open && ok; i++)
 		{
-			int32		at = evbus_lease_alloc(db, sub->slot);
+			int32		at = evbus_lease_alloc(db, sub->slot, true);
 
 			if (at < 0)
 			{
@@ -129,12 +129,13 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 	bool		found = false;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (!same_sub(shared, sub))
+	if (same_sub(shared, sub))
+		evbus_lease_expire(db, shared, GetCurrentTimestamp());
+	if (!same_sub(shared, sub) || (!evbus_lease_for_worker && shared->n_held >= evbus_max_leases / 2))
 	{
 		LWLockRelease(&shared->lock);
 		return false;
 	}
-	evbus_lease_expire(db, shared, GetCurrentTimestamp());
 	claim->sub_slot = sub->slot;
 	claim->suspect = 0;
 	if (shared->n_returned > 0)
@@ -145,7 +146,7 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 				continue;
 			if (lease->hi - lease->lo > max && lease->suspect == 0)
 			{
-				int32		rest = evbus_lease_alloc(db, sub->slot);
+				int32		rest = evbus_lease_alloc(db, sub->slot, true);
 
 				if (rest >= 0)
 				{
@@ -168,7 +169,7 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 	if (!found && (int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id)
 	{
 		int64		avail = (int64) pg_atomic_read_u64(&bus->next_position) - shared->frontier;
-		int32		i = avail > 0 ? evbus_lease_alloc(db, sub->slot) : -1;
+		int32		i = avail > 0 ? evbus_lease_alloc(db, sub->slot, false) : -1;
 
 		if (i >= 0)
 		{
@@ -271,7 +272,7 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_
 			if (lease->event_id == event_id)
 				break;
 		}
-		if (i < 0 && (i = evbus_lease_alloc(db, sub->slot)) >= 0)
+		if (i < 0 && (i = evbus_lease_alloc(db, sub->slot, false)) >= 0)
 		{
 			lease = EVBUS_LEASE(db, i);
 			lease->retry = true;
@@ -351,7 +352,7 @@ evbus_cursor_cut(EvbusDb *db, EvbusClaim *claim, int64 hi)
 		lease->hi = shared->frontier = shared->skipped_from = hi;
 		done = true;
 	}
-	else if (lease && (rest = evbus_lease_alloc(db, claim->sub_slot)) >= 0)
+	else if (lease && (rest = evbus_lease_alloc(db, claim->sub_slot, true)) >= 0)
 	{
 		EVBUS_LEASE(db, rest)->lo = hi;
 		EVBUS_LEASE(db, rest)->hi = lease->hi;
@@ -403,8 +404,32 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			out[made].scan_from = events[made].position;
 			out[made].suspect = 0;
 			made++;
-			if (made == n || (rest = evbus_lease_alloc(db, claim->sub_slot)) < 0)
+			if (made == n)
 				break;
+			rest = evbus_lease_alloc(db, claim->sub_slot, false);
+			if (rest < 0)
+			{
+				/* No more for us: what follows the last event goes back. */
+				rest = evbus_lease_alloc(db, claim->sub_slot, true);
+				if (rest >= 0)
+				{
+					lease->hi = events[made - 1].position + 1;
+					EVBUS_LEASE(db, rest)->lo = lease->hi;
+					EVBUS_LEASE(db, rest)->hi = hi;
+					EVBUS_LEASE(db, rest)->attempts = lease->attempts;
+					EVBUS_LEASE(db, rest)->state = EVBUS_LEASE_RETURNED;
+					evbus_lease_insert(db, shared, rest);
+					shared->n_returned++;
+				}
+				else
+				{
+					/* The last one must not cover events it does not name. */
+					made--;
+					lease->event_id = 0;
+					evbus_lease_give_back(db, shared, at);
+				}
+				break;
+			}
 			lease->hi = events[made - 1].position + 1;
 			EVBUS_LEASE(db, rest)->lo = lease->hi;
 			EVBUS_LEASE(db, rest)->hi = hi;
@@ -413,16 +438,6 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			evbus_lease_insert(db, shared, rest);
 			at = rest;
 			lease = EVBUS_LEASE(db, at);
-		}
-		if (made < n)
-		{
-			/*
-			 * Out of leases: the last one must not cover events it does not
-			 * name, so it goes back whole.
-			 */
-			made--;
-			lease->event_id = 0;
-			evbus_lease_give_back(db, shared, at);
 		}
 		if (made > 0 && (shared->next_expiry == 0 || expires_at < shared->next_expiry))
 			shared->next_expiry = expires_at;

@@ -90,6 +90,7 @@ attach(EvbusDb *db, const EvbusSubscription *sub)
 
 /*
  * An event whose lease ran out too often: a dead letter, in this transaction.
+ * (One that may not write delivers it once more instead.)
  */
 static void
 give_up(EvbusDb *db, const EvbusSubscription *sub, Delivery *d, bool retry)
@@ -102,7 +103,10 @@ give_up(EvbusDb *db, const EvbusSubscription *sub, Delivery *d, bool retry)
 	evbus_dead_letter_add(db, sub, &d->event, "max_attempts", "VB000",
 						  "the lease ran out on every attempt");
 	if (!retry && evbus_cursor_range(db, &d->claim, &range))
+	{
+		evbus_ledger_wait_ticked(db, sub, range.hi);
 		evbus_ledger_append(db, sub, &range, 1);
+	}
 }
 
 /* Take due retries; returns how many. */
@@ -119,7 +123,7 @@ take_retries(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz exp
 		out[n].event = events[i];
 		out[n].claim = claims[i];
 		evbus_cursor_set_expiry(db, &claims[i], events[i].event_id, expires_at);
-		if (events[i].attempt > sub->max_attempts)
+		if (events[i].attempt > sub->max_attempts && !XactReadOnly)
 			give_up(db, sub, &out[n], true);
 		else
 			n++;
@@ -132,7 +136,7 @@ take_retries(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz exp
 /* Take events in order of position; returns how many. */
 static int
 take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expires_at,
-			Delivery *out, XLogRecPtr *lsn)
+			Delivery *out, XLogRecPtr *lsn, bool *short_of_leases)
 {
 	int			n = 0;
 	int64		look = max;
@@ -146,7 +150,11 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 
 		CHECK_FOR_INTERRUPTS();
 		if (!evbus_cursor_claim(db, sub, Min(look, CLAIM_MAX), &claim))
+		{
+			*short_of_leases = !evbus_lease_available(db, sub->slot) &&
+				evbus_cursor_has_work(db, sub, GetCurrentTimestamp());
 			break;
+		}
 		(void) evbus_pin(db, &claim, EVBUS_PIN_RECEIVED);
 		evbus_read(db, sub, claim.scan_from, claim.hi, &found);
 		*lsn = Max(*lsn, found.lsn);
@@ -164,6 +172,7 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 			else
 			{
 				evbus_cursor_return(db, &claim, 0);
+				*short_of_leases = true;
 				break;
 			}
 		}
@@ -175,13 +184,16 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 			out[n].event = found.events[i];
 			out[n].event.attempt = 1 + claims[i].attempts;
 			out[n].claim = claims[i];
-			if (out[n].event.attempt > sub->max_attempts)
+			if (out[n].event.attempt > sub->max_attempts && !XactReadOnly)
 				give_up(db, sub, &out[n], false);
 			else
 				n++;
 		}
 		if (made < found.n)
+		{
+			*short_of_leases = true;
 			break;
+		}
 	}
 	pfree(claims);
 	return n;
@@ -211,6 +223,7 @@ evbus_receive(PG_FUNCTION_ARGS)
 	TimestampTz deadline = GetCurrentTimestamp() + wait;
 	TimestampTz expires_at;
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	bool		short_of_leases;
 	Delivery   *out = palloc_extended(sizeof(Delivery) * max, MCXT_ALLOC_HUGE);
 	int			n = 0;
 
@@ -223,14 +236,15 @@ evbus_receive(PG_FUNCTION_ARGS)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
+		short_of_leases = false;
 		expires_at = now + (lease >= 0 ? lease : sub->lease);
 		if (!sub->paused)
 		{
 			attach(db, sub);
 			n = take_retries(db, sub, max, expires_at, out);
 			if (n < max)
-				n += take_events(db, sub, max - n, expires_at, out + n, &lsn);
-			if (n == 0 && !evbus_lease_available(db, sub->slot) && evbus_cursor_has_work(db, sub, now))
+				n += take_events(db, sub, max - n, expires_at, out + n, &lsn, &short_of_leases);
+			if (n == 0 && short_of_leases)
 				ereport(ERROR,
 						(errcode(ERRCODE_EVBUS_NO_LEASES),
 						 errmsg("no lease is left for subscription \"%s\"", sub->name),
@@ -610,15 +624,19 @@ evbus_wait(PG_FUNCTION_ARGS)
 	TimestampTz deadline = GetCurrentTimestamp() + timeout;
 	EvbusDb    *db = evbus_db();
 	EvbusSubscription copy = *sub;
+	MemoryContext old = CurrentMemoryContext;
+	MemoryContext context;
 
 	PreventCommandDuringRecovery("evbus.wait()");
 	evbus_db_require_ready(db);
 	if (!atomic && SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
+	context = AllocSetContextCreate(PortalContext ? PortalContext : CurrentMemoryContext, "evbus wait", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
+		MemoryContextSwitchTo(context);
 		if (!sub->paused && evbus_cursor_has_work(db, sub, now) && peek(db, sub))
 			break;
 		if (now >= deadline)
@@ -631,12 +649,16 @@ evbus_wait(PG_FUNCTION_ARGS)
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
 											   Min(WAIT_STEP_MS, Max((deadline - now) / 1000, 1)), PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
+		MemoryContextReset(context);
+		MemoryContextSwitchTo(context);
 		sub = consumer_subscription(name);
 		copy = *sub;
 		if (sub->paused)
 			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_STEP_MS, PG_WAIT_EXTENSION);
 		CHECK_FOR_INTERRUPTS();
 	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 	if (!atomic)
 		SPI_finish();
 	PG_RETURN_VOID();

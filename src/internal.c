@@ -15,6 +15,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
@@ -36,8 +37,24 @@ evbus_installed(void)
 	return OidIsValid(get_extension_oid("evbus", true)) && OidIsValid(evbus_namespace(true));
 }
 
+/* Whoever made the extension; the schema may be another's. */
 Oid
 evbus_owner(void)
+{
+	Oid			relid = evbus_relid("bus");
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Who owns the schema may add functions to it that others take for ours. */
+void
+evbus_check_schema(void)
 {
 	Oid			nsp = evbus_namespace(false);
 	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(nsp));
@@ -47,7 +64,11 @@ evbus_owner(void)
 		elog(ERROR, "cache lookup failed for schema %u", nsp);
 	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
 	ReleaseSysCache(tuple);
-	return owner;
+	if (owner != GetUserId() && !superuser_arg(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("schema \"evbus\" belongs to role \"%s\"", GetUserNameFromId(owner, true)),
+				 errhint("Drop the schema, or let it belong to who creates the extension.")));
 }
 
 /* Table or index of schema evbus. */

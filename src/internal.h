@@ -16,6 +16,7 @@ typedef struct EvbusInternal
 
 extern Oid	evbus_namespace(bool missing_ok);
 extern Oid	evbus_owner(void);
+extern void evbus_check_schema(void);
 extern Oid	evbus_relid(const char *name);
 extern bool evbus_installed(void);
 

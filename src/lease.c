@@ -26,17 +26,20 @@ evbus_lease_available(EvbusDb *db, int sub_slot)
 	if (evbus_lease_for_worker)
 		return db->leases_used < evbus_max_leases;
 	return db->leases_used < evbus_max_leases - evbus_max_leases / 8 &&
-		sub->n_held + sub->n_returned < evbus_max_leases / 2;
+		sub->n_held < evbus_max_leases / 2;
 }
 
-/* A new entry, in no list and no state; -1: none left for the likes of us. */
+/*
+ * A new entry, in no list and no state; -1: none left for the likes of us.
+ * remainder: it is for a part that goes back, which never fails while there is any.
+ */
 int32
-evbus_lease_alloc(EvbusDb *db, int sub_slot)
+evbus_lease_alloc(EvbusDb *db, int sub_slot, bool remainder)
 {
 	int32		i = -1;
 
 	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
-	if (evbus_lease_available(db, sub_slot))
+	if (remainder || evbus_lease_available(db, sub_slot))
 		i = db->lease_free;
 	if (i >= 0)
 	{
@@ -215,8 +218,6 @@ evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
 				else if (next == 0 || lease->expires_at < next)
 					next = lease->expires_at;
 			}
-			else if (lease->state == EVBUS_LEASE_HELD && lease->expires_at != 0)
-				next = next == 0 ? lease->expires_at : Min(next, lease->expires_at);
 			i = following;
 		}
 	sub->next_expiry = next;

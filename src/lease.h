@@ -21,7 +21,7 @@ extern bool evbus_lease_for_worker;
 extern bool evbus_lease_available(EvbusDb *db, int sub_slot);
 
 /* For all of these the caller holds EvbusSub.lock, EXCLUSIVE but for held(). */
-extern int32 evbus_lease_alloc(EvbusDb *db, int sub_slot);
+extern int32 evbus_lease_alloc(EvbusDb *db, int sub_slot, bool remainder);
 extern void evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i);

@@ -174,7 +174,11 @@ pin_end(const Pin *p, bool commit)
 		else if (commit ? p->action == EVBUS_PIN_RELEASE : p->action == EVBUS_PIN_RECEIVED)
 			evbus_lease_give_back(p->db, shared, p->lease);
 		else if (p->action != EVBUS_PIN_RECEIVED)
-			lease->pinned = false;
+		{
+			lease->pinned = false;	/* it may run out again */
+			if (lease->expires_at != 0 && (shared->next_expiry == 0 || lease->expires_at < shared->next_expiry))
+				shared->next_expiry = lease->expires_at;
+		}
 		if (commit && p->action == EVBUS_PIN_PART)
 		{
 			lease->lo = p->lo;

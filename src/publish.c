@@ -337,7 +337,8 @@ add_event(const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, 
 	MemoryContextSwitchTo(old);
 	pub.n_rows++;
 	pub.row_bytes += row->tuple->t_len;
-	add_ring(bus, id, type, key, coded_headers, coded_payload);
+	if (!past_precommit)		/* else a late row stands in for it */
+		add_ring(bus, id, type, key, coded_headers, coded_payload);
 	add_range(bus->bus_id, id);
 	if (coded_headers)
 		pfree(coded_headers);

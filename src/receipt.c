@@ -18,7 +18,7 @@
 uint64
 evbus_receipt_incarnation(EvbusDb *db)
 {
-	return evbus_shared->incarnation ^ (((uint64) db->dboid << 32) | db->bus_relid);
+	return evbus_shared->incarnation ^ (((uint64) db->dboid << 32) | db->bus_relid) ^ (uint64) db->claimed_at;
 }
 
 /* base64 in its URL form, so that it needs no quoting anywhere. */

@@ -40,7 +40,7 @@ enum
 enum
 {
 	SUB_ID = 1, SUB_NAME, SUB_SLOT, SUB_BUS, SUB_OWNER, SUB_EPOCH, SUB_START, SUB_TYPES,
-	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_BATCH_SIZE, SUB_CONCURRENCY,
+	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_HANDLER_OWNER, SUB_BATCH_SIZE, SUB_CONCURRENCY,
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
 	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED
 };
@@ -160,8 +160,6 @@ db_find(Oid bus_relid, bool claim)
 
 		if (db->dboid == MyDatabaseId && db->bus_relid == bus_relid)
 			found = db;
-		else if (db->dboid == MyDatabaseId)
-			db->gone = true;	/* a dropped extension's area: the launcher frees it */
 		else if (!OidIsValid(db->dboid) && unused == NULL)
 			unused = db;
 	}
@@ -259,7 +257,8 @@ evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 		return false;
 	ConditionVariablePrepareToSleep(&db->drained_cv);
 	while (!(drained = pg_atomic_read_u64(&db->ring_ticked) >= tail &&
-			 !pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late)) &&
+			 !pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late) &&
+			 pg_atomic_read_u32(&db->recovered)) &&
 		   GetCurrentTimestamp() < deadline)
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
@@ -344,6 +343,7 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 		text_to_cstring_buffer(DatumGetTextPP(values[SUB_HANDLER_SCHEMA - 1]), sub->handler_schema, NAMEDATALEN);
 		text_to_cstring_buffer(DatumGetTextPP(values[SUB_HANDLER_NAME - 1]), sub->handler_name, NAMEDATALEN);
 		sub->handler_batch = DatumGetBool(values[SUB_HANDLER_BATCH - 1]);
+		sub->handler_owner = DatumGetObjectId(values[SUB_HANDLER_OWNER - 1]);
 	}
 	sub->batch_size = DatumGetInt32(values[SUB_BATCH_SIZE - 1]);
 	sub->concurrency = DatumGetInt32(values[SUB_CONCURRENCY - 1]);

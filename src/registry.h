@@ -26,6 +26,7 @@ typedef struct EvbusSubscription
 	int64		start_position;
 	bool		has_handler;
 	bool		handler_batch;
+	Oid			handler_owner;	/* when it was chosen */
 	char		handler_schema[NAMEDATALEN];
 	char		handler_name[NAMEDATALEN];
 	int			batch_size;

@@ -507,6 +507,8 @@ turn(void)
 	pg_memory_barrier();
 	tail = pg_atomic_read_u64(&db->ring_tail);
 	pg_memory_barrier();
+	if (pg_atomic_read_u32(&db->late) || pg_atomic_read_u32(&db->lost))
+		pg_atomic_write_u32(&db->recovered, 0);	/* before the flags go: who waits for all to be placed waits on */
 	if (pg_atomic_read_u32(&db->late))
 	{
 		pg_atomic_write_u32(&db->late, 0);
@@ -530,6 +532,7 @@ turn(void)
 			recover(Min((int64) lost_low, last_low));
 		}
 	}
+	pg_atomic_write_u32(&db->recovered, 1);
 	low = Min(low, pg_atomic_read_u64(&db->lost_low));
 	forget_recovered();
 	return drain(tail, (int64) low);
@@ -604,6 +607,10 @@ evbus_sequencer_main(Datum main_arg)
 		proc_exit(0);			/* the launcher was only asking */
 	}
 	db = evbus_db();
+	/* We see what is committed: an area that was in use under another oid is of a dropped extension. */
+	for (int i = 0; i < evbus_max_databases; i++)
+		if (evbus_dbs[i].dboid == MyDatabaseId && &evbus_dbs[i] != db && pg_atomic_read_u32(&evbus_dbs[i].ready))
+			evbus_dbs[i].gone = true;
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 

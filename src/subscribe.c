@@ -46,7 +46,7 @@ PG_FUNCTION_INFO_V1(evbus_subscription_state);
 /* Settings of a subscription as columns of its row. */
 enum
 {
-	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_BATCH_SIZE, SET_CONCURRENCY,
+	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_HANDLER_OWNER, SET_BATCH_SIZE, SET_CONCURRENCY,
 	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, N_SETTINGS
 };
 
@@ -56,7 +56,7 @@ typedef struct Settings
 	char		nulls[N_SETTINGS + 1];
 } Settings;
 
-static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, INT4OID, INT4OID,
+static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, OIDOID, INT4OID, INT4OID,
 INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID};
 
 /* ----------------------------------------------------------------- checking */
@@ -96,6 +96,7 @@ check_handler(Oid handler, Oid owner, Settings *set)
 	set->values[SET_HANDLER_SCHEMA] = CStringGetTextDatum(get_namespace_name(proc->pronamespace));
 	set->values[SET_HANDLER_NAME] = CStringGetTextDatum(NameStr(proc->proname));
 	set->values[SET_HANDLER_BATCH] = BoolGetDatum(batch);
+	set->values[SET_HANDLER_OWNER] = ObjectIdGetDatum(proc->proowner);
 	ReleaseSysCache(tuple);
 	why = evbus_cannot_log_in(owner);
 	if (why)
@@ -157,7 +158,8 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 	if (!PG_ARGISNULL(types + 1))
 	{
 		check_handler(PG_GETARG_OID(types + 1), owner, set);
-		set->nulls[SET_HANDLER_SCHEMA] = set->nulls[SET_HANDLER_NAME] = set->nulls[SET_HANDLER_BATCH] = ' ';
+		set->nulls[SET_HANDLER_SCHEMA] = set->nulls[SET_HANDLER_NAME] = ' ';
+		set->nulls[SET_HANDLER_BATCH] = set->nulls[SET_HANDLER_OWNER] = ' ';
 	}
 	set_int(fcinfo, first, "batch_size", 1, EVBUS_BATCH_MAX, optional, set, SET_BATCH_SIZE);
 	set_int(fcinfo, first + 1, "concurrency", 1, Max(evbus_max_handler_workers - 1, 1), optional, set, SET_CONCURRENCY);
@@ -300,10 +302,10 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	evbus_internal_begin(&state);
 	evbus_sql(NULL,
 			  "INSERT INTO evbus.subscription (subscription_id, subscription, slot, bus_id, owner, epoch, start_position, types,"
-			  " handler_schema, handler_name, handler_batch, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
+			  " handler_schema, handler_name, handler_batch, handler_owner, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
 			  " lease, timeout, notify, paused, created_at)"
-			  " VALUES (nextval('evbus.subscription_id_seq'), $13, $14, $15, $16::regrole, nextval('evbus.subscription_id_seq'), $17, $1,"
-			  " $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, false, now())",
+			  " VALUES (nextval('evbus.subscription_id_seq'), $14, $15, $16, $17::regrole, nextval('evbus.subscription_id_seq'), $18, $1,"
+			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, false, now())",
 			  N_SETTINGS + 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -349,10 +351,11 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 	evbus_sql(NULL,
 			  "UPDATE evbus.subscription SET types = coalesce($1, types), handler_schema = coalesce($2, handler_schema),"
 			  " handler_name = coalesce($3, handler_name), handler_batch = coalesce($4, handler_batch),"
-			  " batch_size = coalesce($5, batch_size), concurrency = coalesce($6, concurrency),"
-			  " max_attempts = coalesce($7, max_attempts), backoff_initial = coalesce($8, backoff_initial),"
-			  " backoff_max = coalesce($9, backoff_max), lease = coalesce($10, lease), timeout = coalesce($11, timeout),"
-			  " notify = coalesce($12, notify) WHERE subscription_id = $13",
+			  " handler_owner = coalesce($5::regrole, handler_owner),"
+			  " batch_size = coalesce($6, batch_size), concurrency = coalesce($7, concurrency),"
+			  " max_attempts = coalesce($8, max_attempts), backoff_initial = coalesce($9, backoff_initial),"
+			  " backoff_max = coalesce($10, backoff_max), lease = coalesce($11, lease), timeout = coalesce($12, timeout),"
+			  " notify = coalesce($13, notify) WHERE subscription_id = $14",
 			  N_SETTINGS + 1, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();

@@ -17,6 +17,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "internal.h"
+#include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "parser/parse_func.h"
 #include "utils/acl.h"
@@ -50,6 +51,24 @@ evbus_cannot_log_in(Oid role)
 	return why;
 }
 
+/*
+ * A name is not enough: where others may create functions too, one of theirs
+ * could take the place of a handler that was dropped, and run as its owner.
+ */
+static bool
+same_hands(Oid fn, const EvbusSubscription *sub)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(fn));
+	Oid			owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+		ReleaseSysCache(tuple);
+	}
+	return OidIsValid(owner) && (owner == sub->handler_owner || owner == sub->owner || superuser_arg(owner));
+}
+
 /* The handler by name, as it is now; InvalidOid: gone, or the owner may not execute it. */
 Oid
 evbus_handler_function(const EvbusSubscription *sub)
@@ -63,7 +82,8 @@ evbus_handler_function(const EvbusSubscription *sub)
 	name = list_make2(makeString(pstrdup(sub->handler_schema)), makeString(pstrdup(sub->handler_name)));
 	fn = LookupFuncName(name, 1, &type, true);
 	if (OidIsValid(fn) && (get_func_prokind(fn) != PROKIND_FUNCTION || get_func_retset(fn) ||
-						   evbus_proc_aclcheck(fn, sub->owner) != ACLCHECK_OK))
+						   evbus_proc_aclcheck(fn, sub->owner) != ACLCHECK_OK ||
+						   !same_hands(fn, sub)))
 		fn = InvalidOid;
 	return fn;
 }

@@ -61,7 +61,7 @@ evbus_worker_turn(void)
 bool
 evbus_worker_unwanted(EvbusDb *db)
 {
-	if (db->stopped_until > GetCurrentTimestamp())
+	if (db->gone || db->stopped_until > GetCurrentTimestamp())
 		return true;
 	if (get_relname_relid("bus", evbus_namespace(true)) == db->bus_relid)
 		return false;

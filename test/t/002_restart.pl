@@ -85,6 +85,21 @@ $node->safe_psql('postgres', q(SELECT evbus.publish('quiet', 'sound', '2')));
 my ($sound) = receive_all($node, 'postgres', 'quiet reader', 1);
 is((split / /, $sound)[0], (split / /, $quiet)[0] + 1, 'a bus without traffic keeps its positions over restarts');
 
+# Two starts in which the same happens: the same events are leased by the same places in memory, and still the receipts differ.
+$node->safe_psql('postgres', q(SELECT evbus.pause('handled')));
+$node->safe_psql('postgres', q(SELECT evbus.publish_batch('orders', '{a,b,c,d,e}', '{1,2,3,4,5}')));
+my @receipts;
+foreach (1 .. 2)
+{
+	$node->stop('immediate');
+	$node->start;
+	$node->safe_psql('postgres', q(CALL evbus.wait('received', '10 seconds')));
+	push @receipts, $node->safe_psql('postgres', q(SELECT string_agg(receipt, ',') FROM evbus.receive('received', 5, lease => '1 hour', wait => '10 seconds')));
+}
+isnt($receipts[0], $receipts[1], 'receipts of two starts differ');
+is(($node->psql('postgres', "SELECT evbus.ack(string_to_array('$receipts[0]', ','))"))[1], '0', 'those of the first are stale');
+is($node->safe_psql('postgres', "SELECT evbus.ack(string_to_array('$receipts[1]', ','))"), '5', 'those of the second are good');
+
 # After the restart no id is used twice.
 is($node->safe_psql('postgres', 'SELECT count(*) - count(DISTINCT event_id) FROM evbus.event_log'), '0', 'event ids are unique');
 

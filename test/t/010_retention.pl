@@ -108,5 +108,40 @@ $open->query_safe('COMMIT');
 $open->quit;
 like((receive_all($node, 'postgres', 'reader', 2))[-1], qr/ open 4$/, 'a publisher that was open while settings changed and leaves were kept up is received');
 
+# A bus that is quiet for so long that even the record of its positions is dropped.
+$node->safe_psql('postgres', 'CREATE DATABASE two');
+$node->safe_psql('two', <<'SQL');
+CREATE EXTENSION evbus;
+SELECT evbus.create_bus('quiet', retention => '1 minute', partition_interval => '1 day');
+SELECT evbus.create_bus('traffic', retention => '1 minute', partition_interval => '1 day');
+SELECT evbus.subscribe('quiet', 'reader');
+SELECT evbus.publish('quiet', 'old', '1');
+SELECT evbus.publish('quiet', 'old', '2');
+SELECT evbus.publish('traffic', 'a', '1');
+SQL
+@old = receive_all($node, 'two', 'reader', 2);
+is_deeply(\@old, [ '1 old 1', '2 old 2' ], 'the first positions of a bus are 1 and 2');
+foreach my $jump (1 .. 4)
+{
+	# An event at the end of the newest leaf there is: two days and more go by.
+	$node->safe_psql('two', 'CALL evbus.maintain()');
+	$node->safe_psql('two', <<'SQL');
+INSERT INTO evbus.event_log
+SELECT evbus._time_event(evbus._event_time((SELECT max(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''?(\d+)')::bigint)
+											FROM pg_partition_tree(('evbus.event_c' || storage_class_id)::regclass) JOIN pg_class c ON c.oid = relid WHERE isleaf)) - interval '1 minute'),
+	storage_class_id, bus_id, 'time.passes', NULL, NULL, (SELECT payload FROM evbus.event_log ORDER BY event_id DESC LIMIT 1)
+FROM evbus.bus WHERE bus = 'traffic'
+SQL
+	$node->restart('immediate');
+	ok($node->poll_query_until('two', q(SELECT ready FROM evbus._status())), "days go by: jump $jump");
+	# So far ahead of the leaves there are: a publisher waits until they are made.
+	is($node->safe_psql('two', q(SELECT evbus.publish('traffic', 'a', '1') > 0)), 't', 'publishing goes on');
+	$node->safe_psql('two', 'CALL evbus.maintain()');
+}
+answers($node, 'two', q(SELECT count(*) FROM evbus.tick t JOIN evbus.bus b USING (bus_id) WHERE b.bus = 'quiet'), '0', 'its events and the record of their positions are dropped');
+$node->restart('immediate');
+$node->safe_psql('two', q(SELECT evbus.publish('quiet', 'new', '3')));
+is((receive_all($node, 'two', 'reader', 1))[0], '3 new 3', 'and still the next position is the next one');
+
 $node->stop;
 done_testing();
