@@ -118,7 +118,7 @@ same_sub(const EvbusSub *shared, const EvbusSubscription *sub)
 
 /*
  * Take up to max positions: first what was given back, else past the frontier.
- * False: nothing there, or no lease left (then max_leases is used up).
+ * False: nothing there, or no lease left for the likes of us (lease.c).
  */
 bool
 evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusClaim *claim)

@@ -428,8 +428,8 @@ evbus_resume(PG_FUNCTION_ARGS)
  * evbus.seek(subscription text, start_from text) returns bigint
  *
  * Moves it as subscribe(start_from) would and returns the position; when the
- * caller commits, older receipts end, and what handlers have in hand is
- * finished but no longer counts.  Retries stay.
+ * caller commits, older receipts end, and a batch that a handler is at is rolled
+ * back.  Retries stay.
  * Errors: 22004, 22007, 22023, 42501, VB004.
  */
 Datum
