@@ -375,6 +375,12 @@ load_table(Oid relid, int max, bool buses)
 	HeapTuple	tuple;
 	int			n = 0;
 
+	/* A library of another version than the tables must not read past their rows. */
+	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_CREATED : SUB_CREATED))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),
+				 errhint("Run ALTER EXTENSION evbus UPDATE, or install the library that fits the extension.")));
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)) && n < max)
 	{
 		if (buses)
