@@ -254,7 +254,7 @@ evbus_maintainer_main(Datum main_arg)
 				}
 			for (int i = 0; i < n; i++)
 			{
-				listening = listening || (!subs[i].has_handler && subs[i].notify);
+				listening = listening || (!subs[i].has_handler && subs[i].notify && !subs[i].paused);
 				evbus_cursor_reap(db, subs[i].slot, now);
 			}
 			unserved = evbus_pool_turn(db, subs, n);
