@@ -84,14 +84,27 @@ evbus_arg_int(FunctionCallInfo fcinfo, int n, const char *name, int low, int hig
 	return value;
 }
 
-static char *
-interval_text(int64 usecs)
+/* Microseconds of an interval that is in bounds, and back; months count 30 days. */
+int64
+evbus_interval_usecs(const Interval *span)
+{
+	return ((int64) span->month * 30 + span->day) * USECS_PER_DAY + span->time;
+}
+
+Datum
+evbus_interval_datum(int64 usecs)
 {
 	Interval   *span = palloc0(sizeof(Interval));
 
 	span->day = usecs / USECS_PER_DAY;
 	span->time = usecs % USECS_PER_DAY;
-	return DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(span)));
+	return IntervalPGetDatum(span);
+}
+
+static char *
+interval_text(int64 usecs)
+{
+	return DatumGetCString(DirectFunctionCall1(interval_out, evbus_interval_datum(usecs)));
 }
 
 /* Microseconds; months count 30 days.  Bounds in microseconds. */
@@ -106,7 +119,7 @@ evbus_arg_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, 
 	span = PG_GETARG_INTERVAL_P(n);
 	estimate = ((double) span->month * 30 + span->day) * USECS_PER_DAY + span->time;
 	if (fabs(estimate) < 9e18)
-		value = ((int64) span->month * 30 + span->day) * USECS_PER_DAY + span->time;
+		value = evbus_interval_usecs(span);
 	if (fabs(estimate) >= 9e18 || value < low || value > high)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

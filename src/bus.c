@@ -49,22 +49,12 @@ evbus_require_preload(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-static Datum
-interval_datum(int64 usecs)
-{
-	Interval   *span = palloc0(sizeof(Interval));
-
-	span->day = usecs / USECS_PER_DAY;
-	span->time = usecs % USECS_PER_DAY;
-	return IntervalPGetDatum(span);
-}
-
 /* The class of a retention and leaf interval, made if there is none. */
 static int32
 find_class(EvbusDb *db, int64 retention, int64 interval)
 {
 	static const Oid types[] = {INTERVALOID, INTERVALOID};
-	Datum		values[] = {interval_datum(retention), interval_datum(interval)};
+	Datum		values[] = {evbus_interval_datum(retention), evbus_interval_datum(interval)};
 	EvbusInternal state;
 	int32		id;
 

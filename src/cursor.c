@@ -145,19 +145,7 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 			if (lease->state != EVBUS_LEASE_RETURNED)
 				continue;
 			if (lease->hi - lease->lo > max && lease->suspect == 0)
-			{
-				int32		rest = evbus_lease_alloc(db, sub->slot, true);
-
-				if (rest >= 0)
-				{
-					EVBUS_LEASE(db, rest)->lo = lease->lo + max;
-					EVBUS_LEASE(db, rest)->hi = lease->hi;
-					EVBUS_LEASE(db, rest)->state = EVBUS_LEASE_RETURNED;
-					lease->hi = lease->lo + max;
-					evbus_lease_insert(db, shared, rest);
-					shared->n_returned++;
-				}
-			}
+				(void) evbus_lease_cut(db, shared, lease, lease->lo + max);
 			shared->n_returned--;
 			evbus_lease_grant(shared, lease);
 			claim->lease = i;
@@ -343,7 +331,6 @@ evbus_cursor_cut(EvbusDb *db, EvbusClaim *claim, int64 hi)
 	EvbusSub   *shared = EVBUS_SUB(db, claim->sub_slot);
 	EvbusLease *lease;
 	bool		done = false;
-	int32		rest;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	lease = evbus_lease_held(db, claim);
@@ -352,17 +339,8 @@ evbus_cursor_cut(EvbusDb *db, EvbusClaim *claim, int64 hi)
 		lease->hi = shared->frontier = shared->skipped_from = hi;
 		done = true;
 	}
-	else if (lease && (rest = evbus_lease_alloc(db, claim->sub_slot, true)) >= 0)
-	{
-		EVBUS_LEASE(db, rest)->lo = hi;
-		EVBUS_LEASE(db, rest)->hi = lease->hi;
-		EVBUS_LEASE(db, rest)->attempts = lease->attempts;
-		EVBUS_LEASE(db, rest)->state = EVBUS_LEASE_RETURNED;
-		lease->hi = hi;
-		evbus_lease_insert(db, shared, rest);
-		shared->n_returned++;
-		done = true;
-	}
+	else if (lease)
+		done = evbus_lease_cut(db, shared, lease, hi);
 	if (done)
 		claim->hi = hi;
 	LWLockRelease(&shared->lock);
@@ -392,11 +370,10 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 
 		for (;;)
 		{
-			int32		rest = -1;
+			int32		rest;
 
 			lease->event_id = events[made].event_id;
 			lease->expires_at = expires_at;
-			lease->holder = -1;
 			out[made].sub_slot = claim->sub_slot;
 			out[made].lease = at;
 			out[made].epoch = lease->epoch;
@@ -410,18 +387,7 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			if (rest < 0)
 			{
 				/* No more for us: what follows the last event goes back. */
-				rest = evbus_lease_alloc(db, claim->sub_slot, true);
-				if (rest >= 0)
-				{
-					lease->hi = events[made - 1].position + 1;
-					EVBUS_LEASE(db, rest)->lo = lease->hi;
-					EVBUS_LEASE(db, rest)->hi = hi;
-					EVBUS_LEASE(db, rest)->attempts = lease->attempts;
-					EVBUS_LEASE(db, rest)->state = EVBUS_LEASE_RETURNED;
-					evbus_lease_insert(db, shared, rest);
-					shared->n_returned++;
-				}
-				else
+				if (!evbus_lease_cut(db, shared, lease, events[made - 1].position + 1))
 				{
 					/* The last one must not cover events it does not name. */
 					made--;
@@ -459,7 +425,6 @@ evbus_cursor_set_expiry(EvbusDb *db, const EvbusClaim *claim, int64 event_id, Ti
 	{
 		lease->event_id = event_id;
 		lease->expires_at = expires_at;
-		lease->holder = -1;
 		if (shared->next_expiry == 0 || expires_at < shared->next_expiry)
 			shared->next_expiry = expires_at;
 	}

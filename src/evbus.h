@@ -164,8 +164,7 @@ typedef struct EvbusLease
 	int64		lo;				/* positions [lo, hi); 0, 0 for a retry */
 	int64		hi;
 	int64		event_id;		/* of a client's delivery or a retry; 0 for a worker's range */
-	TimestampTz expires_at;		/* 0: never, ends with the holder */
-	int32		holder;			/* backend number while held by a transaction or worker, else -1 */
+	TimestampTz expires_at;		/* 0: never, ends with the process that holds it */
 	int16		attempts;		/* deliveries whose lease ran out */
 	uint8		state;			/* EvbusLeaseState */
 	bool		pinned;			/* a transaction acks or releases it: cannot run out */

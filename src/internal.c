@@ -38,8 +38,8 @@ evbus_installed(void)
 }
 
 /* Whoever made the extension; the schema may be another's. */
-Oid
-evbus_owner(void)
+static Oid
+extension_owner(void)
 {
 	Oid			relid = evbus_relid("bus");
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
@@ -88,7 +88,7 @@ evbus_relid(const char *name)
 void
 evbus_internal_begin(EvbusInternal *state)
 {
-	Oid			owner = evbus_owner();
+	Oid			owner = extension_owner();
 
 	GetUserIdAndSecContext(&state->user, &state->sec_context);
 	SetUserIdAndSecContext(owner, state->sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);

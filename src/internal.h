@@ -15,7 +15,6 @@ typedef struct EvbusInternal
 } EvbusInternal;
 
 extern Oid	evbus_namespace(bool missing_ok);
-extern Oid	evbus_owner(void);
 extern void evbus_check_schema(void);
 extern Oid	evbus_relid(const char *name);
 extern bool evbus_installed(void);

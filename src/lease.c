@@ -56,7 +56,6 @@ evbus_lease_alloc(EvbusDb *db, int sub_slot, bool remainder)
 		lease->lo = lease->hi = 0;
 		lease->event_id = 0;
 		lease->expires_at = 0;
-		lease->holder = -1;
 		lease->attempts = 0;
 		lease->pinned = false;
 		lease->retry = false;
@@ -151,7 +150,6 @@ give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 	lease->epoch++;
 	lease->event_id = lease->retry ? lease->event_id : 0;
 	lease->expires_at = 0;
-	lease->holder = -1;
 	lease->pinned = false;
 	sub->n_held--;
 	if (lease->retry)
@@ -171,6 +169,29 @@ join_next(EvbusDb *db, EvbusSub *sub, EvbusLease *lease)
 		return false;
 	lease->hi = next->hi;
 	evbus_lease_remove(db, sub, lease->next);
+	return true;
+}
+
+/*
+ * Give back the upper part of a range, from `at` on, with the attempts it has
+ * counted; false: there is no entry left for it.
+ */
+bool
+evbus_lease_cut(EvbusDb *db, EvbusSub *sub, EvbusLease *lease, int64 at)
+{
+	int32		i = evbus_lease_alloc(db, lease->sub_slot, true);
+	EvbusLease *rest;
+
+	if (i < 0)
+		return false;
+	rest = EVBUS_LEASE(db, i);
+	rest->lo = at;
+	rest->hi = lease->hi;
+	rest->attempts = lease->attempts;
+	rest->state = EVBUS_LEASE_RETURNED;
+	lease->hi = at;
+	evbus_lease_insert(db, sub, i);
+	sub->n_returned++;
 	return true;
 }
 
@@ -245,6 +266,5 @@ evbus_lease_grant(EvbusSub *sub, EvbusLease *lease)
 {
 	lease->state = EVBUS_LEASE_HELD;
 	lease->epoch++;
-	lease->holder = EvbusMyBackend();
 	sub->n_held++;
 }

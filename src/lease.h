@@ -24,6 +24,7 @@ extern bool evbus_lease_available(EvbusDb *db, int sub_slot);
 extern int32 evbus_lease_alloc(EvbusDb *db, int sub_slot, bool remainder);
 extern void evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i);
+extern bool evbus_lease_cut(EvbusDb *db, EvbusSub *sub, EvbusLease *lease, int64 at);
 extern void evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now);
 extern EvbusLease *evbus_lease_held(EvbusDb *db, const EvbusClaim *claim);

@@ -17,6 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "args.h"
 #include "catalog/pg_type.h"
 #include "internal.h"
 #include "pattern.h"
@@ -74,9 +75,9 @@ registry_invalidate(Datum arg, Oid relid)
 	}
 }
 
-/* Once per process; the backend's own start calls it through evbus_db(). */
-void
-evbus_registry_init(void)
+/* Once per process. */
+static void
+registry_init(void)
 {
 	static bool done = false;
 
@@ -189,7 +190,7 @@ evbus_db(void)
 	if (my_db != NULL && my_bus_relid == bus_relid && my_db->dboid == MyDatabaseId && my_db->bus_relid == bus_relid)
 		return my_db;
 
-	evbus_registry_init();
+	registry_init();
 	cache_valid = false;
 	for (int tries = 0;; tries++)
 	{
@@ -214,8 +215,8 @@ evbus_db(void)
 }
 
 /* Wait until the sequencer has loaded positions and cursors. */
-bool
-evbus_db_wait_ready(EvbusDb *db, int timeout_ms)
+static bool
+db_wait_ready(EvbusDb *db, int timeout_ms)
 {
 	TimestampTz deadline;
 	bool		ready;
@@ -234,7 +235,7 @@ evbus_db_wait_ready(EvbusDb *db, int timeout_ms)
 void
 evbus_db_require_ready(EvbusDb *db)
 {
-	if (!evbus_db_wait_ready(db, 10000))
+	if (!db_wait_ready(db, 10000))
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_NOT_READY),
 				 errmsg("the evbus workers of this database are not running"),
@@ -253,7 +254,7 @@ evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
 	bool		drained;
 
-	if (!evbus_db_wait_ready(db, timeout_ms))
+	if (!db_wait_ready(db, timeout_ms))
 		return false;
 	ConditionVariablePrepareToSleep(&db->drained_cv);
 	while (!(drained = pg_atomic_read_u64(&db->ring_ticked) >= tail &&
@@ -275,14 +276,6 @@ evbus_launcher_wake(void)
 }
 
 /* ------------------------------------------------------ configuration cache */
-
-static int64
-interval_usecs(Datum d)
-{
-	Interval   *span = DatumGetIntervalP(d);
-
-	return ((int64) span->month * 30 + span->day) * USECS_PER_DAY + span->time;
-}
 
 static void
 load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
@@ -348,10 +341,10 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->batch_size = DatumGetInt32(values[SUB_BATCH_SIZE - 1]);
 	sub->concurrency = DatumGetInt32(values[SUB_CONCURRENCY - 1]);
 	sub->max_attempts = DatumGetInt32(values[SUB_MAX_ATTEMPTS - 1]);
-	sub->backoff_initial = interval_usecs(values[SUB_BACKOFF_INITIAL - 1]);
-	sub->backoff_max = interval_usecs(values[SUB_BACKOFF_MAX - 1]);
-	sub->lease = interval_usecs(values[SUB_LEASE - 1]);
-	sub->timeout = interval_usecs(values[SUB_TIMEOUT - 1]);
+	sub->backoff_initial = evbus_interval_usecs(DatumGetIntervalP(values[SUB_BACKOFF_INITIAL - 1]));
+	sub->backoff_max = evbus_interval_usecs(DatumGetIntervalP(values[SUB_BACKOFF_MAX - 1]));
+	sub->lease = evbus_interval_usecs(DatumGetIntervalP(values[SUB_LEASE - 1]));
+	sub->timeout = evbus_interval_usecs(DatumGetIntervalP(values[SUB_TIMEOUT - 1]));
 	sub->notify = DatumGetBool(values[SUB_NOTIFY - 1]);
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);

@@ -45,9 +45,7 @@ typedef struct EvbusSubscription
 	char		bus_name[EVBUS_NAME_MAX + 1];
 } EvbusSubscription;
 
-extern void evbus_registry_init(void);
 extern EvbusDb *evbus_db(void);
-extern bool evbus_db_wait_ready(EvbusDb *db, int timeout_ms);
 extern bool evbus_db_wait_drained(EvbusDb *db, int timeout_ms);
 extern void evbus_db_require_ready(EvbusDb *db);
 extern bool evbus_bus_find(const char *name, EvbusBus *bus);

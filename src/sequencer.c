@@ -385,6 +385,8 @@ recover(int64 low)
 		for (int i = 0; i < n; i++)
 		{
 			int64		id = found[i].event_id;
+			bool		has_tick = hash_search(ticked, &id, HASH_FIND, NULL) != NULL;
+			bool		is_late = in_ranges(id, late, n_late);
 			EvbusBus	bus;
 
 			from = id + 1;
@@ -393,10 +395,10 @@ recover(int64 low)
 				/* Also one that an earlier sequencer has ticked: the ring still has it. */
 				if (recovered == NULL)
 					recovered = id_set("evbus recovered ids", TopMemoryContext);
-				if (hash_search(ticked, &id, HASH_FIND, NULL) || !in_ranges(id, late, n_late))
+				if (has_tick || !is_late)
 					add_id(id, recovered);
 			}
-			if (hash_search(ticked, &id, HASH_FIND, NULL) || in_ranges(id, late, n_late) ||
+			if (has_tick || is_late ||
 				!evbus_bus_by_id(found[i].bus_id, &bus) || !bus_ready(bus.bus_id, bus.slot))
 				continue;
 			(void) place(placed_for(bus.bus_id, bus.slot), id);

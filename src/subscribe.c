@@ -122,16 +122,12 @@ static int64
 set_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high, bool optional, Settings *set, int column,
 			 int64 current)
 {
-	Interval   *span;
 	int64		value;
 
 	if (optional && PG_ARGISNULL(n))
 		return current;
 	value = evbus_arg_interval(fcinfo, n, name, low, high);
-	span = palloc0(sizeof(Interval));
-	span->day = value / USECS_PER_DAY;
-	span->time = value % USECS_PER_DAY;
-	set->values[column] = IntervalPGetDatum(span);
+	set->values[column] = evbus_interval_datum(value);
 	set->nulls[column] = ' ';
 	return value;
 }
