@@ -35,6 +35,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "pin.h"
+#include "point.h"
 #include "reader.h"
 #include "retry.h"
 #include "storage/lmgr.h"
@@ -468,6 +469,7 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	else
 		for (int i = 0; i < found->n; i++)
 			call_one(sub, &found->events[i]);
+	EVBUS_POINT("handler.called");
 	keep(evbus_pin(db, &claims[0], EVBUS_PIN_ACK));
 	keep(evbus_cursor_range(db, &claims[0], &range));
 	evbus_ledger_wait_ticked(db, sub, range.hi);

@@ -29,6 +29,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "point.h"
 #include "registry.h"
 #include "ring.h"
 #include "sequencer.h"
@@ -165,6 +166,7 @@ sequencer_xact(XactEvent event, void *arg)
 		return;
 	if (event == XACT_EVENT_COMMIT)
 	{
+		EVBUS_POINT("sequencer.committed");
 		for (int i = 0; i < evbus_max_buses; i++)
 		{
 			EvbusBusState *bus = EVBUS_BUS(db, i);
@@ -338,6 +340,7 @@ place_late(int64 low)
 		}
 		if (n > 0)
 			write_ticks(low);
+		EVBUS_POINT("sequencer.late");
 		end_turn();
 		evbus_worker_turn();
 	}
@@ -411,6 +414,7 @@ recover(int64 low)
 			PopActiveSnapshot();
 			UnregisterSnapshot(snapshot);
 		}
+		EVBUS_POINT("sequencer.recovering");
 		end_turn();
 		evbus_worker_turn();
 	} while (n == RECOVERY_CHUNK);
@@ -461,7 +465,9 @@ drain(uint64 tail, int64 low)
 	if (pg_atomic_read_u32(&db->maintainer_sleeps) && db->maintainer_pid != 0)
 		SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
 
+	EVBUS_POINT("sequencer.drained");
 	write_ticks(low);
+	EVBUS_POINT("sequencer.ticks");
 	end_turn();
 	return true;
 }
@@ -505,9 +511,12 @@ turn(void)
 	uint64		tail;
 
 	pg_memory_barrier();
+	EVBUS_POINT("sequencer.clock");
 	low = Min(clock, lowest_open());
+	EVBUS_POINT("sequencer.slots");
 	pg_memory_barrier();
 	tail = pg_atomic_read_u64(&db->ring_tail);
+	EVBUS_POINT("sequencer.tail");
 	pg_memory_barrier();
 	if (pg_atomic_read_u32(&db->late) || pg_atomic_read_u32(&db->lost))
 		pg_atomic_write_u32(&db->recovered, 0);	/* before the flags go: who waits for all to be placed waits on */

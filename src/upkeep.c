@@ -20,6 +20,7 @@
 #include "internal.h"
 #include "leaf.h"
 #include "ledger.h"
+#include "point.h"
 #include "registry.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -198,6 +199,7 @@ drop_leaf(EvbusDb *db, Oid relid, const char *what)
 		(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		save_watermarks(db);
 		evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
+		EVBUS_POINT("leaf.dropped");
 		evbus_internal_end(&state);
 		ReleaseCurrentSubTransaction();
 		done = true;
