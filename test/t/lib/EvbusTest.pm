@@ -9,7 +9,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node worker_pids other_worker answers receive_all);
+our @EXPORT = qw(new_node worker_pids other_worker answers receive_all
+	points point reached crashed shop whole);
 
 # A started server with evbus preloaded; conf is added to postgresql.conf.
 # Unless database is undef, the extension is made in it ("postgres" by default).
@@ -72,6 +73,72 @@ sub receive_all
 		push @all, split /\n/, $got;
 	}
 	return @all;
+}
+
+# ------------------------------------------------------------ debug points
+
+# Lets a test of this database use the points of src/point.h; false: the library has none.
+sub points
+{
+	my ($node, $database) = @_;
+	my ($ret) = $node->psql($database // 'postgres', <<~'SQL', on_error_stop => 1);
+		CREATE FUNCTION point_set(name text, action text, skip int) RETURNS void AS 'evbus', 'evbus_point_set' LANGUAGE C STRICT;
+		CREATE FUNCTION point_waiting(name text) RETURNS int AS 'evbus', 'evbus_point_waiting' LANGUAGE C STRICT;
+		SQL
+	return $ret == 0;
+}
+
+# What shall happen at a point: off, wait, error, kill, end; skip passes are let through first.
+sub point
+{
+	my ($node, $name, $action, $skip) = @_;
+	return $node->safe_psql('postgres', sprintf("SELECT point_set('%s', '%s', %d)", $name, $action, $skip // 0));
+}
+
+# True once a process waits there.
+sub reached
+{
+	my ($node, $name) = @_;
+	return $node->poll_query_until('postgres', "SELECT point_waiting('$name') > 0");
+}
+
+# True once the server has crashed since its log was that long, and accepts connections again.
+sub crashed
+{
+	my ($node, $log) = @_;
+	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $log);
+	return $node->poll_query_until('postgres', 'SELECT true');
+}
+
+# ------------------------------------------------- every event once, in order
+
+# A bus, a handler that notes what it is given, and a subscription for clients.
+sub shop
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres', <<~'SQL');
+		SELECT evbus.create_bus('orders');
+		CREATE TABLE effect (event_id bigint, position bigint, type text, n bigint GENERATED ALWAYS AS IDENTITY);
+		CREATE FUNCTION handle(events evbus.event[]) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO effect (event_id, position, type) SELECT event_id, position, type FROM unnest(events);
+		END $$;
+		SELECT evbus.subscribe('orders', 'handled', handler => 'handle(evbus.event[])');
+		SELECT evbus.subscribe('orders', 'reader');
+		SQL
+}
+
+# Every committed event reached the handler of shop() once; positions have no gap and no repetition.
+sub whole
+{
+	my ($node, $when) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $stored = $node->safe_psql('postgres', 'SELECT count(*) FROM evbus.history');
+	answers($node, 'postgres', 'SELECT count(*) FROM effect', $stored, "every event reached the handler: $when");
+	return is($node->safe_psql('postgres', <<~'SQL'), "0 0 0 $stored", "no event and no position twice, no gap, no ghost: $when");
+		SELECT concat_ws(' ', count(DISTINCT event_id) - count(*), count(DISTINCT position) - count(*), coalesce(max(position) - min(position) + 1, 0) - count(*),
+			(SELECT count(*) FROM effect JOIN evbus.history USING (event_id))) FROM effect
+		SQL
 }
 
 1;
