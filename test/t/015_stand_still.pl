@@ -51,6 +51,16 @@ sub given
 	return $node->safe_psql('postgres', "SELECT string_agg(type, ' ' ORDER BY position) FROM effect WHERE type LIKE '$pattern'");
 }
 
+# The sequencer stands still at that point; something to do brings it there at once.
+sub stand_still
+{
+	my ($point) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	point($node, $point, 'wait');
+	publish('wake');
+	return ok(reached($node, $point), "the sequencer stands still at $point");
+}
+
 sub terminate_sequencer
 {
 	my $old = worker_pids($node, 'evbus sequencer');
@@ -80,8 +90,7 @@ foreach my $how ('commits while the sequencer stands still', 'commits after othe
 		do { publish("$tag.d") } while ($node->safe_psql('postgres', "SELECT max(low_id) > (SELECT event_id FROM evbus.history WHERE type = '$tag.c') FROM evbus.tick") eq 'f' && ++$n < 500);
 		cmp_ok($n, '<', 500, 'recovery no longer waits for it');
 	}
-	point($node, 'sequencer.clock', 'wait');
-	ok(reached($node, 'sequencer.clock'), 'the sequencer stands still');
+	stand_still('sequencer.clock');
 	if ($how =~ /prepared/)
 	{
 		$open->query_safe("PREPARE TRANSACTION 'g'");
@@ -105,32 +114,28 @@ foreach my $how ('commits while the sequencer stands still', 'commits after othe
 
 foreach my $point ('publish.committed', 'publish.pushed')
 {
-	foreach my $deaths (1, 2)
+	my $tag = 'callback' . ++$serial;
+	point($node, $point, 'wait');
+	my $session = publish_aside("$tag.a");
+	ok(reached($node, $point), "a publisher stands still at $point");
+	# The second one must know what the first one has recovered, though the ring does not have it yet.
+	foreach my $death ('first', 'second')
 	{
-		my $tag = 'callback' . ++$serial;
-		point($node, $point, 'wait');
-		my $session = publish_aside("$tag.a");
-		ok(reached($node, $point), "a publisher stands still at $point");
-		foreach (1 .. $deaths)
-		{
-			my $old = terminate_sequencer();
-			ok(other_worker($node, 'evbus sequencer', $old), 'the sequencer ends and another comes');
-			# It has recovered once it has delivered what came later; not those of the publisher that holds up the point.
-			answers($node, 'postgres', "SELECT count(*) FROM effect WHERE type = '$tag.a'", '1', 'and finds its event, in the log or in the ring');
-		}
-		point($node, $point, 'off');
-		finish($session);
-		publish("$tag.b", 3);
-		whole($node, "a publisher at $point over $deaths sequencers");
-		is(given("$tag.%"), join(' ', "$tag.a", ("$tag.b") x 3), 'it is delivered once, and first');
+		my $old = terminate_sequencer();
+		ok(other_worker($node, 'evbus sequencer', $old), "the $death sequencer ends and another comes");
+		answers($node, 'postgres', "SELECT count(*) FROM effect WHERE type = '$tag.a'", '1', 'its event is there once, from the log or from the ring');
 	}
+	point($node, $point, 'off');
+	finish($session);
+	publish("$tag.b", 3);
+	whole($node, "a publisher stood at $point while two sequencers ended");
+	is(given("$tag.%"), join(' ', "$tag.a", ("$tag.b") x 3), 'it is delivered once, and first');
 }
 
 # One that finds the ring full, stopped before it clears its slot; the sequencer ends meanwhile.
 {
 	my $tag = 'full' . ++$serial;
-	point($node, 'sequencer.clock', 'wait');
-	ok(reached($node, 'sequencer.clock'), 'the sequencer stands still');
+	stand_still('sequencer.clock');
 	publish("$tag.filler", 80) foreach 1 .. 14;
 	point($node, 'publish.pushed', 'wait');
 	my $session = publish_aside("$tag.a");
@@ -145,6 +150,23 @@ foreach my $point ('publish.committed', 'publish.pushed')
 	whole($node, 'a full ring, a publisher in its callback, and another sequencer');
 }
 
+# One that finds the ring full, and then one that is small enough to fit: the order is that of their commits all the same.
+foreach my $point ('sequencer.clock', 'sequencer.slots', 'sequencer.tail')
+{
+	my $tag = 'small' . ++$serial;
+	stand_still($point);
+	publish("$tag.filler", 80) foreach 1 .. 11;
+	my $overflows = 'SELECT ring_overflows FROM evbus._status()';
+	my $before = $node->safe_psql('postgres', $overflows);
+	publish("$tag.a", 100);
+	is($node->safe_psql('postgres', $overflows), $before + 1, 'a transaction finds no room in the ring');
+	publish("$tag.b");
+	is($node->safe_psql('postgres', $overflows), $before + 1, 'the next one does');
+	point($node, $point, 'off');
+	whole($node, 'one did not fit into the ring, the next one did');
+	is($node->safe_psql('postgres', "SELECT max(position) FILTER (WHERE type = '$tag.a') < min(position) FILTER (WHERE type = '$tag.b') FROM effect"), 't', "they are in the order of their commits: the sequencer stood at $point");
+}
+
 # ------------------------------------ the sequencer stands at each step while publishers of all kinds commit
 
 foreach my $point ('sequencer.clock', 'sequencer.slots', 'sequencer.tail', 'sequencer.drained', 'sequencer.ticks', 'sequencer.committed')
@@ -152,11 +174,10 @@ foreach my $point ('sequencer.clock', 'sequencer.slots', 'sequencer.tail', 'sequ
 	foreach my $end ('goes on', 'is terminated', 'is killed')
 	{
 		next if $end eq 'goes on' && $point !~ /slots|tail/;
+		next if $end eq 'is terminated' && $point =~ /clock|slots/;    # as at the tail: nothing is placed yet
 		my $tag = 'step' . ++$serial;
 		my $log = -s $node->logfile;
-		point($node, $point, 'wait');
-		publish("$tag.first");
-		reached($node, $point) or die "the sequencer does not come to $point";
+		stand_still($point);
 		publish("$tag.one") foreach 1 .. 3;
 		publish("$tag.large", 200);    # more than an eighth of the ring: by way of evbus.late
 		$node->safe_psql('postgres', "BEGIN; SELECT evbus.publish('orders', '$tag.prepared', '1'); PREPARE TRANSACTION '$tag'; COMMIT PREPARED '$tag'");
