@@ -5,12 +5,13 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(new_node worker_pids other_worker answers receive_all
-	points point reached crashed shop whole);
+	points point reached crashed shop whole test_module);
 
 # A started server with evbus preloaded; conf is added to postgresql.conf.
 # Unless database is undef, the extension is made in it ("postgres" by default).
@@ -108,6 +109,18 @@ sub crashed
 	my ($node, $log) = @_;
 	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $log);
 	return $node->poll_query_until('postgres', 'SELECT true');
+}
+
+# Builds test/module and declares its functions.
+sub test_module
+{
+	my ($node) = @_;
+	my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
+	my ($include, $stderr) = run_command([ $pg_config, '--includedir-server' ]);
+	my $library = PostgreSQL::Test::Utils::tempdir() . '/evbus_test.so';
+	system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-I', $include, '-o', $library, "$FindBin::RealBin/../module/evbus_test.c");
+	return $node->safe_psql('postgres', join '', map { "CREATE FUNCTION $_ RETURNS void AS '$library' LANGUAGE C;" }
+		'test_crash()', 'test_spin(ms int)', 'test_hog(mb int)');
 }
 
 # ------------------------------------------------- every event once, in order
