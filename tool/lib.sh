@@ -86,6 +86,8 @@ cleanup() {
 	for pid in "${children[@]}"; do
 		kill -KILL -- "-$pid" 2>/dev/null || true
 	done
+	# File systems that test/run mounted in there.
+	[ ! -d "$work/disk" ] || umount --lazy "$work"/disk/* 2>/dev/null || true
 	rm -rf "$work"
 	exit $status
 }
