@@ -141,7 +141,8 @@ collect(void)
 	inflight->n_suspects = n;
 	if (found > 0)
 		ereport(LOG,
-				(errmsg("evbus found %d events in handlers that ended with the server", found)));
+				(errmsg_plural("evbus found %d event in a handler that ended with the server",
+							   "evbus found %d events in handlers that ended with the server", found, found)));
 }
 
 /* When shared memory is made: no other process of ours exists. */
