@@ -346,15 +346,16 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 	{
 		for (int i = 0; i < n; i++)
 		{
+			bool		count = false;
+
+			if (evbus_inflight_crashed(sub, &events[i], &count))
+				crashed = true;
 			if (failed)
 				record_failure(sub, &events[i], failed);
 			else if (suspect != 0 && events[i].event_id == suspect)
 				record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
-			else if (evbus_inflight_crashed(sub, &events[i]))
-			{
+			else if (count)
 				record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
-				crashed = true;
-			}
 			else
 				run_in_subtransaction(sub, &events[i]);
 		}

@@ -57,6 +57,7 @@ typedef struct Suspect
 	int32		subscription_id;
 	int32		epoch;
 	int32		attempt;		/* 0: struck out */
+	int32		together;		/* with so many others in one call */
 	int64		event_id;
 } Suspect;
 
@@ -132,7 +133,7 @@ collect(void)
 				memmove(inflight->suspects, inflight->suspects + 1, sizeof(Suspect) * --n);
 			inflight->suspects[n++] = (Suspect)
 			{
-				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), slot->ids[i]
+				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), end - first - 1, slot->ids[i]
 			};
 			found++;
 		}
@@ -141,7 +142,8 @@ collect(void)
 	inflight->n_suspects = n;
 	if (found > 0)
 		ereport(LOG,
-				(errmsg("evbus found %d events in handlers that ended with the server", found)));
+				(errmsg_plural("evbus found %d event in a handler that ended with the server",
+							   "evbus found %d events in handlers that ended with the server", found, found)));
 }
 
 /* When shared memory is made: no other process of ours exists. */
@@ -264,20 +266,24 @@ evbus_inflight_any(const EvbusSubscription *sub, const EvbusEvent *events, int n
 
 /*
  * Did the server crash in the handler of this event, and nobody has recorded it?
- * Sets the attempt that is to be recorded.
+ * Sets *count if it is to be counted, and the attempt that is to be recorded.
  */
 bool
-evbus_inflight_crashed(const EvbusSubscription *sub, EvbusEvent *event)
+evbus_inflight_crashed(const EvbusSubscription *sub, EvbusEvent *event, bool *count)
 {
 	Suspect    *s = find(sub, event->event_id);
 
+	*count = false;
 	if (s == NULL || s->attempt < event->attempt)
 		return false;			/* below: recorded, and then came the next crash */
-	event->attempt = s->attempt;
+	/* One of many is not given up for what another one did: it gets a try of its own. */
+	*count = s->together == 0 || s->attempt < sub->max_attempts;
+	if (*count)
+		event->attempt = s->attempt;
 	return true;
 }
 
-/* That is on disk now. */
+/* What became of it is on disk now. */
 void
 evbus_inflight_recorded(const EvbusSubscription *sub, int64 event_id)
 {

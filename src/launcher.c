@@ -34,7 +34,8 @@
 #include "worker.h"
 
 #define LOOK_MS			1000	/* between two looks at everything */
-#define RESTART_MS		500		/* before a worker that died is started again */
+#define RESTART_MS		500		/* between two starts of one worker */
+#define SOON_MS			50
 #define UNSEEN_MS		(10 * 60 * 1000)	/* an area whose extension never was committed */
 
 PGDLLEXPORT void evbus_launcher_main(Datum main_arg);
@@ -43,6 +44,7 @@ PGDLLEXPORT void evbus_launcher_main(Datum main_arg);
 typedef struct Child
 {
 	BackgroundWorkerHandle *handle;
+	TimestampTz started_at;
 	TimestampTz not_before;
 } Child;
 
@@ -55,6 +57,7 @@ static Oid *to_probe;			/* what there was at our start */
 static int	n_to_probe;
 static int	n_probed = 0;
 static TimestampTz warned_at = 0;
+static bool look_soon;			/* a worker is to be started in a moment */
 
 static bool
 running(Child *child)
@@ -67,7 +70,8 @@ running(Child *child)
 		return true;
 	pfree(child->handle);
 	child->handle = NULL;
-	child->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_MS);
+	/* At once, but for one that dies as soon as it is started. */
+	child->not_before = TimestampTzPlusMilliseconds(child->started_at, RESTART_MS);
 	return false;
 }
 
@@ -78,7 +82,11 @@ start(Child *child, const char *type, const char *function, Oid dboid)
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (now < child->not_before)
+	{
+		look_soon = true;
 		return;
+	}
+	child->started_at = now;
 	snprintf(name, sizeof(name), "%s for database %u", type, dboid);
 	if (evbus_worker_start(name, type, function, ObjectIdGetDatum(dboid), &child->handle))
 		return;
@@ -223,6 +231,7 @@ evbus_launcher_main(Datum main_arg)
 	{
 		evbus_worker_turn();
 		list_databases();
+		look_soon = false;
 
 		/* One database after another, so that a thousand of them take few slots. */
 		if (!running(&probe))
@@ -246,7 +255,7 @@ evbus_launcher_main(Datum main_arg)
 			look_after(i);
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 n_probed < n_to_probe ? 20 : LOOK_MS, PG_WAIT_EXTENSION);
+						 n_probed < n_to_probe ? 20 : look_soon ? SOON_MS : LOOK_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
 }

@@ -49,6 +49,7 @@ static void
 upkeep(EvbusDb *of, bool retention)
 {
 	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
+	evbus_registry_verify();
 	(void) evbus_upkeep_leaves(of);
 	if (!retention)
 		return;

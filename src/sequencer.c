@@ -87,7 +87,7 @@ drain(uint64 tail, int64 low, bool late, int64 bound)
 	evbus_turn_begin();
 	if (late)
 	{
-		int			all = evbus_late_read(LATE_ROWS, &rows);
+		int			all = evbus_late_read(PG_INT64_MAX, LATE_ROWS, &rows);
 
 		n_rows = evbus_late_batch(rows, all, bound);
 		if (n_rows < all)

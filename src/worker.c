@@ -79,6 +79,7 @@ evbus_worker_start(const char *name, const char *type, const char *function, Dat
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = arg;
+	worker.bgw_notify_pid = MyProcPid;	/* our latch is set when it comes and goes */
 	strlcpy(worker.bgw_name, name, BGW_MAXLEN);
 	strlcpy(worker.bgw_type, type, BGW_MAXLEN);
 	strlcpy(worker.bgw_library_name, "evbus", BGW_MAXLEN);
