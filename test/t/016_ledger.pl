@@ -190,8 +190,6 @@ foreach my $turns (1, 2)
 $dump->query_safe('COMMIT');
 $dump->quit;
 $node->command_ok([ 'pg_restore', '-d', $node->connstr("over_$_"), $node->backup_dir . "_$_.dump" ], 'is restored into another database') foreach 1, 2;
-$node->stop('immediate');
-$node->start;
 foreach my $turns (1, 2)
 {
 	my $database = "over_$turns";
