@@ -8,10 +8,11 @@
  */
 #include "postgres.h"
 
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "fmgr.h"
-#include "utils/memutils.h"
 
 PG_MODULE_MAGIC;
 
@@ -42,11 +43,31 @@ test_spin(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* test_hog(mb int) returns void: allocates and touches that much, until its transaction ends */
+/* test_hog(mb int) returns void: may have so much more memory, and wants more than that */
 Datum
 test_hog(PG_FUNCTION_ARGS)
 {
-	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		memset(MemoryContextAlloc(TopTransactionContext, 1024 * 1024), 1, 1024 * 1024);
+	struct rlimit old;
+	struct rlimit tight;
+	long		pages = 0;
+	FILE	   *statm = fopen("/proc/self/statm", "r");
+
+	if (statm == NULL || fscanf(statm, "%ld", &pages) != 1 || getrlimit(RLIMIT_AS, &old) != 0)
+		elog(ERROR, "cannot find out how much memory is in use");
+	fclose(statm);
+	tight = old;
+	tight.rlim_cur = pages * sysconf(_SC_PAGESIZE) + PG_GETARG_INT32(0) * 1024L * 1024L;
+	if (setrlimit(RLIMIT_AS, &tight) != 0)
+		elog(ERROR, "cannot limit memory");
+	PG_TRY();
+	{
+		for (;;)
+			(void) palloc(1024 * 1024);
+	}
+	PG_FINALLY();
+	{
+		(void) setrlimit(RLIMIT_AS, &old);
+	}
+	PG_END_TRY();
 	PG_RETURN_VOID();
 }
