@@ -67,7 +67,7 @@ typedef struct Inflight
 	int32		workers;
 	uint64		system_identifier;
 	char		boot[40];		/* empty where the kernel does not tell */
-	int32		n_suspects;		/* postmaster only; oldest first */
+	int32		n_suspects;		/* postmaster only; newest last */
 	Suspect		suspects[SUSPECTS_MAX];
 	Slot		slots[FLEXIBLE_ARRAY_MEMBER];
 } Inflight;
@@ -234,7 +234,8 @@ is_of(const Suspect *s, const EvbusSubscription *sub)
 static Suspect *
 find(const EvbusSubscription *sub, int64 event_id)
 {
-	for (int i = 0; inflight != NULL && i < inflight->n_suspects; i++)
+	/* The newest counts: it may have been run with others first, and then alone. */
+	for (int i = inflight ? inflight->n_suspects - 1 : -1; i >= 0; i--)
 		if (inflight->suspects[i].event_id == event_id && is_of(&inflight->suspects[i], sub))
 			return &inflight->suspects[i];
 	return NULL;

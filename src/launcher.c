@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "clock.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -44,8 +45,8 @@ PGDLLEXPORT void evbus_launcher_main(Datum main_arg);
 typedef struct Child
 {
 	BackgroundWorkerHandle *handle;
-	TimestampTz started_at;
-	TimestampTz not_before;
+	int64 started_at;
+	int64 not_before;
 } Child;
 
 static Child sequencers[EVBUS_MAX_DATABASES];
@@ -56,7 +57,7 @@ static int	n_databases = 0;
 static Oid *to_probe;			/* what there was at our start */
 static int	n_to_probe;
 static int	n_probed = 0;
-static TimestampTz warned_at = 0;
+static int64 warned_at = -60 * USECS_PER_SEC;
 static bool look_soon;			/* a worker is to be started in a moment */
 
 static bool
@@ -79,7 +80,7 @@ static void
 start(Child *child, const char *type, const char *function, Oid dboid)
 {
 	char		name[BGW_MAXLEN];
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = evbus_uptime();
 
 	if (now < child->not_before)
 	{
@@ -189,7 +190,7 @@ look_after(int i)
 			db->gone = true;
 	}
 	if (pg_atomic_read_u32(&db->ready) == 0 && !has_sequencer &&
-		TimestampDifferenceExceeds(db->claimed_at, GetCurrentTimestamp(), UNSEEN_MS))
+		TimestampDifferenceExceeds(db->claimed_at, evbus_uptime(), UNSEEN_MS))
 		db->gone = true;		/* its CREATE EXTENSION was rolled back */
 	if (db->gone)
 	{
@@ -197,7 +198,7 @@ look_after(int i)
 			free_area(i);
 		return;
 	}
-	if (db->stopped_until > GetCurrentTimestamp())
+	if (db->stopped_until > evbus_uptime())
 		return;
 	if (!has_sequencer)
 		start(&sequencers[i], "evbus sequencer", "evbus_sequencer_main", db->dboid);

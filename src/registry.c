@@ -19,6 +19,7 @@
 #include "access/xact.h"
 #include "args.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "common/hashfn.h"
 #include "internal.h"
 #include "pattern.h"
@@ -100,7 +101,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	db->sequencer_pid = 0;
 	db->maintainer_pid = 0;
 	db->stopped_until = 0;
-	db->claimed_at = GetCurrentTimestamp();
+	db->claimed_at = evbus_uptime();
 	db->gone = false;
 	pg_atomic_write_u64(&db->clock, 1);
 	pg_atomic_write_u32(&db->clock_ready, 0);
@@ -227,15 +228,15 @@ evbus_db(void)
 static bool
 db_wait_ready(EvbusDb *db, int timeout_ms)
 {
-	TimestampTz deadline;
+	int64		deadline;
 	bool		ready;
 
 	if (pg_atomic_read_u32(&db->ready))
 		return true;
 	evbus_launcher_wake();
-	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
 	ConditionVariablePrepareToSleep(&db->drained_cv);
-	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && GetCurrentTimestamp() < deadline)
+	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && evbus_uptime() < deadline)
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 	return ready;
@@ -259,7 +260,7 @@ evbus_db_require_ready(EvbusDb *db)
 bool
 evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
 	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
 	bool		drained;
 
@@ -269,7 +270,7 @@ evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 	while (!(drained = pg_atomic_read_u64(&db->ring_ticked) >= tail &&
 			 !pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late) &&
 			 pg_atomic_read_u32(&db->recovered)) &&
-		   GetCurrentTimestamp() < deadline)
+		   evbus_uptime() < deadline)
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 	return drained;
