@@ -15,6 +15,8 @@ restart_after_crash = on
 max_connections = 20
 superuser_reserved_connections = 0
 wal_level = logical
+max_wal_senders = 4
+max_replication_slots = 4
 evbus.upkeep_interval = '200ms'
 evbus.late_after = '1h'
 evbus.max_handler_workers = 6
@@ -148,7 +150,7 @@ ok($node->poll_query_until('postgres', 'SELECT true'), 'then clients can connect
 
 $log = -s $node->logfile;
 my $leaf = $node->safe_psql('postgres', q(SELECT max(relid::regclass::text) FROM pg_partition_tree('evbus.event_c1') WHERE isleaf));
-$node->safe_psql('postgres', "DROP TABLE $leaf; CREATE TABLE $leaf (planted integer)");
+$node->safe_psql('postgres', "BEGIN; DROP TABLE $leaf; CREATE TABLE $leaf (planted integer); COMMIT");
 $node->wait_for_log(qr/ERROR:  relation "\w+" already exists/, $log);
 my $maintainer = worker_pids($node, 'evbus maintainer');
 publish('while.upkeep.fails');
@@ -204,7 +206,7 @@ SQL
 $node->safe_psql('postgres', 'CREATE DATABASE source');
 $node->safe_psql('source', q(CREATE TABLE replicated (n integer PRIMARY KEY); CREATE PUBLICATION p FOR TABLE replicated));
 $node->safe_psql('source', q(SELECT pg_create_logical_replication_slot('s', 'pgoutput')));
-$node->safe_psql('postgres', sprintf(q(CREATE SUBSCRIPTION s CONNECTION '%s' PUBLICATION p WITH (create_slot = false, slot_name = 's', copy_data = false)), $node->connstr('source')));
+$node->safe_psql('postgres', sprintf(q(CREATE SUBSCRIPTION s CONNECTION $$%s$$ PUBLICATION p WITH (create_slot = false, slot_name = 's', copy_data = false)), $node->connstr('source')));
 $node->safe_psql('source', 'INSERT INTO replicated SELECT generate_series(1, 5)');
 answers($node, 'postgres', q(SELECT count(*) || ' ' || count(DISTINCT event_id) FROM effect WHERE type = 'replicated'), '5 5', 'what the trigger of a replicated table publishes is delivered once');
 $node->safe_psql('postgres', 'DROP SUBSCRIPTION s');
