@@ -71,9 +71,9 @@ sub works
 	$node->safe_psql('postgres', "DO \$\$BEGIN FOR i IN 1 .. 20 LOOP PERFORM evbus.publish('orders', '$tag', to_jsonb(i)); COMMIT; END LOOP; END\$\$");
 	whole($node, $when);
 	is($node->safe_psql('postgres', <<~"SQL"), 't t', "ids and positions grow: $when");
-		SELECT concat_ws(' ', min(e.event_id) FILTER (WHERE e.type = '$tag') > max(e.event_id) FILTER (WHERE e.type LIKE 'w%' AND e.type <> '$tag') IS NOT FALSE,
-			bool_and(e.position = p) FILTER (WHERE e.type = '$tag')) FROM effect e JOIN (SELECT event_id, row_number() OVER (ORDER BY event_id) - count(*) OVER () + (SELECT max(position) FROM effect) AS p
-				FROM evbus.history WHERE type = '$tag' ) AS h USING (event_id)
+		SELECT concat_ws(' ', (SELECT min(event_id) FROM evbus.history WHERE type = '$tag') > coalesce((SELECT max(event_id) FROM evbus.history WHERE type <> '$tag'), 0),
+			(SELECT bool_and(position > before) FROM (SELECT position, lag(position, 1, (SELECT max(position) FROM effect WHERE type <> '$tag')) OVER (ORDER BY payload::integer) AS before
+				FROM effect JOIN evbus.history USING (event_id) WHERE effect.type = '$tag') AS e))
 		SQL
 }
 
