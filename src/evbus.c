@@ -15,6 +15,7 @@
 #include "codec.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "handler.h"
 #include "ledger.h"
@@ -90,6 +91,28 @@ may_copy(Oid dboid, Oid role)
 	return may;
 }
 
+/* Is this about our own extension, by somebody who may? */
+static bool
+changes_extension(Node *statement)
+{
+	Oid			extension;
+	bool		ours = false;
+
+	if (IsA(statement, AlterExtensionStmt))
+		ours = strcmp(((AlterExtensionStmt *) statement)->extname, "evbus") == 0;
+	else if (IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_EXTENSION)
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((DropStmt *) statement)->objects)
+			ours = ours || strcmp(strVal(lfirst(lc)), "evbus") == 0;
+	}
+	if (!ours)
+		return false;
+	extension = get_extension_oid("evbus", true);
+	return OidIsValid(extension) && evbus_extension_ownercheck(extension, GetUserId());
+}
+
 /* The database whose workers must be away while this runs, or InvalidOid. */
 static Oid
 needs_quiet(Node *statement)
@@ -129,18 +152,23 @@ needs_quiet(Node *statement)
 }
 
 /*
- * Two statements concern us: what needs a database without sessions, and COMMIT
- * PREPARED, whose events the sequencer must hear of before the client is answered.
+ * Three kinds concern us: what needs a database without sessions, what changes our
+ * extension, and COMMIT PREPARED, whose events the sequencer must hear of before the client is answered.
  */
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 				ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
-	Oid			quiet = context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock() ? needs_quiet(statement) : InvalidOid;
+	Oid			quiet = InvalidOid;
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 	((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 
+	if (context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock())
+		quiet = needs_quiet(statement);
+	/* Else the maintainer and DROP EXTENSION lock the same tables, each in its order. */
+	if (!OidIsValid(quiet) && evbus_shared != NULL && IsTransactionState() && changes_extension(statement))
+		quiet = MyDatabaseId;
 	if (OidIsValid(quiet))
 		evbus_workers_stop(quiet);
 	PG_TRY();
