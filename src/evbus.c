@@ -115,10 +115,16 @@ changes_extension(Node *statement)
 
 /* The database whose workers must be away while this runs, or InvalidOid. */
 static Oid
-needs_quiet(Node *statement)
+needs_quiet(Node *statement, bool outside)
 {
 	const char *name = NULL;
 	Oid			dboid;
+
+	/* Else the maintainer and DROP EXTENSION lock the same tables, each in its order. */
+	if (evbus_shared != NULL && changes_extension(statement))
+		return MyDatabaseId;
+	if (!outside)
+		return InvalidOid;		/* PostgreSQL refuses the others in a transaction block */
 
 	if (IsA(statement, DropdbStmt))
 		name = ((DropdbStmt *) statement)->dbname;
@@ -160,15 +166,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 				ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
-	Oid			quiet = InvalidOid;
+	Oid			quiet = needs_quiet(statement, context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock());
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 	((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 
-	if (context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock())
-		quiet = needs_quiet(statement);
-	/* Else the maintainer and DROP EXTENSION lock the same tables, each in its order. */
-	if (!OidIsValid(quiet) && evbus_shared != NULL && IsTransactionState() && changes_extension(statement))
-		quiet = MyDatabaseId;
 	if (OidIsValid(quiet))
 		evbus_workers_stop(quiet);
 	PG_TRY();
