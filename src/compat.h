@@ -47,10 +47,12 @@
 #define evbus_proc_aclcheck(oid, role) object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE)
 #define evbus_database_aclcheck(oid, role) object_aclcheck(DatabaseRelationId, oid, role, ACL_CONNECT)
 #define evbus_database_ownercheck(oid, role) object_ownercheck(DatabaseRelationId, oid, role)
+#define evbus_extension_ownercheck(oid, role) object_ownercheck(ExtensionRelationId, oid, role)
 #else
 #define evbus_proc_aclcheck(oid, role) pg_proc_aclcheck(oid, role, ACL_EXECUTE)
 #define evbus_database_aclcheck(oid, role) pg_database_aclcheck(oid, role, ACL_CONNECT)
 #define evbus_database_ownercheck(oid, role) pg_database_ownercheck(oid, role)
+#define evbus_extension_ownercheck(oid, role) pg_extension_ownercheck(oid, role)
 #endif
 
 #endif							/* EVBUS_COMPAT_H */

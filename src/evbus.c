@@ -15,6 +15,7 @@
 #include "codec.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "handler.h"
 #include "ledger.h"
@@ -90,12 +91,40 @@ may_copy(Oid dboid, Oid role)
 	return may;
 }
 
+/* Is this about our own extension, by somebody who may? */
+static bool
+changes_extension(Node *statement)
+{
+	Oid			extension;
+	bool		ours = false;
+
+	if (IsA(statement, AlterExtensionStmt))
+		ours = strcmp(((AlterExtensionStmt *) statement)->extname, "evbus") == 0;
+	else if (IsA(statement, DropStmt) && ((DropStmt *) statement)->removeType == OBJECT_EXTENSION)
+	{
+		ListCell   *lc;
+
+		foreach(lc, ((DropStmt *) statement)->objects)
+			ours = ours || strcmp(strVal(lfirst(lc)), "evbus") == 0;
+	}
+	if (!ours)
+		return false;
+	extension = get_extension_oid("evbus", true);
+	return OidIsValid(extension) && evbus_extension_ownercheck(extension, GetUserId());
+}
+
 /* The database whose workers must be away while this runs, or InvalidOid. */
 static Oid
-needs_quiet(Node *statement)
+needs_quiet(Node *statement, bool outside)
 {
 	const char *name = NULL;
 	Oid			dboid;
+
+	/* Else the maintainer and DROP EXTENSION lock the same tables, each in its order. */
+	if (evbus_shared != NULL && changes_extension(statement))
+		return MyDatabaseId;
+	if (!outside)
+		return InvalidOid;		/* PostgreSQL refuses the others in a transaction block */
 
 	if (IsA(statement, DropdbStmt))
 		name = ((DropdbStmt *) statement)->dbname;
@@ -129,15 +158,15 @@ needs_quiet(Node *statement)
 }
 
 /*
- * Two statements concern us: what needs a database without sessions, and COMMIT
- * PREPARED, whose events the sequencer must hear of before the client is answered.
+ * Three kinds concern us: what needs a database without sessions, what changes our
+ * extension, and COMMIT PREPARED, whose events the sequencer must hear of before the client is answered.
  */
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
 				ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
-	Oid			quiet = context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock() ? needs_quiet(statement) : InvalidOid;
+	Oid			quiet = needs_quiet(statement, context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock());
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 	((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 
