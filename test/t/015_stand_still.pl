@@ -104,7 +104,7 @@ foreach my $how ('commits while the sequencer stands still', 'commits after othe
 	kill 'KILL', $node->safe_psql('postgres', $sequencer);
 	ok(crashed($node, $log), 'it is killed, and the server restarts itself');
 	eval { $open->quit };
-	whole($node, "an open publisher $how, then a crash");
+	complete($node, "an open publisher $how, then a crash");
 	like(given("$tag.%"), qr/^$tag\.b( $tag\.[cd])* $tag\.a$/, "its event is delivered, after what was published and delivered before its commit: it $how");
 	$node->append_conf('postgresql.conf', "evbus.late_after = '1h'");
 	$node->reload;
@@ -128,7 +128,7 @@ foreach my $point ('publish.committed', 'publish.pushed')
 	point($node, $point, 'off');
 	finish($session);
 	publish("$tag.b", 3);
-	whole($node, "a publisher stood at $point while two sequencers ended");
+	complete($node, "a publisher stood at $point while two sequencers ended");
 	is(given("$tag.%"), join(' ', "$tag.a", ("$tag.b") x 3), 'it is delivered once, and first');
 }
 
@@ -147,7 +147,7 @@ foreach my $point ('publish.committed', 'publish.pushed')
 	point($node, 'publish.pushed', 'off');
 	finish($session);
 	publish("$tag.b");
-	whole($node, 'a full ring, a publisher in its callback, and another sequencer');
+	complete($node, 'a full ring, a publisher in its callback, and another sequencer');
 }
 
 # One that finds the ring full, and then one that is small enough to fit: the order is that of their commits all the same.
@@ -163,7 +163,7 @@ foreach my $point ('sequencer.clock', 'sequencer.slots', 'sequencer.tail')
 	publish("$tag.b");
 	is($node->safe_psql('postgres', $overflows), $before + 1, 'the next one does');
 	point($node, $point, 'off');
-	whole($node, 'one did not fit into the ring, the next one did');
+	complete($node, 'one did not fit into the ring, the next one did');
 	is($node->safe_psql('postgres', "SELECT max(position) FILTER (WHERE type = '$tag.a') < min(position) FILTER (WHERE type = '$tag.b') FROM effect"), 't', "they are in the order of their commits: the sequencer stood at $point");
 }
 
@@ -192,7 +192,7 @@ foreach my $point ('sequencer.clock', 'sequencer.slots', 'sequencer.tail', 'sequ
 			terminate_sequencer() if $end eq 'is terminated';
 			point($node, $point, 'off');
 		}
-		whole($node, "the sequencer stands at $point, then $end");
+		complete($node, "the sequencer stands at $point, then $end");
 		is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT type, ' ') FROM effect WHERE position = (SELECT max(position) FROM effect)"), "$tag.last", 'what was published last has the last position');
 	}
 }

@@ -62,7 +62,7 @@ sub publish_until_error
 # ------------------------------------------------------------------ the data
 
 $node->safe_psql('postgres', $publish) foreach 1 .. 3;
-whole($node, 'before');
+complete($node, 'before');
 my $log = -s $node->logfile;
 fill_disk($data);
 my ($n, $error) = publish_until_error();
@@ -73,7 +73,7 @@ my ($ret, $stdout, $stderr) = $node->psql('postgres', "\\set VERBOSITY verbose\n
 like($stderr, qr/ERROR:  53100:/, 'and it goes on to fail, cleanly');
 unlink "$data/filler" or die $!;
 ok($node->poll_query_until('postgres', $publish, '1'), 'with room again publishing goes on');
-whole($node, 'the disk was full');
+complete($node, 'the disk was full');
 unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile, $log), qr/PANIC|terminated by signal/, 'the server never went down');
 
 # ------------------------------------------------------------------- the WAL
@@ -94,7 +94,7 @@ my $after = $node->safe_psql('postgres', 'SELECT count(*) FROM evbus.history');
 cmp_ok($after, '>=', $before + $n, 'with room again it starts, with everything that was committed');
 cmp_ok($after, '<=', $before + $n + 1, 'and at most the one that was under way');
 $node->safe_psql('postgres', $publish);
-whole($node, 'the WAL disk was full');
+complete($node, 'the WAL disk was full');
 my $all = $node->safe_psql('postgres', 'SELECT count(*) FROM effect');
 is(scalar(receive_all($node, 'postgres', 'reader', $all)), $all, 'a client receives it all, too');
 

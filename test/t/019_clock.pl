@@ -69,7 +69,7 @@ sub works
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $tag = 'w' . ++$serial;
 	$node->safe_psql('postgres', "DO \$\$BEGIN FOR i IN 1 .. 20 LOOP PERFORM evbus.publish('orders', '$tag', to_jsonb(i)); COMMIT; END LOOP; END\$\$");
-	whole($node, $when);
+	complete($node, $when);
 	is($node->safe_psql('postgres', <<~"SQL"), 't t', "ids and positions grow: $when");
 		SELECT concat_ws(' ', (SELECT min(event_id) FROM evbus.history WHERE type = '$tag') > coalesce((SELECT max(event_id) FROM evbus.history WHERE type <> '$tag'), 0),
 			(SELECT bool_and(position > before) FROM (SELECT position, lag(position, 1, (SELECT max(position) FROM effect WHERE type <> '$tag')) OVER (ORDER BY payload::integer) AS before

@@ -99,7 +99,7 @@ $locker->query_safe('LOCK TABLE evbus.event_log IN ACCESS EXCLUSIVE MODE');
 like(($node->psql('postgres', q(SET lock_timeout = '50ms'; SELECT evbus.publish('orders', 'locked', '1'))))[2], qr/lock timeout/, 'and one into lock_timeout, at its commit');
 $locker->query_safe('ROLLBACK');
 no_slot_open('timeouts');
-whole($node, 'timeouts');
+complete($node, 'timeouts');
 
 # ------------------------------------------------------------------- memory
 
@@ -154,7 +154,7 @@ $node->safe_psql('postgres', "BEGIN; DROP TABLE $leaf; CREATE TABLE $leaf (plant
 $node->wait_for_log(qr/ERROR:  relation "\w+" already exists/, $log);
 my $maintainer = worker_pids($node, 'evbus maintainer');
 publish('while.upkeep.fails');
-whole($node, 'upkeep fails');
+complete($node, 'upkeep fails');
 is(worker_pids($node, 'evbus maintainer'), $maintainer, 'the maintainer logs what failed and goes on');
 $node->safe_psql('postgres', "DROP TABLE $leaf");
 answers($node, 'postgres', "SELECT count(*) FROM pg_partition_tree('evbus.event_c1') WHERE relid::regclass::text = '$leaf'", '1', 'and does it once it can be done');
@@ -171,7 +171,7 @@ SQL
 $locker->query_safe('COMMIT; BEGIN; LOCK TABLE evbus.event_c1_old IN ACCESS SHARE MODE');
 $node->wait_for_log(qr/evbus could not drop leaf "event_c1_old" yet: it is in use/, $log);
 publish('while.read');
-whole($node, 'a leaf past its retention is being read');
+complete($node, 'a leaf past its retention is being read');
 $locker->query_safe('COMMIT');
 $locker->quit;
 answers($node, 'postgres', q(SELECT to_regclass('evbus.event_c1_old') IS NULL), 't', 'it is dropped once nobody reads it');
@@ -192,7 +192,7 @@ DROP ROLE leaver;
 SQL
 publish('left');
 answers($node, 'postgres', q(SELECT paused_reason IS NOT NULL FROM evbus.subscription_lag WHERE subscription = 'leavers'), 't', 'a subscription whose owner was dropped is paused, with a reason');
-whole($node, 'the others go on');
+complete($node, 'the others go on');
 $node->safe_psql('postgres', q(SELECT evbus.unsubscribe('leavers')));
 
 # ----------------------------------------------- published by logical replication
@@ -257,10 +257,11 @@ unlink $node->data_dir . '/postmaster.pid';
 $node->_update_pid(0);
 $node->start;
 $node->safe_psql('postgres', q(SELECT evbus.unsubscribe('odd')));
+$node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'));    # it may be asleep again
 my $sold = $node->safe_psql('postgres', 'SELECT count(*) FROM sold');
 cmp_ok($sold, '>', 0, 'what was sold is there after the next start');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE type = 'sold')), $sold, 'with one event for each sale');
-whole($node, 'after the postmaster was killed');
+complete($node, 'after the postmaster was killed');
 
 # ------------------------------------------------- nothing is damaged, nothing too old
 

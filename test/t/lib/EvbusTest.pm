@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(new_node worker_pids other_worker answers receive_all
-	points point reached crashed shop whole test_module);
+	points point reached crashed shop complete test_module);
 
 # A started server with evbus preloaded; conf is added to postgresql.conf.
 # Unless database is undef, the extension is made in it ("postgres" by default).
@@ -142,7 +142,7 @@ sub shop
 }
 
 # Every committed event reached the handler of shop() once; positions have no gap and no repetition.
-sub whole
+sub complete
 {
 	my ($node, $when) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
