@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "common/file_perm.h"
 #include "libpq/pqsignal.h"
@@ -184,6 +185,14 @@ innocent(SIGNAL_ARGS)
 	_exit(2);					/* as SignalHandlerForCrashExit() */
 }
 
+/* Deferred triggers have run: what crashes from here on is not the handler's doing. */
+static void
+inflight_xact(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_PRE_COMMIT)
+		mine->running = 0;
+}
+
 /* Once per handler worker; worker is its place in EvbusShared.workers. */
 void
 evbus_inflight_attach(EvbusDb *db, int worker)
@@ -194,6 +203,7 @@ evbus_inflight_attach(EvbusDb *db, int worker)
 	mine = &inflight->slots[worker];
 	mine->running = 0;
 	pqsignal(SIGQUIT, innocent);
+	RegisterXactCallback(inflight_xact, NULL);
 }
 
 /* These events are in hand; they are of one attempt. */
@@ -241,10 +251,7 @@ find(const EvbusSubscription *sub, int64 event_id)
 	return NULL;
 }
 
-/*
- * Are there suspects among these events?  A suspect stays for ever if the crash
- * came just after the commit, so most that are there may be of old events.
- */
+/* Are there suspects among these events?  Most that are there may be of others. */
 bool
 evbus_inflight_any(const EvbusSubscription *sub, const EvbusEvent *events, int n)
 {
