@@ -115,7 +115,7 @@ class Publisher(Client):
         self.txn = 0
         self.n = 0
         self.ring = int(os.environ.get("CHAOS_RING_BYTES", "1048576"))
-        for setting in os.environ.get("CHAOS_KINDS", "").split():
+        for setting in filter(None, os.environ.get("CHAOS_KINDS", "").split(",")):
             name, weight = setting.split("=")
             self.kinds[name] = float(weight)
         self.rate = float(os.environ.get("CHAOS_RATE", self.rate))
@@ -217,7 +217,7 @@ class Publisher(Client):
         for _ in range(random.randint(1, 3)):
             self.sql("SAVEPOINT a")
             outer = self.n + 1
-            self.put(random.choice((1, 2, 5, 1500 if random.random() < 0.05 else 3)))
+            self.put(random.choice((1, 2, 5, 1500 if self.kinds["large"] and random.random() < 0.05 else 3)))
             if random.random() < 0.5:
                 self.sql("SAVEPOINT b")
                 part = self.put(random.randint(1, 3))

@@ -1,7 +1,8 @@
 """The driver of the chaos checker: a private server, clients, faults, and a check at the end of each round.
 
     python3 driver.py --bin DIRECTORY --dir DIRECTORY [--cycles N | --seconds N] [--seed N] [--round N] [--tap]
-                      [--faults "NAME=WEIGHT,..."] [--settings "NAME=VALUE,..."] [--until INVARIANT] [--no-amcheck]
+                      [--faults NAME=WEIGHT,...] [--kinds NAME=WEIGHT,...] [--settings NAME=VALUE,...] [--calm S-S]
+                      [--rate N] [--drain SECONDS] [--until INVARIANT] [--no-amcheck]
 
 A cycle: let everything run, strike with one fault or several, see that the server comes back and delivers, mend.
 A round: some cycles; then the faults stop, everything that was published has to be done within a minute, and
@@ -28,8 +29,7 @@ from server import Server, send
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CREW = ("publisher",) * 4 + ("one",) * 2 + ("two",) * 3 + ("resolver",)
-FIRST_DELIVERY = 5      # s after accepting connections, P10
-DRAIN = 60              # s for all to be done once the faults have stopped
+FIRST_DELIVERY = 5  # s after accepting connections, P10
 
 
 class Driver:
@@ -62,7 +62,8 @@ class Driver:
 
     def start_client(self, kind):
         self.client_number += 1
-        environment = dict(os.environ, CHAOS_SEED=str(self.options.seed))
+        environment = dict(os.environ, CHAOS_SEED=str(self.options.seed),
+                           CHAOS_RATE=str(self.options.rate), CHAOS_KINDS=self.options.kinds)
         with open(os.path.join(self.options.dir, "clients.err"), "a", encoding="utf8") as errors:
             process = subprocess.Popen([sys.executable, os.path.join(HERE, "clients.py"), kind, str(self.client_number), self.ledgers],
                                        env=environment, stdin=subprocess.DEVNULL, stderr=errors)
@@ -195,8 +196,8 @@ class Driver:
         return publisher.n
 
     def drain(self, connection):
-        """Until all is done, or DRAIN is over; with the consumers there."""
-        deadline = time.monotonic() + DRAIN
+        """Until all is done, or the time for it is over; with the consumers there."""
+        deadline = time.monotonic() + self.options.drain
         idle = 0
         self.man(("one", "two"))
         while time.monotonic() < deadline and idle < 3:
@@ -207,7 +208,7 @@ class Driver:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT subscription, lag, in_flight, retries, workers, paused_reason FROM evbus.subscription_lag WHERE lag > 0 OR retries > 0")
                 for row in cursor:
-                    self.violation("leaks", "after %d s without faults: %s has lag %s, in flight %s, retries %s, workers %s (%s)" % ((DRAIN,) + row))
+                    self.violation("leaks", "after %d s without faults: %s has lag %s, in flight %s, retries %s, workers %s (%s)" % ((self.options.drain,) + row))
 
     def check_leaks(self, connection, publisher):
         """Nothing is under way: no lease is in use, no publisher holds the sequencer back, each worker is there once."""
@@ -261,6 +262,8 @@ class Driver:
         connection.close()
         self.compare()
         self.look_at_log()
+        if self.options.until == "amcheck":
+            self.amcheck()
 
     def compare(self):
         _, connection = self.server.connect()
@@ -271,7 +274,7 @@ class Driver:
         for name, texts in check.examples.items():
             self.examples[name] += texts
         self.facts.update(check.facts)
-        if not self.violations:
+        if not self.violations or self.options.until:
             self.forget(connection)
         connection.close()
 
@@ -383,6 +386,9 @@ def main():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--round", type=int, default=25)
     parser.add_argument("--calm", type=lambda text: tuple(map(float, text.split("-"))), default=(0.8, 3))
+    parser.add_argument("--drain", type=int, default=60)
+    parser.add_argument("--rate", type=int, default=350)
+    parser.add_argument("--kinds", default="")
     parser.add_argument("--faults")
     parser.add_argument("--settings", type=pairs, default={})
     parser.add_argument("--until", choices=list(INVARIANTS))
@@ -396,6 +402,8 @@ def main():
     driver.say("seed %d" % options.seed)
     driver.run()
     driver.report()
+    if options.until:
+        return 0 if driver.violations[options.until] else 3
     return 1 if driver.violations else 0
 
 

@@ -75,6 +75,16 @@ def overflow(driver):
     return frozen
 
 
+def stall_sequencer(driver):
+    """It stops wherever it is, others go on for a while, and then it dies and takes the server along."""
+    for process in driver.server.one("evbus sequencer"):
+        send(process, signal.SIGSTOP)
+        time.sleep(random.uniform(0.05, 0.8))
+        send(process, signal.SIGKILL)
+        send(process, signal.SIGCONT)
+    return []
+
+
 FAULTS = {
     # name: (weight, function)
     "kill publisher": (6, kill_client("publisher")),
@@ -100,19 +110,20 @@ FAULTS = {
     "freeze publisher": (4, freezer(BACKENDS["publisher"])),
     "freeze consumer": (3, freezer(BACKENDS["consumer"])),
     "overflow": (6, overflow),
+    "stall sequencer": (8, stall_sequencer),
 }
 
 
 def weights(words):
-    """{name: weight} out of NAME=WEIGHT,...; without any: as above."""
+    """{name: weight} out of NAME=WEIGHT,NAME,... with _ for blanks; without any: as above."""
     if not words:
         return {name: weight for name, (weight, _) in FAULTS.items()}
     chosen = {}
     for word in words.split(","):
-        name, _, weight = word.partition("=")
-        if name.strip() not in FAULTS:
+        name, _, weight = word.replace("_", " ").partition("=")
+        if name not in FAULTS:
             raise ValueError("there is no fault \"%s\"; there are: %s" % (name, ", ".join(FAULTS)))
-        chosen[name.strip()] = float(weight or 1)
+        chosen[name] = float(weight or 1)
     return chosen
 
 
