@@ -60,18 +60,21 @@ def fast_restart(driver):
 
 
 def overflow(driver):
-    """No sequencer, and so many commits that the ring overflows; then it dies, or goes on."""
+    """No sequencer, and so many commits that the ring overflows; then it goes on."""
     frozen = [p for p in driver.server.one("evbus sequencer") if send(p, signal.SIGSTOP)]
     driver.signal_clients(("publisher",), signal.SIGUSR1)
     before = driver.overflows()
     deadline = time.monotonic() + 3
     while frozen and alive(frozen[0]) and time.monotonic() < deadline and driver.overflows() == before:
         time.sleep(0.05)
+    return frozen
+
+
+def overflow_and_kill(driver):
+    """The same, but it dies."""
+    frozen = overflow(driver)
     for process in frozen:
-        if random.random() < 0.4:
-            send(process, signal.SIGKILL)
-        elif random.random() < 0.5:
-            send(process, signal.SIGTERM)
+        send(process, random.choice((signal.SIGKILL, signal.SIGTERM)))
     return frozen
 
 
@@ -109,7 +112,8 @@ FAULTS = {
     "freeze handler": (3, freezer("evbus handler")),
     "freeze publisher": (4, freezer(BACKENDS["publisher"])),
     "freeze consumer": (3, freezer(BACKENDS["consumer"])),
-    "overflow": (6, overflow),
+    "overflow": (4, overflow),
+    "overflow and kill": (3, overflow_and_kill),
     "stall sequencer": (8, stall_sequencer),
 }
 

@@ -112,7 +112,7 @@ class Server:
         deadline = time.monotonic() + limit
         while True:
             try:
-                connection = psycopg2.connect(connect_timeout=10, options="-c statement_timeout=60s")
+                connection = psycopg2.connect(connect_timeout=10, options="-c statement_timeout=60s -c client_min_messages=error")
                 connection.autocommit = True
                 return time.monotonic(), connection
             except psycopg2.Error:
@@ -159,7 +159,8 @@ class Server:
         return [p for p in self.children() if p.title.startswith(beginnings)]
 
     def one(self, *beginnings):
-        return random.sample(self.find(*beginnings), 1) if self.find(*beginnings) else []
+        found = self.find(*beginnings)
+        return [random.choice(found)] if found else []
 
     def kill_postmaster(self):
         """Returns the processes of evbus that were still there five seconds later."""
