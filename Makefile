@@ -27,6 +27,11 @@ PG_CPPFLAGS += -isystem $(shell $(PG_CONFIG) --includedir-server)
 PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
 endif
 
+# Places at which tests may stop, fail or kill a process (src/point.h); for tests only.
+ifdef POINTS
+PG_CPPFLAGS += -DEVBUS_POINTS
+endif
+
 ifneq ($(PGXS),)
 
 # PostgreSQL was built with LLVM, but bitcode is of use only where clang is.

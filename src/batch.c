@@ -25,16 +25,19 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/prepare.h"
 #include "cursor.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+#include "inflight.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "pin.h"
+#include "point.h"
 #include "reader.h"
 #include "retry.h"
 #include "storage/lmgr.h"
@@ -65,7 +68,8 @@ static MemoryContext batch_context;
 /* What is in hand, for the end of the process. */
 static EvbusClaim claims[RETRIES_MAX];
 static int	n_claims = 0;
-static int64 running = 0;		/* event in the handler; -1: a whole batch */
+static EvbusEvent *in_hand;		/* events claimed */
+static int64 running = 0;		/* event in the handler; -1: several */
 
 /* The subscription being served: its function, and the shape of an event. */
 static struct
@@ -136,6 +140,22 @@ disarm(void)
 
 /* ------------------------------------------------------------------ calling */
 
+/* These events are claimed and read. */
+static void
+take_in_hand(const EvbusSubscription *sub, EvbusEvent *events, int n)
+{
+	in_hand = events;
+	evbus_inflight_take(sub, events, n);
+}
+
+/* Their handler, or a trigger at its commit, runs from here on; n = 0: none does. */
+static void
+note_running(const EvbusEvent *events, int n)
+{
+	running = n == 1 ? events[0].event_id : n > 1 ? -1 : 0;
+	evbus_inflight_run(n > 0 ? events - in_hand : 0, n);
+}
+
 /* Call the handler with one event, or all of them as an array. */
 static void
 call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
@@ -158,11 +178,11 @@ call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	InitFunctionCallInfoData(*fcinfo, &target.fn, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = argument;
 	fcinfo->args[0].isnull = false;
-	running = array && n > 1 ? -1 : events[0].event_id;
+	note_running(events, n);
 	arm(sub);
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
-	running = 0;
+	note_running(NULL, 0);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 }
@@ -181,13 +201,13 @@ call_one(const EvbusSubscription *sub, EvbusEvent *event)
 
 /* Deferred triggers run in here, so the timeout does too. */
 static void
-commit(const EvbusSubscription *sub, int64 event_id)
+commit(const EvbusSubscription *sub, const EvbusEvent *events, int n)
 {
-	running = event_id;
+	note_running(events, n);
 	arm(sub);
 	CommitTransactionCommand();
 	disarm();
-	running = 0;
+	note_running(NULL, 0);
 }
 
 static void
@@ -207,7 +227,7 @@ take_error(void)
 
 	HOLD_INTERRUPTS();
 	disarm();
-	running = 0;
+	note_running(NULL, 0);
 	MemoryContextSwitchTo(batch_context);
 	edata = CopyErrorData();
 	FlushErrorState();
@@ -299,12 +319,12 @@ run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event)
 }
 
 static ErrorData *
-suspect_error(void)
+made_error(int sqlerrcode, char *message)
 {
 	ErrorData  *edata = palloc0(sizeof(ErrorData));
 
-	edata->sqlerrcode = ERRCODE_ADMIN_SHUTDOWN;
-	edata->message = "the handler ended its worker";
+	edata->sqlerrcode = sqlerrcode;
+	edata->message = message;
 	return edata;
 }
 
@@ -319,6 +339,7 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 {
 	ErrorData  *volatile edata = NULL;
 	EvbusRange	range;
+	volatile bool crashed = false;
 
 	begin();
 	PG_TRY();
@@ -328,7 +349,12 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 			if (failed)
 				record_failure(sub, &events[i], failed);
 			else if (suspect != 0 && events[i].event_id == suspect)
-				record_failure(sub, &events[i], suspect_error());
+				record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
+			else if (evbus_inflight_crashed(sub, &events[i]))
+			{
+				record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
+				crashed = true;
+			}
 			else
 				run_in_subtransaction(sub, &events[i]);
 		}
@@ -352,7 +378,7 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 			evbus_ledger_append(db, sub, &range, 1);
 		}
 		PopActiveSnapshot();
-		commit(sub, n == 1 ? events[0].event_id : -1);
+		commit(sub, events, n);
 	}
 	PG_CATCH();
 	{
@@ -363,6 +389,12 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(batch_context);
+	if (crashed && edata == NULL)
+	{
+		XLogFlush(XactLastCommitEnd);
+		for (int i = 0; i < n; i++)
+			evbus_inflight_recorded(sub, events[i].event_id);
+	}
 	return edata;
 }
 
@@ -425,7 +457,10 @@ run_retries(const EvbusSubscription *sub)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	for (int i = 0; i < n; i++)
+	{
+		take_in_hand(sub, &events[i], 1);
 		settle_one(sub, &claims[i], &events[i], 0, true, claims[i].suspect ? events[i].event_id : 0);
+	}
 	n_claims = 0;
 	return n > 0;
 }
@@ -451,6 +486,7 @@ take_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	}
 	for (int i = 0; i < found->n; i++)
 		found->events[i].attempt = 1;
+	take_in_hand(sub, found->events, found->n);
 	return true;
 }
 
@@ -468,6 +504,7 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	else
 		for (int i = 0; i < found->n; i++)
 			call_one(sub, &found->events[i]);
+	EVBUS_POINT("handler.called");
 	keep(evbus_pin(db, &claims[0], EVBUS_PIN_ACK));
 	keep(evbus_cursor_range(db, &claims[0], &range));
 	evbus_ledger_wait_ticked(db, sub, range.hi);
@@ -497,12 +534,12 @@ run_batch(const EvbusSubscription *sub)
 			evbus_cursor_return(db, &claims[0], 0);
 			n_claims = 0;
 		}
-		else if (took && claims[0].suspect != 0)
+		else if (took && (claims[0].suspect != 0 || evbus_inflight_any(sub, found.events, found.n)))
 			failed = true;
 		else if (took)
 			call_batch(sub, &found);
 		PopActiveSnapshot();
-		commit(sub, -1);
+		commit(sub, found.events, found.n);
 	}
 	PG_CATCH();
 	{
@@ -567,6 +604,7 @@ evbus_batch_abandon(void)
 {
 	bool		sent_away = db->stopped_until > GetCurrentTimestamp();
 
+	evbus_inflight_run(0, 0);
 	for (int i = 0; i < n_claims; i++)
 		evbus_cursor_return(db, &claims[i], sent_away ? 0 : running);
 	n_claims = 0;

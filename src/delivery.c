@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "pin.h"
 #include "nodes/parsenodes.h"
+#include "point.h"
 #include "reader.h"
 #include "receipt.h"
 #include "retry.h"
@@ -176,6 +177,7 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 				break;
 			}
 		}
+		EVBUS_POINT("receive.claimed");
 		made = evbus_cursor_split(db, &claim, found.events, found.n, expires_at, claims);
 		for (int i = 0; i < made; i++)
 		{

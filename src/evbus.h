@@ -207,6 +207,17 @@ typedef struct EvbusWorker
 	uint32		generation;		/* makes a re-used entry differ */
 } EvbusWorker;
 
+/* A debug point (point.c); not in ordinary builds. */
+#define EVBUS_POINTS_MAX	16
+
+typedef struct EvbusPoint
+{
+	char		name[40];		/* empty: free; written by one test at a time */
+	pg_atomic_uint32 action;
+	pg_atomic_uint32 skip;		/* passes to let through first */
+	pg_atomic_uint32 waiting;	/* processes that are there */
+} EvbusPoint;
+
 typedef struct EvbusShared
 {
 	LWLock		lock;			/* tranche "EvbusShared"; guards areas coming and going, workers[] */
@@ -215,6 +226,9 @@ typedef struct EvbusShared
 	int			launcher_procno;
 	pg_atomic_uint32 starved;	/* the pool is full and somebody waits: idle workers end */
 	EvbusWorker workers[EVBUS_MAX_WORKERS];
+#ifdef EVBUS_POINTS
+	EvbusPoint	points[EVBUS_POINTS_MAX];
+#endif
 } EvbusShared;
 
 /* Set by shmem.c in every process; NULL where the library was not preloaded. */

@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "batch.h"
 #include "cursor.h"
+#include "inflight.h"
 #include "internal.h"
 #include "ledger.h"
 #include "miscadmin.h"
@@ -178,6 +179,7 @@ evbus_handler_main(Datum main_arg)
 	evbus_pin_init();
 	CommitTransactionCommand();
 	evbus_batch_init(db, my_owner);
+	evbus_inflight_attach(db, my_slot);
 
 	/*
 	 * A batch's memory is freed and wanted again at once: do not give it back to

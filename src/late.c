@@ -6,6 +6,9 @@
  * The row is written by the publishing transaction itself, so it is visible
  * exactly when its events are; the sequencer gives those ids positions and
  * deletes the row in one transaction.
+ *
+ * A row's key is the clock at writing: above the ids it names, and below those of
+ * whoever publishes after it has become visible.
  *-------------------------------------------------------------------------
  */
 #include "late.h"
@@ -16,14 +19,15 @@
 #include "clock.h"
 #include "internal.h"
 #include "leaf.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "varint.h"
 
 #define LATE_RANGES_MAX	4096	/* in one row */
-#define LATE_ROWS		16		/* taken by the sequencer at once */
 #define LATE_IDS		65536	/* about as many ids in one row at most */
+#define LATE_BATCH_IDS	(1024 * 1024)	/* and as many taken by the sequencer at once */
 
 void
 evbus_late_write(EvbusDb *db, const EvbusIdRange *ranges, int n)
@@ -63,68 +67,87 @@ evbus_late_write(EvbusDb *db, const EvbusIdRange *ranges, int n)
 	relation_close(rel, NoLock);
 }
 
-/* Decode the rows of the last evbus_sql() into the caller's context. */
-static int
-decode_rows(uint64 rows, MemoryContext context, EvbusIdRange **ranges)
+static void
+decode_row(bytea *coded, MemoryContext context, EvbusLateRow *row)
 {
-	int			count = 0;
-	int			size = 256;
-	EvbusIdRange *out = MemoryContextAlloc(context, sizeof(EvbusIdRange) * size);
+	const unsigned char *at = (unsigned char *) VARDATA_ANY(coded);
+	const unsigned char *end = at + VARSIZE_ANY_EXHDR(coded);
+	int64		next = 0;
 
-	for (uint64 r = 0; r < rows; r++)
+	/* Three bytes a range at least. */
+	row->ranges = MemoryContextAlloc(context, sizeof(EvbusIdRange) * ((end - at) / 3 + 1));
+	while (at < end)
 	{
-		bytea	   *coded = DatumGetByteaPP(evbus_column(r, 1, NULL));
-		const unsigned char *at = (unsigned char *) VARDATA_ANY(coded);
-		const unsigned char *end = at + VARSIZE_ANY_EXHDR(coded);
-		int64		next = 0;
+		EvbusIdRange *range = &row->ranges[row->n_ranges++];
 
-		while (at < end)
-		{
-			if (count == size)
-				out = repalloc(out, sizeof(EvbusIdRange) * (size *= 2));
-			out[count].bus_id = (int32) evbus_get_varint(&at, end);
-			out[count].first = next + evbus_get_signed(&at, end);
-			out[count].n = (int32) evbus_get_varint(&at, end);
-			next = out[count].first + out[count].n;
-			count++;
-		}
+		range->bus_id = (int32) evbus_get_varint(&at, end);
+		range->first = next + evbus_get_signed(&at, end);
+		range->n = (int32) evbus_get_varint(&at, end);
+		next = range->first + range->n;
+		row->n_ids += range->n;
 	}
-	*ranges = out;
-	return count;
 }
 
-/* Delete some visible rows and return what they named; *more: there were more. */
+/* The rows that the active snapshot sees, ascending; limit 0: all of them. */
 int
-evbus_late_take(EvbusIdRange **ranges, bool *more)
+evbus_late_read(int limit, EvbusLateRow **rows)
 {
 	static SPIPlanPtr plan = NULL;
 	MemoryContext context = CurrentMemoryContext;
 	EvbusInternal state;
-	uint64		rows;
-	int			count;
+	int			n;
 
 	evbus_internal_begin(&state);
-	rows = evbus_sql(&plan, "DELETE FROM evbus.late WHERE late_id IN"
-					 " (SELECT late_id FROM evbus.late ORDER BY late_id LIMIT " CppAsString2(LATE_ROWS) ") RETURNING ranges",
-					 0, NULL, NULL, NULL, 0);
-	count = decode_rows(rows, context, ranges);
-	*more = rows == LATE_ROWS;
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT late_id, ranges FROM evbus.late ORDER BY late_id", 0, NULL);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "cannot plan to read evbus.late");
+	}
+	/* read_only: with the active snapshot, not a newer one */
+	if (SPI_execute_plan(plan, NULL, NULL, true, limit) != SPI_OK_SELECT)
+		elog(ERROR, "cannot read evbus.late");
+	n = (int) SPI_processed;
+	*rows = MemoryContextAllocZero(context, sizeof(EvbusLateRow) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		(*rows)[i].late_id = DatumGetInt64(evbus_column(i, 1, NULL));
+		decode_row(DatumGetByteaPP(evbus_column(i, 2, NULL)), context, &(*rows)[i]);
+	}
 	evbus_internal_end(&state);
-	return count;
+	return n;
 }
 
-/* What visible rows name, under the active snapshot. */
+/* How many of these rows to take in one transaction: some ids' worth, none above bound. */
 int
-evbus_late_peek(EvbusIdRange **ranges)
+evbus_late_batch(const EvbusLateRow *rows, int n, int64 bound)
 {
-	MemoryContext context = CurrentMemoryContext;
-	EvbusInternal state;
-	int			count;
+	int			taken = 0;
+	int			ids = 0;
 
+	while (taken < n && rows[taken].late_id <= bound && ids < LATE_BATCH_IDS)
+		ids += rows[taken++].n_ids;
+	return taken;
+}
+
+/* Their ids are about to get ticks. */
+void
+evbus_late_delete(const EvbusLateRow *rows, int n)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT8ARRAYOID};
+	Datum	   *ids = palloc(sizeof(Datum) * Max(n, 1));
+	Datum		values[1];
+	EvbusInternal state;
+
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		ids[i] = Int64GetDatum(rows[i].late_id);
+	values[0] = PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	evbus_internal_begin(&state);
-	if (SPI_execute("SELECT ranges FROM evbus.late", true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "cannot read evbus.late");
-	count = decode_rows(SPI_processed, context, ranges);
+	evbus_sql(&plan, "DELETE FROM evbus.late WHERE late_id = ANY ($1)", 1, types, values, NULL, 0);
+	if (SPI_processed != (uint64) n)
+		elog(ERROR, "rows of evbus.late have gone");
 	evbus_internal_end(&state);
-	return count;
 }

@@ -14,8 +14,18 @@ typedef struct EvbusIdRange
 	int32		bus_id;
 } EvbusIdRange;
 
+/* A row; late_id is above every id it names. */
+typedef struct EvbusLateRow
+{
+	int64		late_id;
+	EvbusIdRange *ranges;
+	int			n_ranges;
+	int			n_ids;
+} EvbusLateRow;
+
 extern void evbus_late_write(EvbusDb *db, const EvbusIdRange *ranges, int n);
-extern int	evbus_late_take(EvbusIdRange **ranges, bool *more);
-extern int	evbus_late_peek(EvbusIdRange **ranges);
+extern int	evbus_late_read(int limit, EvbusLateRow **rows);
+extern int	evbus_late_batch(const EvbusLateRow *rows, int n, int64 bound);
+extern void evbus_late_delete(const EvbusLateRow *rows, int n);
 
 #endif

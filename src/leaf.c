@@ -22,6 +22,7 @@
 #include "nodes/execnodes.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "point.h"
 #include "registry.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -264,6 +265,7 @@ evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 fr
 				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);
 			evbus_utility("ALTER TABLE evbus.%s ATTACH PARTITION evbus.%s FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
 						  parent, name, at, hi);
+			EVBUS_POINT("leaf.attached");
 			made++;
 		}
 		lo = next;

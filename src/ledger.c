@@ -24,6 +24,7 @@
 #include "internal.h"
 #include "pin.h"
 #include "leaf.h"
+#include "point.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -137,6 +138,7 @@ evbus_ledger_append(EvbusDb *db, const EvbusSubscription *sub, const EvbusRange 
 	relation_close(rel, NoLock);
 	heap_freetuple(tuple);
 	pfree(merged);
+	EVBUS_POINT("ack.appended");
 }
 
 /* ------------------------------------------------------------------ loading */
@@ -449,13 +451,18 @@ evbus_ledger_turn(EvbusDb *db)
 		evbus_utility("TRUNCATE evbus.ack_%d", (int) ((turn + 1) % LEDGER_LEAVES));
 		evbus_internal_end(&state);
 		PopActiveSnapshot();
+		EVBUS_POINT("ledger.truncating");
 		CommitTransactionCommand();
+		EVBUS_POINT("ledger.truncated");
 		pg_atomic_write_u64(&db->ledger_turn, ++turn);
+		EVBUS_POINT("ledger.switched");
 	}
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	checkpoint(db, turn);
 	PopActiveSnapshot();
+	EVBUS_POINT("ledger.checkpointing");
 	CommitTransactionCommand();
+	EVBUS_POINT("ledger.checkpointed");
 	checkpointed_turn = turn;
 }

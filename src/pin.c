@@ -12,6 +12,7 @@
 #include "pin.h"
 
 #include "access/xact.h"
+#include "point.h"
 #include "utils/memutils.h"
 
 /* What this transaction will do with a lease. */
@@ -200,6 +201,8 @@ pin_xact(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
 			db = n_pins > 0 ? pins[0].db : dues[0].db;
+			if (event == XACT_EVENT_COMMIT)
+				EVBUS_POINT("ack.committed");
 			/* Downwards: what a transaction received and acked is acked first. */
 			for (int i = n_pins - 1; i >= 0; i--)
 				pin_end(&pins[i], event == XACT_EVENT_COMMIT);

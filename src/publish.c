@@ -33,6 +33,7 @@
 #include "leaf.h"
 #include "miscadmin.h"
 #include "pattern.h"
+#include "point.h"
 #include "registry.h"
 #include "ring.h"
 #include "utils/builtins.h"
@@ -119,6 +120,7 @@ begin(EvbusDb *db)
 	pg_write_barrier();
 	pg_atomic_write_u32(&pub.slot->state, EVBUS_SLOT_OPEN);
 	pg_memory_barrier();		/* low is seen before ids are taken */
+	EVBUS_POINT("publish.open");
 	check_area();
 }
 
@@ -489,7 +491,9 @@ before_commit(bool prepared)
 	uint32		open = EVBUS_SLOT_OPEN;
 
 	check_area();
+	EVBUS_POINT("publish.precommit");
 	flush();
+	EVBUS_POINT("publish.flushed");
 	if (!pg_atomic_compare_exchange_u32(&pub.slot->state, &open, EVBUS_SLOT_COMMITTING) ||
 		prepared || pub.ring_dropped)
 	{
@@ -500,6 +504,7 @@ before_commit(bool prepared)
 		}
 		pub.ring_len = 0;
 	}
+	EVBUS_POINT("publish.committing");
 }
 
 /* Cannot fail: no palloc, no catalog, no wait but for the ring's lock. */
@@ -508,6 +513,7 @@ after_commit(void)
 {
 	EvbusDb    *db = pub.db;
 
+	EVBUS_POINT("publish.committed");
 	if (pub.ring_len > 0 && !evbus_ring_push(db, pub.ring, pub.ring_len, XactLastCommitEnd))
 	{
 		uint64		low = pg_atomic_read_u64(&pub.slot->low);
@@ -521,6 +527,7 @@ after_commit(void)
 	}
 	if (pub.late)
 		pg_atomic_write_u32(&db->late, 1);
+	EVBUS_POINT("publish.pushed");
 	forget();
 	evbus_ring_wake(db);
 }

@@ -8,6 +8,7 @@
  */
 #include "shmem.h"
 
+#include "inflight.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
@@ -122,7 +123,10 @@ shmem_startup(void)
 	base = ShmemInitStruct("evbus", lay_out(NULL), &found);
 	(void) lay_out((char *) CACHELINEALIGN(base));
 	if (!found)
+	{
 		init_all();
+		evbus_inflight_init();
+	}
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -111,6 +111,29 @@ evbus_tick_write(EvbusDb *db, int32 bus_id, int64 first_position,
 	relation_close(rel, NoLock);
 }
 
+/* A tick that names nothing, and only says that recovery may start from low_id. */
+void
+evbus_tick_mark(EvbusDb *db, int64 low_id)
+{
+	Datum		values[TICK_COLUMNS] = {0};
+	bool		nulls[TICK_COLUMNS] = {0};
+	int64		tick_id = evbus_clock_take(&db->clock, 1);
+	EvbusLeaf	leaf;
+	Relation	rel = evbus_leaf_open(evbus_relid("tick"), tick_id, &leaf);
+	HeapTuple	tuple;
+
+	values[0] = Int64GetDatum(tick_id);
+	values[1] = Int32GetDatum(0);	/* of no bus; its positions only make the key unique */
+	values[2] = Int64GetDatum(tick_id);
+	values[3] = Int32GetDatum(0);
+	values[4] = Int64GetDatum(low_id);
+	values[5] = Int64GetDatum(tick_id);
+	values[6] = PointerGetDatum(encode_ids(NULL, 0));
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	evbus_leaf_insert(rel, &tuple, 1);
+	relation_close(rel, NoLock);
+}
+
 /*
  * Ids of the positions [lo, hi) in ascending order: sets event_id and position,
  * and the rest to zero.  Returns how many; those whose ticks are dropped lack.

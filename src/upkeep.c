@@ -20,6 +20,7 @@
 #include "internal.h"
 #include "leaf.h"
 #include "ledger.h"
+#include "point.h"
 #include "registry.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -170,7 +171,7 @@ save_watermarks(EvbusDb *db)
 
 	evbus_sql(NULL, "INSERT INTO evbus.watermark AS w (bus_id, next_position, low_id, newest_id)"
 			  " SELECT bus_id, max(first_position + n), (SELECT low_id FROM evbus.tick ORDER BY tick_id DESC LIMIT 1), $1"
-			  " FROM evbus.tick GROUP BY bus_id"
+			  " FROM evbus.tick WHERE bus_id <> 0 GROUP BY bus_id"
 			  " ON CONFLICT (bus_id) DO UPDATE SET next_position = greatest(w.next_position, excluded.next_position),"
 			  " low_id = greatest(w.low_id, excluded.low_id), newest_id = excluded.newest_id",
 			  1, types, values, NULL, 0);
@@ -198,6 +199,7 @@ drop_leaf(EvbusDb *db, Oid relid, const char *what)
 		(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		save_watermarks(db);
 		evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
+		EVBUS_POINT("leaf.dropped");
 		evbus_internal_end(&state);
 		ReleaseCurrentSubTransaction();
 		done = true;
