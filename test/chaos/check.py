@@ -182,10 +182,10 @@ class Check:
             if not self.known(c, n) or not model.wants(name, n):
                 self.violation("ghosts", where)
                 continue
-            count[c][n] += 1
-            if count[c][n] == 2:
+            if count[c][n]:
                 self.violation("doubled", where)
                 continue
+            count[c][n] = 1
             self.same_event(name, c, n, event_id)
             if self.positions[c][n] == 0:
                 self.positions[c][n] = position

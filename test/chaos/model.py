@@ -18,4 +18,4 @@ def wants(subscription, n):
 
 def hopeless(subscription, n):
     """Must it end as a dead letter?"""
-    return subscription == "each" and (n % 1009 == 0 or n % 1499 == 0)
+    return subscription == "each" and (n % 1009 == 0 or n % 1499 == 0 or n % 4001 == 0)

@@ -64,6 +64,9 @@ BEGIN
 		RAISE EXCEPTION 'poison' USING ERRCODE = 'data_exception';
 	ELSIF n % 1499 = 0 THEN
 		RAISE EXCEPTION 'hopeless';
+	ELSIF n % 4001 = 0 THEN
+		PERFORM pg_terminate_backend(pg_backend_pid());	-- ends its worker
+		PERFORM pg_sleep(1);
 	ELSIF random() < 0.003 THEN
 		RAISE EXCEPTION 'flaky';
 	END IF;
