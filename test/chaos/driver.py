@@ -260,10 +260,10 @@ class Driver:
         self.dismiss(("one", "two"))
         publisher.connection.close()
         connection.close()
+        if self.options.amcheck:
+            self.amcheck()
         self.compare()
         self.look_at_log()
-        if self.options.until == "amcheck":
-            self.amcheck()
 
     def compare(self):
         _, connection = self.server.connect()
@@ -325,8 +325,6 @@ class Driver:
                     self.end_round()
                 self.say("%d cycles, %d events, %d violations (%.0f s)"
                          % (self.cycles, self.facts["events"], sum(self.violations.values()), time.monotonic() - began))
-            if self.options.amcheck and not self.violations:
-                self.amcheck()
         finally:
             self.thaw()
             for _, process in self.crew:
