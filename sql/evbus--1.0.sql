@@ -13,7 +13,7 @@
 
 /* Fails at once, with the line to add, where the library is not preloaded. */
 CREATE FUNCTION evbus._require_preload() RETURNS void
-AS 'MODULE_PATHNAME', 'evbus_require_preload' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+AS 'MODULE_PATHNAME', 'evbus_check_preload' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._require_preload() IS 'fails with the line to add where the library is not preloaded';
 SELECT evbus._require_preload();
 
@@ -134,9 +134,11 @@ COMMENT ON COLUMN evbus.tick.low_id IS 'where recovery starts: every committed i
 
 CREATE TABLE evbus.late (
 	late_id		bigint PRIMARY KEY,
+	min_id		bigint NOT NULL,
 	ranges		bytea NOT NULL
 );
 COMMENT ON TABLE evbus.late IS 'ids of a transaction that could not use the ring; deleted by the transaction that ticks them';
+COMMENT ON COLUMN evbus.late.late_id IS 'clock at writing, above every id the row names';
 
 CREATE TABLE evbus.watermark (
 	bus_id		integer PRIMARY KEY,
@@ -482,6 +484,3 @@ GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag 
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;
-
-/* The workers come as soon as this is committed. */
-SELECT evbus._require_preload();

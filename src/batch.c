@@ -28,6 +28,7 @@
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "commands/prepare.h"
 #include "cursor.h"
 #include "executor/spi.h"
@@ -162,6 +163,7 @@ call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	Datum		argument;
+	int			nest = NewGUCNestLevel();
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (array)
@@ -183,6 +185,7 @@ call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
 	note_running(NULL, 0);
+	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 }
@@ -346,15 +349,16 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 	{
 		for (int i = 0; i < n; i++)
 		{
+			bool		count = false;
+
+			if (evbus_inflight_crashed(sub, &events[i], &count))
+				crashed = true;
 			if (failed)
 				record_failure(sub, &events[i], failed);
 			else if (suspect != 0 && events[i].event_id == suspect)
 				record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
-			else if (evbus_inflight_crashed(sub, &events[i]))
-			{
+			else if (count)
 				record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
-				crashed = true;
-			}
 			else
 				run_in_subtransaction(sub, &events[i]);
 		}
@@ -416,11 +420,12 @@ static void
 run_singles(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events, int n)
 {
 	int64		suspect = claim->suspect;
+	bool		alone = suspect != 0 || evbus_inflight_any(sub, events, n);
 
 	for (int at = 0; at < n;)
 	{
-		/* Up to the suspect one by one: what it did must be on record before others run. */
-		int			count = suspect != 0 && suspect != -1 ? 1 : Min(n - at, SINGLES_MAX);
+		/* Where one of them ended a worker or the server, each alone: so it shows at whose commit, too. */
+		int			count = alone ? 1 : Min(n - at, SINGLES_MAX);
 		int64		hi = at + count < n ? events[at + count - 1].position + 1 : claim->hi;
 
 		if (settle_chunk(sub, claim, events + at, count, hi, false, suspect, NULL) != NULL)
@@ -602,7 +607,7 @@ evbus_batch_run(const EvbusSubscription *sub)
 void
 evbus_batch_abandon(void)
 {
-	bool		sent_away = db->stopped_until > GetCurrentTimestamp();
+	bool		sent_away = db->stopped_until > evbus_uptime();
 
 	evbus_inflight_run(0, 0);
 	for (int i = 0; i < n_claims; i++)

@@ -27,7 +27,7 @@
 #define RETENTION_MAX	(36500 * USECS_PER_DAY)
 #define INTERVAL_MAX	(31 * USECS_PER_DAY)
 
-PG_FUNCTION_INFO_V1(evbus_require_preload);
+PG_FUNCTION_INFO_V1(evbus_check_preload);
 PG_FUNCTION_INFO_V1(evbus_create_bus);
 PG_FUNCTION_INFO_V1(evbus_alter_bus);
 PG_FUNCTION_INFO_V1(evbus_drop_bus);
@@ -36,16 +36,15 @@ PG_FUNCTION_INFO_V1(evbus_resume_bus);
 PG_FUNCTION_INFO_V1(evbus_bus_state);
 
 /*
- * evbus._require_preload(): CREATE EXTENSION fails here, with the line to add; or
- * else lets the workers come as soon as it is committed.
+ * evbus._require_preload(): CREATE EXTENSION fails here, with the line to add.  It
+ * does not let the workers come, which the first call of any other function does:
+ * what pg_restore fills after CREATE EXTENSION shall be whole before they look at it.
  */
 Datum
-evbus_require_preload(PG_FUNCTION_ARGS)
+evbus_check_preload(PG_FUNCTION_ARGS)
 {
-	if (evbus_shared != NULL)
-		evbus_check_schema();
-	if (evbus_shared == NULL || OidIsValid(get_relname_relid("bus", evbus_namespace(false))))
-		(void) evbus_db();
+	evbus_require_preload();
+	evbus_check_schema();
 	PG_RETURN_VOID();
 }
 

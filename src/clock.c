@@ -11,13 +11,14 @@
  */
 #include "clock.h"
 
+#include "portability/instr_time.h"
 #include "utils/timestamp.h"
 
 /* First of n consecutive ids; the newest is the result + n - 1. */
 int64
 evbus_clock_take(pg_atomic_uint64 *clock, int n)
 {
-	uint64		now = (uint64) evbus_clock_from_time(GetCurrentTimestamp());
+	uint64		now = (uint64) evbus_clock_wall();
 	uint64		old = pg_atomic_read_u64(clock);
 
 	for (;;)
@@ -27,6 +28,18 @@ evbus_clock_take(pg_atomic_uint64 *clock, int n)
 		if (pg_atomic_compare_exchange_u64(clock, &old, first + n - 1))
 			return (int64) first;
 	}
+}
+
+/*
+ * Smallest id of this moment, as the wall clock says; 1 where that is beyond what
+ * ids can hold, for then it is wrong, and would end all ids.
+ */
+int64
+evbus_clock_wall(void)
+{
+	int64		now = evbus_clock_from_time(GetCurrentTimestamp());
+
+	return now == PG_INT64_MAX ? 1 : now;
 }
 
 /* From now on ids are above floor. */
@@ -55,4 +68,17 @@ TimestampTz
 evbus_clock_to_time(int64 id)
 {
 	return id >> EVBUS_CLOCK_BITS;
+}
+
+/*
+ * Microseconds by a clock that nobody sets, the same in all processes: for waits and
+ * intervals, which must not take an hour longer where the wall clock goes back one.
+ */
+int64
+evbus_uptime(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
 }

@@ -6,6 +6,8 @@
 
 #define EVBUS_CLOCK_BITS	12	/* counter below the microseconds: good until 2071 */
 
+extern int64 evbus_uptime(void);
+extern int64 evbus_clock_wall(void);
 extern int64 evbus_clock_take(pg_atomic_uint64 *clock, int n);
 extern void evbus_clock_raise(pg_atomic_uint64 *clock, int64 floor);
 extern int64 evbus_clock_from_time(TimestampTz t);

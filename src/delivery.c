@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "args.h"
+#include "clock.h"
 #include "cursor.h"
 #include "dead_letter.h"
 #include "executor/spi.h"
@@ -222,7 +223,7 @@ evbus_receive(PG_FUNCTION_ARGS)
 	int64		wait = PG_ARGISNULL(3) ? 0 : evbus_arg_interval(fcinfo, 3, "wait", 0, WAIT_MAX);
 	EvbusSubscription *sub = consumer_subscription(name);
 	EvbusDb    *db = evbus_db();
-	TimestampTz deadline = GetCurrentTimestamp() + wait;
+	int64		deadline = evbus_uptime() + wait;
 	TimestampTz expires_at;
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 	bool		short_of_leases;
@@ -237,6 +238,7 @@ evbus_receive(PG_FUNCTION_ARGS)
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
+		int64		left;
 
 		short_of_leases = false;
 		expires_at = now + (lease >= 0 ? lease : sub->lease);
@@ -254,12 +256,13 @@ evbus_receive(PG_FUNCTION_ARGS)
 								   (int) db->leases_used, evbus_max_leases),
 						 errhint("Ack what was received, receive less at once, or raise evbus.max_leases.")));
 		}
-		if (n > 0 || now >= deadline)
+		left = deadline - evbus_uptime();
+		if (n > 0 || left <= 0)
 			break;
 		ConditionVariablePrepareToSleep(&db->drained_cv);
 		if (sub->paused || !evbus_cursor_has_work(db, sub, now))
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
-											   Min(WAIT_STEP_MS, Max((deadline - now) / 1000, 1)), PG_WAIT_EXTENSION);
+											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 		CHECK_FOR_INTERRUPTS();
 		sub = consumer_subscription(name);
@@ -623,7 +626,7 @@ evbus_wait(PG_FUNCTION_ARGS)
 										   evbus_arg_text(fcinfo, 0, "subscription"));
 	EvbusSubscription *sub = consumer_subscription(name);
 	int64		timeout = evbus_arg_interval(fcinfo, 1, "timeout", 0, USECS_PER_HOUR);
-	TimestampTz deadline = GetCurrentTimestamp() + timeout;
+	int64		deadline = evbus_uptime() + timeout;
 	EvbusDb    *db = evbus_db();
 	EvbusSubscription copy = *sub;
 	MemoryContext old = CurrentMemoryContext;
@@ -636,20 +639,20 @@ evbus_wait(PG_FUNCTION_ARGS)
 	context = AllocSetContextCreate(PortalContext ? PortalContext : CurrentMemoryContext, "evbus wait", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		int64		left;
 
 		MemoryContextSwitchTo(context);
-		if (!sub->paused && evbus_cursor_has_work(db, sub, now) && peek(db, sub))
+		if (!sub->paused && evbus_cursor_has_work(db, sub, GetCurrentTimestamp()) && peek(db, sub))
 			break;
-		if (now >= deadline)
+		if (evbus_uptime() >= deadline)
 			break;
 		if (!atomic)
 			SPI_commit();		/* the snapshot goes, and with it what holds back vacuum */
 		InvalidateCatalogSnapshot();
 		ConditionVariablePrepareToSleep(&db->drained_cv);
-		while ((now = GetCurrentTimestamp()) < deadline && !evbus_cursor_has_work(db, &copy, now))
+		while ((left = deadline - evbus_uptime()) > 0 && !evbus_cursor_has_work(db, &copy, GetCurrentTimestamp()))
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
-											   Min(WAIT_STEP_MS, Max((deadline - now) / 1000, 1)), PG_WAIT_EXTENSION);
+											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);

@@ -88,8 +88,8 @@ typedef struct EvbusDb
 	pid_t		sequencer_pid;	/* 0: none runs */
 	pid_t		maintainer_pid;
 	int			maintainer_procno;
-	TimestampTz claimed_at;
-	TimestampTz stopped_until;	/* workers stay away until then (DROP DATABASE) */
+	int64		claimed_at;		/* by evbus_uptime(), as all moments that are not told to users */
+	int64		stopped_until;	/* workers stay away until then (DROP DATABASE) */
 	bool		gone;			/* the database or extension is dropped: launcher frees the area */
 
 	pg_atomic_uint64 clock;		/* newest event_id given; raised by CAS */
@@ -201,7 +201,7 @@ typedef struct EvbusWorker
 	Oid			dboid;			/* InvalidOid: free; EvbusShared.lock */
 	Oid			owner;
 	pid_t		pid;			/* 0: not yet started */
-	TimestampTz started_at;
+	int64		started_at;
 	bool		connected;		/* logged in: past what can refuse it */
 	bool		busy;			/* runs a batch now */
 	uint32		generation;		/* makes a re-used entry differ */

@@ -14,6 +14,7 @@
 
 #include "access/xact.h"
 #include "batch.h"
+#include "clock.h"
 #include "cursor.h"
 #include "inflight.h"
 #include "internal.h"
@@ -152,7 +153,7 @@ evbus_handler_main(Datum main_arg)
 {
 	EvbusWorker *me;
 	Oid			dboid;
-	TimestampTz idle_since = 0;
+	int64		idle_since = 0;
 	MemoryContext loop_context;
 	int			next = 0;
 
@@ -220,9 +221,9 @@ evbus_handler_main(Datum main_arg)
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, "waiting for events");
 		if (idle_since == 0)
-			idle_since = GetCurrentTimestamp();
+			idle_since = evbus_uptime();
 		if (n == 0 || pg_atomic_read_u32(&evbus_shared->starved) ||
-			TimestampDifferenceExceeds(idle_since, GetCurrentTimestamp(), evbus_worker_idle_timeout))
+			TimestampDifferenceExceeds(idle_since, evbus_uptime(), evbus_worker_idle_timeout))
 			proc_exit(0);
 
 		ConditionVariablePrepareToSleep(&db->drained_cv);

@@ -57,6 +57,7 @@ typedef struct Suspect
 	int32		subscription_id;
 	int32		epoch;
 	int32		attempt;		/* 0: struck out */
+	int32		together;		/* with so many others in one call */
 	int64		event_id;
 } Suspect;
 
@@ -66,7 +67,7 @@ typedef struct Inflight
 	int32		workers;
 	uint64		system_identifier;
 	char		boot[40];		/* empty where the kernel does not tell */
-	int32		n_suspects;		/* postmaster only; oldest first */
+	int32		n_suspects;		/* postmaster only; newest last */
 	Suspect		suspects[SUSPECTS_MAX];
 	Slot		slots[FLEXIBLE_ARRAY_MEMBER];
 } Inflight;
@@ -132,7 +133,7 @@ collect(void)
 				memmove(inflight->suspects, inflight->suspects + 1, sizeof(Suspect) * --n);
 			inflight->suspects[n++] = (Suspect)
 			{
-				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), slot->ids[i]
+				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), end - first - 1, slot->ids[i]
 			};
 			found++;
 		}
@@ -141,7 +142,8 @@ collect(void)
 	inflight->n_suspects = n;
 	if (found > 0)
 		ereport(LOG,
-				(errmsg("evbus found %d events in handlers that ended with the server", found)));
+				(errmsg_plural("evbus found %d event in a handler that ended with the server",
+							   "evbus found %d events in handlers that ended with the server", found, found)));
 }
 
 /* When shared memory is made: no other process of ours exists. */
@@ -232,7 +234,8 @@ is_of(const Suspect *s, const EvbusSubscription *sub)
 static Suspect *
 find(const EvbusSubscription *sub, int64 event_id)
 {
-	for (int i = 0; inflight != NULL && i < inflight->n_suspects; i++)
+	/* The newest counts: it may have been run with others first, and then alone. */
+	for (int i = inflight ? inflight->n_suspects - 1 : -1; i >= 0; i--)
 		if (inflight->suspects[i].event_id == event_id && is_of(&inflight->suspects[i], sub))
 			return &inflight->suspects[i];
 	return NULL;
@@ -264,20 +267,24 @@ evbus_inflight_any(const EvbusSubscription *sub, const EvbusEvent *events, int n
 
 /*
  * Did the server crash in the handler of this event, and nobody has recorded it?
- * Sets the attempt that is to be recorded.
+ * Sets *count if it is to be counted, and the attempt that is to be recorded.
  */
 bool
-evbus_inflight_crashed(const EvbusSubscription *sub, EvbusEvent *event)
+evbus_inflight_crashed(const EvbusSubscription *sub, EvbusEvent *event, bool *count)
 {
 	Suspect    *s = find(sub, event->event_id);
 
+	*count = false;
 	if (s == NULL || s->attempt < event->attempt)
 		return false;			/* below: recorded, and then came the next crash */
-	event->attempt = s->attempt;
+	/* One of many is not given up for what another one did: it gets a try of its own. */
+	*count = s->together == 0 || s->attempt < sub->max_attempts;
+	if (*count)
+		event->attempt = s->attempt;
 	return true;
 }
 
-/* That is on disk now. */
+/* What became of it is on disk now. */
 void
 evbus_inflight_recorded(const EvbusSubscription *sub, int64 event_id)
 {

@@ -14,7 +14,7 @@ extern void evbus_inflight_attach(EvbusDb *db, int worker);
 extern void evbus_inflight_take(const EvbusSubscription *sub, const EvbusEvent *events, int n);
 extern void evbus_inflight_run(int first, int n);
 extern bool evbus_inflight_any(const EvbusSubscription *sub, const EvbusEvent *events, int n);
-extern bool evbus_inflight_crashed(const EvbusSubscription *sub, EvbusEvent *event);
+extern bool evbus_inflight_crashed(const EvbusSubscription *sub, EvbusEvent *event, bool *count);
 extern void evbus_inflight_recorded(const EvbusSubscription *sub, int64 event_id);
 
 #endif							/* EVBUS_INFLIGHT_H */

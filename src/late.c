@@ -40,8 +40,9 @@ evbus_late_write(EvbusDb *db, const EvbusIdRange *ranges, int n)
 		int64		expected = 0;
 		int			ids = 0;
 		int			count = 0;
-		Datum		values[2];
-		bool		nulls[2] = {0};
+		int64		min_id = PG_INT64_MAX;
+		Datum		values[3];
+		bool		nulls[3] = {0};
 		HeapTuple	tuple;
 
 		initStringInfo(&buf);
@@ -52,13 +53,15 @@ evbus_late_write(EvbusDb *db, const EvbusIdRange *ranges, int n)
 			evbus_put_signed(&buf, ranges[at].first - expected);
 			evbus_put_varint(&buf, ranges[at].n);
 			expected = ranges[at].first + ranges[at].n;
+			min_id = Min(min_id, ranges[at].first);
 			ids += ranges[at].n;
 			count++;
 			at++;
 		}
 		SET_VARSIZE(buf.data, buf.len);
 		values[0] = Int64GetDatum(evbus_clock_take(&db->clock, 1));
-		values[1] = PointerGetDatum(buf.data);
+		values[1] = Int64GetDatum(min_id);
+		values[2] = PointerGetDatum(buf.data);
 		tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 		evbus_leaf_insert(rel, &tuple, 1);
 		heap_freetuple(tuple);
@@ -88,10 +91,15 @@ decode_row(bytea *coded, MemoryContext context, EvbusLateRow *row)
 	}
 }
 
-/* The rows that the active snapshot sees, ascending; limit 0: all of them. */
+/*
+ * The rows that the active snapshot sees and that name an id up to max_id, ascending;
+ * limit 0: all of them.
+ */
 int
-evbus_late_read(int limit, EvbusLateRow **rows)
+evbus_late_read(int64 max_id, int limit, EvbusLateRow **rows)
 {
+	static const Oid types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(max_id)};
 	static SPIPlanPtr plan = NULL;
 	MemoryContext context = CurrentMemoryContext;
 	EvbusInternal state;
@@ -100,12 +108,13 @@ evbus_late_read(int limit, EvbusLateRow **rows)
 	evbus_internal_begin(&state);
 	if (plan == NULL)
 	{
-		plan = SPI_prepare("SELECT late_id, ranges FROM evbus.late ORDER BY late_id", 0, NULL);
+		plan = SPI_prepare("SELECT late_id, ranges FROM evbus.late WHERE min_id <= $1 ORDER BY late_id",
+						   1, (Oid *) types);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "cannot plan to read evbus.late");
 	}
 	/* read_only: with the active snapshot, not a newer one */
-	if (SPI_execute_plan(plan, NULL, NULL, true, limit) != SPI_OK_SELECT)
+	if (SPI_execute_plan(plan, values, NULL, true, limit) != SPI_OK_SELECT)
 		elog(ERROR, "cannot read evbus.late");
 	n = (int) SPI_processed;
 	*rows = MemoryContextAllocZero(context, sizeof(EvbusLateRow) * Max(n, 1));

@@ -24,7 +24,7 @@ typedef struct EvbusLateRow
 } EvbusLateRow;
 
 extern void evbus_late_write(EvbusDb *db, const EvbusIdRange *ranges, int n);
-extern int	evbus_late_read(int limit, EvbusLateRow **rows);
+extern int	evbus_late_read(int64 max_id, int limit, EvbusLateRow **rows);
 extern int	evbus_late_batch(const EvbusLateRow *rows, int n, int64 bound);
 extern void evbus_late_delete(const EvbusLateRow *rows, int n);
 

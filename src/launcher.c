@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "clock.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -34,7 +35,8 @@
 #include "worker.h"
 
 #define LOOK_MS			1000	/* between two looks at everything */
-#define RESTART_MS		500		/* before a worker that died is started again */
+#define RESTART_MS		500		/* between two starts of one worker */
+#define SOON_MS			50
 #define UNSEEN_MS		(10 * 60 * 1000)	/* an area whose extension never was committed */
 
 PGDLLEXPORT void evbus_launcher_main(Datum main_arg);
@@ -43,7 +45,8 @@ PGDLLEXPORT void evbus_launcher_main(Datum main_arg);
 typedef struct Child
 {
 	BackgroundWorkerHandle *handle;
-	TimestampTz not_before;
+	int64 started_at;
+	int64 not_before;
 } Child;
 
 static Child sequencers[EVBUS_MAX_DATABASES];
@@ -54,7 +57,8 @@ static int	n_databases = 0;
 static Oid *to_probe;			/* what there was at our start */
 static int	n_to_probe;
 static int	n_probed = 0;
-static TimestampTz warned_at = 0;
+static int64 warned_at = -60 * USECS_PER_SEC;
+static bool look_soon;			/* a worker is to be started in a moment */
 
 static bool
 running(Child *child)
@@ -67,7 +71,8 @@ running(Child *child)
 		return true;
 	pfree(child->handle);
 	child->handle = NULL;
-	child->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_MS);
+	/* At once, but for one that dies as soon as it is started. */
+	child->not_before = TimestampTzPlusMilliseconds(child->started_at, RESTART_MS);
 	return false;
 }
 
@@ -75,10 +80,14 @@ static void
 start(Child *child, const char *type, const char *function, Oid dboid)
 {
 	char		name[BGW_MAXLEN];
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = evbus_uptime();
 
 	if (now < child->not_before)
+	{
+		look_soon = true;
 		return;
+	}
+	child->started_at = now;
 	snprintf(name, sizeof(name), "%s for database %u", type, dboid);
 	if (evbus_worker_start(name, type, function, ObjectIdGetDatum(dboid), &child->handle))
 		return;
@@ -181,7 +190,7 @@ look_after(int i)
 			db->gone = true;
 	}
 	if (pg_atomic_read_u32(&db->ready) == 0 && !has_sequencer &&
-		TimestampDifferenceExceeds(db->claimed_at, GetCurrentTimestamp(), UNSEEN_MS))
+		TimestampDifferenceExceeds(db->claimed_at, evbus_uptime(), UNSEEN_MS))
 		db->gone = true;		/* its CREATE EXTENSION was rolled back */
 	if (db->gone)
 	{
@@ -189,7 +198,7 @@ look_after(int i)
 			free_area(i);
 		return;
 	}
-	if (db->stopped_until > GetCurrentTimestamp())
+	if (db->stopped_until > evbus_uptime())
 		return;
 	if (!has_sequencer)
 		start(&sequencers[i], "evbus sequencer", "evbus_sequencer_main", db->dboid);
@@ -223,6 +232,7 @@ evbus_launcher_main(Datum main_arg)
 	{
 		evbus_worker_turn();
 		list_databases();
+		look_soon = false;
 
 		/* One database after another, so that a thousand of them take few slots. */
 		if (!running(&probe))
@@ -246,7 +256,7 @@ evbus_launcher_main(Datum main_arg)
 			look_after(i);
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 n_probed < n_to_probe ? 20 : LOOK_MS, PG_WAIT_EXTENSION);
+						 n_probed < n_to_probe ? 20 : look_soon ? SOON_MS : LOOK_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
 }

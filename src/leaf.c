@@ -117,7 +117,7 @@ Relation
 evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
 {
 	EvbusDb    *db = evbus_db();
-	TimestampTz deadline = 0;
+	int64		deadline = 0;
 	Relation	rel;
 
 	for (;;)
@@ -129,8 +129,8 @@ evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
 				return rel;
 		}
 		if (deadline == 0)
-			deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAF_WAIT_MS);
-		else if (GetCurrentTimestamp() >= deadline)
+			deadline = TimestampTzPlusMilliseconds(evbus_uptime(), LEAF_WAIT_MS);
+		else if (evbus_uptime() >= deadline)
 			ereport(ERROR,
 					(errcode(ERRCODE_EVBUS_NO_LEAF),
 					 errmsg("there is no leaf of \"evbus.%s\" for %s", get_rel_name(parent),

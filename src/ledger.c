@@ -21,6 +21,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
+#include "clock.h"
 #include "internal.h"
 #include "pin.h"
 #include "leaf.h"
@@ -331,17 +332,17 @@ void
 evbus_ledger_wait_ticked(EvbusDb *db, const EvbusSubscription *sub, int64 hi)
 {
 	EvbusBusState *bus = EVBUS_BUS(db, sub->bus_slot);
-	TimestampTz deadline = 0;
+	int64		deadline = 0;
 
 	while ((int64) pg_atomic_read_u64(&bus->ticked_position) < hi)
 	{
 		if (deadline == 0)
 		{
-			deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TICK_WAIT_MS);
+			deadline = TimestampTzPlusMilliseconds(evbus_uptime(), TICK_WAIT_MS);
 			ConditionVariablePrepareToSleep(&db->drained_cv);
 			continue;
 		}
-		if (GetCurrentTimestamp() >= deadline)
+		if (evbus_uptime() >= deadline)
 		{
 			ConditionVariableCancelSleep();
 			ereport(ERROR,

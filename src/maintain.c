@@ -10,6 +10,7 @@
 #include "maintain.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "cursor.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -49,6 +50,7 @@ static void
 upkeep(EvbusDb *of, bool retention)
 {
 	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
+	evbus_registry_verify();
 	(void) evbus_upkeep_leaves(of);
 	if (!retention)
 		return;
@@ -177,7 +179,7 @@ void
 evbus_maintainer_main(Datum main_arg)
 {
 	MemoryContext context;
-	TimestampTz upkeep_at = 0;
+	int64		upkeep_at = 0;
 	bool		mine = false;
 
 	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
@@ -209,7 +211,7 @@ evbus_maintainer_main(Datum main_arg)
 		bool		listening = false;
 		bool		notified;
 		bool		unserved;
-		TimestampTz now = GetCurrentTimestamp();
+		int64		now = evbus_uptime();
 
 		evbus_worker_turn();
 		MemoryContextReset(context);
@@ -255,7 +257,7 @@ evbus_maintainer_main(Datum main_arg)
 			for (int i = 0; i < n; i++)
 			{
 				listening = listening || (!subs[i].has_handler && subs[i].notify && !subs[i].paused);
-				evbus_cursor_reap(db, subs[i].slot, now);
+				evbus_cursor_reap(db, subs[i].slot, GetCurrentTimestamp());
 			}
 			unserved = evbus_pool_turn(db, subs, n);
 			notified = listening && evbus_notify_turn(db, subs, n);

@@ -12,6 +12,7 @@
 #include "pool.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "cursor.h"
 #include "miscadmin.h"
 #include "target.h"
@@ -38,10 +39,10 @@ static struct
 {
 	Oid			owner;
 	int			failures;
-	TimestampTz not_before;
+	int64		not_before;
 }			failing[32];
 
-static TimestampTz register_not_before = 0;
+static int64 register_not_before = 0;
 
 static int
 failing_index(Oid owner, bool make)
@@ -89,7 +90,7 @@ look_after(void)
 			int			f = failing_index(started[i].owner, true);
 
 			failing[f].failures++;
-			failing[f].not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 500 * failing[f].failures);
+			failing[f].not_before = TimestampTzPlusMilliseconds(evbus_uptime(), 500 * failing[f].failures);
 		}
 		else
 		{
@@ -106,7 +107,7 @@ static bool
 start_worker(Oid owner)
 {
 	int			slot = -1;
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = evbus_uptime();
 	char		name[BGW_MAXLEN];
 
 	if (now < register_not_before)
@@ -175,7 +176,7 @@ pause_all(EvbusSubscription *subs, int n, Oid owner, const char *reason)
 bool
 evbus_pool_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = evbus_uptime();
 	bool		unserved = false;
 	bool		starved = false;
 
@@ -198,7 +199,7 @@ evbus_pool_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 			continue;
 		for (int k = i; k < n; k++)
 			if (subs[k].has_handler && !subs[k].paused && subs[k].owner == subs[i].owner &&
-				evbus_cursor_has_work(db, &subs[k], now))
+				evbus_cursor_has_work(db, &subs[k], GetCurrentTimestamp()))
 				wanted += subs[k].concurrency;
 		for (int w = 0; w < evbus_max_handler_workers; w++)
 			if (evbus_shared->workers[w].dboid == MyDatabaseId && evbus_shared->workers[w].owner == subs[i].owner)

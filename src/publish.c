@@ -310,7 +310,7 @@ prepare(FunctionCallInfo fcinfo, const char *what, EvbusBus *bus)
 
 	/* A missing leaf is to be seen here, not at commit. */
 	parent = evbus_class_parent(bus->storage_class_id);
-	now = Max(evbus_clock_from_time(GetCurrentTimestamp()), (int64) pg_atomic_read_u64(&db->clock));
+	now = Max(evbus_clock_wall(), (int64) pg_atomic_read_u64(&db->clock));
 	if (!evbus_leaf_find(parent, now, &leaf))
 		relation_close(evbus_leaf_open(parent, now, &leaf), NoLock);
 	return db;

@@ -237,11 +237,11 @@ recover_chunk(int64 *from, int64 bound, uint64 *low, HTAB *ticked, EvbusScanned 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(snapshot);
 	watch = watch_ring(&in_use);
-	n_rows = evbus_late_read(0, &rows);
+	n = evbus_eventlog_scan(snapshot, *from, found, RECOVERY_CHUNK);
+	more = n == RECOVERY_CHUNK && found[n - 1].event_id <= bound;
+	n_rows = evbus_late_read(more ? found[n - 1].event_id : PG_INT64_MAX, 0, &rows);
 	take = evbus_late_batch(rows, n_rows, bound);
 	late = sorted_ranges(rows, n_rows, &n_late);
-	n = evbus_eventlog_scan(snapshot, *from, found, RECOVERY_CHUNK);
-	more = n == RECOVERY_CHUNK;
 	for (int i = 0; i < n; i++)
 	{
 		int64		id = found[i].event_id;
@@ -250,10 +250,7 @@ recover_chunk(int64 *from, int64 bound, uint64 *low, HTAB *ticked, EvbusScanned 
 		EvbusBus	bus;
 
 		if (id > bound)
-		{
-			more = false;
 			break;
-		}
 		while (r < take && rows[r].late_id < id)
 			evbus_turn_place_row(&rows[r++]);
 		if (r < n_rows && rows[r].late_id < id)
@@ -270,7 +267,7 @@ recover_chunk(int64 *from, int64 bound, uint64 *low, HTAB *ticked, EvbusScanned 
 			if (has_tick || !is_late)
 				add_id(id, recovered);
 		}
-		if (!has_tick && !is_late && evbus_bus_by_id(found[i].bus_id, &bus) &&
+		if (!has_tick && !is_late && evbus_turn_find_bus(found[i].bus_id, &bus) &&
 			evbus_turn_place(bus.bus_id, bus.slot, id) > 0)
 			(*total)++;
 	}

@@ -19,6 +19,8 @@
 #include "access/xact.h"
 #include "args.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
+#include "common/hashfn.h"
 #include "internal.h"
 #include "pattern.h"
 #include "storage/latch.h"
@@ -60,6 +62,7 @@ static Oid	cached_bus_relid = InvalidOid;
 static Oid	cached_sub_relid = InvalidOid;
 static uint64 cache_generation = 0;
 static uint64 n_invalidations = 0;
+static uint64 cache_signature = 0;	/* of the rows that were read */
 
 /* The area of this database, once attached. */
 static EvbusDb *my_db = NULL;
@@ -98,7 +101,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	db->sequencer_pid = 0;
 	db->maintainer_pid = 0;
 	db->stopped_until = 0;
-	db->claimed_at = GetCurrentTimestamp();
+	db->claimed_at = evbus_uptime();
 	db->gone = false;
 	pg_atomic_write_u64(&db->clock, 1);
 	pg_atomic_write_u32(&db->clock_ready, 0);
@@ -172,6 +175,17 @@ db_find(Oid bus_relid, bool claim)
 	return found;
 }
 
+/* Errors: 55000 not preloaded. */
+void
+evbus_require_preload(void)
+{
+	if (evbus_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("evbus must be loaded through \"shared_preload_libraries\""),
+				 errhint("Add shared_preload_libraries = 'evbus' to postgresql.conf and restart the server.")));
+}
+
 /*
  * The area of this database; claimed, and its workers asked for, on first use.
  * Errors: 55000 not preloaded, 53400 more databases than evbus.max_databases.
@@ -181,11 +195,7 @@ evbus_db(void)
 {
 	Oid			bus_relid;
 
-	if (evbus_shared == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("evbus must be loaded through \"shared_preload_libraries\""),
-				 errhint("Add shared_preload_libraries = 'evbus' to postgresql.conf and restart the server.")));
+	evbus_require_preload();
 	bus_relid = evbus_relid("bus");
 	if (my_db != NULL && my_bus_relid == bus_relid && my_db->dboid == MyDatabaseId && my_db->bus_relid == bus_relid)
 		return my_db;
@@ -218,15 +228,15 @@ evbus_db(void)
 static bool
 db_wait_ready(EvbusDb *db, int timeout_ms)
 {
-	TimestampTz deadline;
+	int64		deadline;
 	bool		ready;
 
 	if (pg_atomic_read_u32(&db->ready))
 		return true;
 	evbus_launcher_wake();
-	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
 	ConditionVariablePrepareToSleep(&db->drained_cv);
-	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && GetCurrentTimestamp() < deadline)
+	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && evbus_uptime() < deadline)
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 	return ready;
@@ -250,7 +260,7 @@ evbus_db_require_ready(EvbusDb *db)
 bool
 evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
 	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
 	bool		drained;
 
@@ -260,7 +270,7 @@ evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 	while (!(drained = pg_atomic_read_u64(&db->ring_ticked) >= tail &&
 			 !pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late) &&
 			 pg_atomic_read_u32(&db->recovered)) &&
-		   GetCurrentTimestamp() < deadline)
+		   evbus_uptime() < deadline)
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 	return drained;
@@ -386,6 +396,29 @@ load_table(Oid relid, int max, bool buses)
 	return n;
 }
 
+/* Differs whenever a row came, went or changed, by whatever means. */
+static uint64
+signature(void)
+{
+	Oid			relids[] = {cached_bus_relid, cached_sub_relid};
+	uint64		sum = 0;
+
+	for (int i = 0; i < lengthof(relids); i++)
+	{
+		Relation	rel = table_open(relids[i], AccessShareLock);
+		SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+		HeapTuple	tuple;
+
+		while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+			sum = hash_combine64(sum, ((uint64) HeapTupleHeaderGetRawXmin(tuple->t_data) << 32) ^
+								 ((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) ^
+								 ItemPointerGetOffsetNumber(&tuple->t_self));
+		systable_endscan(scan);
+		table_close(rel, AccessShareLock);
+	}
+	return sum;
+}
+
 static void
 cache_load(void)
 {
@@ -409,6 +442,7 @@ cache_load(void)
 		n_cached_buses = load_table(cached_bus_relid, evbus_max_buses, true);
 		n_cached_subs = load_table(cached_sub_relid, evbus_max_subscriptions, false);
 		MemoryContextSwitchTo(old);
+		cache_signature = signature();
 		cache_generation++;
 		cache_valid = before == n_invalidations;	/* else load again */
 	}
@@ -430,6 +464,25 @@ evbus_registry_changed(void)
 	CacheInvalidateRelcacheByRelid(evbus_relid("bus"));
 	CacheInvalidateRelcacheByRelid(evbus_relid("subscription"));
 	CommandCounterIncrement();
+}
+
+/* Read again at the next question: what we know may be out of date. */
+void
+evbus_registry_forget(void)
+{
+	cache_valid = false;
+}
+
+/*
+ * For the maintainer, now and then: has somebody changed the tables without telling,
+ * such as a COPY of pg_restore?  Then it tells for him, at commit.
+ */
+void
+evbus_registry_verify(void)
+{
+	cache_load();
+	if (signature() != cache_signature)
+		evbus_registry_changed();
 }
 
 bool

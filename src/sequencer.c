@@ -87,7 +87,7 @@ drain(uint64 tail, int64 low, bool late, int64 bound)
 	evbus_turn_begin();
 	if (late)
 	{
-		int			all = evbus_late_read(LATE_ROWS, &rows);
+		int			all = evbus_late_read(PG_INT64_MAX, LATE_ROWS, &rows);
 
 		n_rows = evbus_late_batch(rows, all, bound);
 		if (n_rows < all)
@@ -224,12 +224,12 @@ turn(void)
 		pg_memory_barrier();	/* before the snapshot that reads its rows */
 		late = true;
 	}
-	low = Min(low, pg_atomic_read_u64(&db->lost_low));
 	evbus_recovered_forget();
 	worked = drain(tail, (int64) low, late, (int64) clock);
 	if (!pg_atomic_read_u32(&db->late) && !pg_atomic_read_u32(&db->lost))
 		pg_atomic_write_u32(&db->recovered, 1);
-	if (!worked && low_is_old)
+	/* Not where drain() stopped at once: what it left may be below our low. */
+	if (!worked && low_is_old && pg_atomic_read_u64(&db->ring_drained) >= tail)
 		mark_low((int64) low);
 	return worked || pg_atomic_read_u32(&db->late);
 }

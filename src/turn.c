@@ -38,9 +38,25 @@ static MemoryContext turn_context;
 
 static Placed *placed;			/* [evbus_max_buses], in turn_context */
 static uint64 turn_tail;		/* entries below are drained by this turn; 0: none */
+static int32 missing_bus;		/* looked for in vain in this turn; 0: none */
 static bool turn_open = false;	/* the commit callback shall raise `ticked` */
 
 /* ------------------------------------------------------------------- buses */
+
+/* To pass an event over is final, so look twice: pg_restore tells nobody of its rows. */
+bool
+evbus_turn_find_bus(int32 bus_id, EvbusBus *bus)
+{
+	if (evbus_bus_by_id(bus_id, bus))
+		return true;
+	if (bus_id == missing_bus)
+		return false;
+	evbus_registry_forget();
+	if (evbus_bus_by_id(bus_id, bus))
+		return true;
+	missing_bus = bus_id;
+	return false;
+}
 
 /* Make sure that the positions of a bus are in shared memory; false: no such bus. */
 bool
@@ -52,7 +68,7 @@ evbus_turn_bus(int32 bus_id, int slot)
 
 	if ((int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
 		return true;
-	if (!evbus_bus_by_id(bus_id, &found) || found.slot != slot)
+	if (!evbus_turn_find_bus(bus_id, &found) || found.slot != slot)
 		return false;
 	next = evbus_tick_next_position(bus_id);
 	pg_atomic_write_u32(&bus->bus_id, 0);
@@ -141,7 +157,7 @@ evbus_turn_place_row(const EvbusLateRow *row)
 	{
 		EvbusBus	bus;
 
-		if (evbus_bus_by_id(row->ranges[i].bus_id, &bus))
+		if (evbus_turn_find_bus(row->ranges[i].bus_id, &bus))
 			for (int k = 0; k < row->ranges[i].n; k++)
 				(void) evbus_turn_place(bus.bus_id, bus.slot, row->ranges[i].first + k);
 	}
@@ -196,6 +212,7 @@ evbus_turn_begin(void)
 	MemoryContextReset(turn_context);
 	placed = MemoryContextAllocZero(turn_context, sizeof(Placed) * evbus_max_buses);
 	turn_tail = 0;
+	missing_bus = 0;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());

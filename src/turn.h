@@ -4,10 +4,12 @@
 
 #include "evbus.h"
 #include "late.h"
+#include "registry.h"
 
 extern void evbus_turn_init(EvbusDb *db);
 extern void evbus_turn_begin(void);
 extern void evbus_turn_end(void);
+extern bool evbus_turn_find_bus(int32 bus_id, EvbusBus *bus);
 extern bool evbus_turn_bus(int32 bus_id, int slot);
 extern int64 evbus_turn_place(int32 bus_id, int slot, int64 id);
 extern void evbus_turn_place_again(int32 bus_id, int slot, int64 id, int64 position);

@@ -67,7 +67,7 @@ load_classes(StorageClass **classes)
 static int64
 now_id(EvbusDb *db)
 {
-	return Max(evbus_clock_from_time(GetCurrentTimestamp()), (int64) pg_atomic_read_u64(&db->clock));
+	return Max(evbus_clock_wall(), (int64) pg_atomic_read_u64(&db->clock));
 }
 
 /* Make leaves of one parent from now on, if one lacks: looked at without locks first. */
@@ -167,7 +167,7 @@ static void
 save_watermarks(EvbusDb *db)
 {
 	static const Oid types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(now_id(db))};
+	Datum		values[] = {Int64GetDatum(pg_atomic_read_u64(&db->clock))};
 
 	evbus_sql(NULL, "INSERT INTO evbus.watermark AS w (bus_id, next_position, low_id, newest_id)"
 			  " SELECT bus_id, max(first_position + n), (SELECT low_id FROM evbus.tick ORDER BY tick_id DESC LIMIT 1), $1"

@@ -10,6 +10,7 @@
  */
 #include "worker.h"
 
+#include "clock.h"
 #include "internal.h"
 #include "postmaster/interrupt.h"
 #include "registry.h"
@@ -61,7 +62,7 @@ evbus_worker_turn(void)
 bool
 evbus_worker_unwanted(EvbusDb *db)
 {
-	if (db->gone || db->stopped_until > GetCurrentTimestamp())
+	if (db->gone || db->stopped_until > evbus_uptime())
 		return true;
 	if (get_relname_relid("bus", evbus_namespace(true)) == db->bus_relid)
 		return false;
@@ -79,6 +80,7 @@ evbus_worker_start(const char *name, const char *type, const char *function, Dat
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = arg;
+	worker.bgw_notify_pid = MyProcPid;	/* our latch is set when it comes and goes */
 	strlcpy(worker.bgw_name, name, BGW_MAXLEN);
 	strlcpy(worker.bgw_type, type, BGW_MAXLEN);
 	strlcpy(worker.bgw_library_name, "evbus", BGW_MAXLEN);
@@ -102,7 +104,7 @@ any_worker(Oid dboid, bool tell)
 			if (evbus_dbs[i].maintainer_pid)
 				pids[n++] = evbus_dbs[i].maintainer_pid;
 			if (tell)
-				evbus_dbs[i].stopped_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOP_SECONDS * 1000);
+				evbus_dbs[i].stopped_until = TimestampTzPlusMilliseconds(evbus_uptime(), STOP_SECONDS * 1000);
 		}
 	for (int i = 0; i < evbus_max_handler_workers; i++)
 		if (evbus_shared->workers[i].dboid == dboid && evbus_shared->workers[i].pid != 0)
@@ -121,12 +123,12 @@ any_worker(Oid dboid, bool tell)
 void
 evbus_workers_stop(Oid dboid)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOP_WAIT_MS);
+	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), STOP_WAIT_MS);
 
 	if (evbus_shared == NULL)
 		return;
 	(void) any_worker(dboid, true);
-	while (any_worker(dboid, false) && GetCurrentTimestamp() < deadline)
+	while (any_worker(dboid, false) && evbus_uptime() < deadline)
 	{
 		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
 		CHECK_FOR_INTERRUPTS();

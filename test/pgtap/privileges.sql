@@ -36,7 +36,7 @@ INSERT INTO api VALUES
 	($$SELECT * FROM evbus.dead_letter$$), ($$SELECT * FROM evbus.dead_letter_summary$$),
 	($$SELECT * FROM evbus.bus$$), ($$SELECT * FROM evbus.subscription$$), ($$SELECT * FROM evbus.event_log$$), ($$SELECT * FROM evbus.tick$$), ($$SELECT * FROM evbus.late$$), ($$SELECT * FROM evbus.retry$$),
 	($$SELECT * FROM evbus.dead_letter_log$$), ($$SELECT * FROM evbus.ack_0$$), ($$DELETE FROM evbus.subscription$$), ($$UPDATE evbus.bus SET paused = true$$),
-	($$INSERT INTO evbus.late VALUES (1, '')$$), ($$TRUNCATE evbus.ack_1$$);
+	($$INSERT INTO evbus.late VALUES (1, 1, '')$$), ($$TRUNCATE evbus.ack_1$$);
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'evbus'::regnamespace AND proname NOT IN ('_decode', '_event_time', '_time_event', '_type_matches', '_require_preload')
 	AND NOT EXISTS (SELECT 1 FROM api WHERE call ~ ('evbus\.' || proname || '\('))$$, 'the list of calls in this file names every function');
 SET ROLE evbus_test_bob;

@@ -134,6 +134,27 @@ in_order('after.crash', 'after an immediate stop');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE type = 'long.undone')), '0', 'they left nothing');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM evbus.late'), '0', 'no row of evbus.late is left');
 
+# While the sequencer stands still: small transactions (through the ring), large ones (rows of evbus.late) and, in the
+# third round, so many that some are lost from the ring, one after the other; also when the server crashes meanwhile.
+foreach my $round (1 .. 4)
+{
+	my $sequencer = worker_pids($node, 'evbus sequencer');
+	kill 'STOP', $sequencer;
+	foreach my $step (1 .. ($round == 3 ? 60 : 12))
+	{
+		my $n = $step % 2 ? 1 : $step % 4 ? 150 : 3;
+		$node->safe_psql('postgres', "SELECT count(evbus.publish('orders', 'in.turn.$round', jsonb_build_object('n', $step * 1000 + i, 'x', repeat('x', 1000)))) FROM generate_series(1, $n) AS i");
+	}
+	if ($round == 4)
+	{
+		kill 'KILL', $sequencer;
+		$node->poll_query_until('postgres', 'SELECT 1', '1');
+	}
+	kill 'CONT', $sequencer;
+	whole("transactions of every kind in turn ($round)");
+	in_order("in.turn.$round", "transactions of every kind in turn ($round)");
+}
+
 # Many clients at a time, transactions of every size, some rolled back.
 $node->pgbench('--no-vacuum --client=6 --jobs=2 --transactions=40', 0, [qr/processed: 240\/240/], [qr/^(?!.*ERROR)/s], 'six clients publish at a time',
 	{ 'single@4' => q(SELECT evbus.publish('orders', 'bench', jsonb_build_object('n', 1, 'x', repeat('x', 1000)));),
