@@ -376,10 +376,10 @@ def pairs(text):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", required=True)
-    parser.add_argument("--dir", required=True)
-    parser.add_argument("--cycles", type=int, default=30)
+    parser = argparse.ArgumentParser(prog="test/chaos/run", description="docs/chaos.md tells what this is.")
+    parser.add_argument("--bin", required=True, help="directory of the server's programs (given by test/chaos/run)")
+    parser.add_argument("--dir", required=True, help="directory to work in (given by test/chaos/run)")
+    parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--seconds", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--round", type=int, default=25)
