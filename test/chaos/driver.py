@@ -234,7 +234,7 @@ class Driver:
         self.sentinel(publisher)
         deadline = time.monotonic() + 10
         while True:
-            low, = self.ask(connection, "SELECT low_id FROM evbus.tick ORDER BY tick_id DESC LIMIT 1")
+            low, = self.ask(connection, "SELECT coalesce((SELECT low_id FROM evbus.tick ORDER BY tick_id DESC LIMIT 1), 0)")
             if low >= first or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
