@@ -53,8 +53,8 @@ def immediate_stop(driver):
 
 
 def fast_restart(driver):
-    # Frozen processes cannot hear that they shall end.  And PostgreSQL 15 itself never ends if the fast stop comes
-    # while it recovers from a crash (its postmaster waits for a checkpointer that nobody told), so not before it is up.
+    # Frozen processes cannot hear that they shall end.  And a fast stop while PostgreSQL 15 recovers from a crash
+    # may not end (docs/chaos.md), so not before it is up.
     driver.thaw()
     driver.server.connect()[1].close()
     if not driver.server.stop("fast"):
