@@ -1,5 +1,5 @@
 # evbus is built with PGXS: make, make install, make installcheck.
-# make demo, make test, make bench and make soak need nothing installed before: they start with tool/setup.
+# make demo, make test, make chaos, make bench and make soak need nothing installed before: they start with tool/setup.
 
 EXTENSION = evbus
 MODULE_big = evbus
@@ -52,10 +52,16 @@ clean:
 
 endif
 
-.PHONY: demo test bench soak
+.PHONY: demo test bench soak chaos
 demo test:
 	@tool/$@
 bench soak:
 	@test -x bench/$(if $(filter soak,$@),soak,run) || { echo "there is no $@ in this checkout" >&2; exit 1; }
 	@tool/setup
 	@bench/$(if $(filter soak,$@),soak,run)
+
+# make chaos; make chaos CYCLES=200 SEED=7; make chaos SECONDS=3600; make chaos MUTANTS=all, or names of some
+CHAOS = $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS)),$(if $(SECONDS),--seconds $(SECONDS),--cycles $(or $(CYCLES),50)) $(if $(SEED),--seed $(SEED)))
+chaos:
+	@tool/setup
+	@test/chaos/run $(CHAOS)

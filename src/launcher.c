@@ -8,7 +8,7 @@
  * not; later, whoever uses evbus first in a database claims an area in shared
  * memory and wakes the launcher.
  *
- *		area:  free -> claimed (db_find) -> gone (dropped) -> free, once nobody is in it
+ *		area:  free -> claimed (area.c) -> gone (dropped) -> free, once nobody is in it
  *-------------------------------------------------------------------------
  */
 #include "evbus.h"

@@ -1,14 +1,11 @@
 /*-------------------------------------------------------------------------
  * registry.c
- *	  Which databases, buses and subscriptions there are.
+ *	  Which buses and subscriptions there are.
  *
- * The tables are the registry; what is here are two caches of it.  The area of
- * a database in shared memory is keyed by (database, oid of evbus.bus), so that a
- * re-created extension never meets old entries.  The configuration cache is
- * local to the process and dropped by the relcache invalidations that every
- * change of evbus.bus and evbus.subscription sends, so it is transactional: own
- * changes are seen at once, those of others once they commit, none of a
- * rollback.
+ * The tables are the registry; here is a cache of them, local to the process and
+ * dropped by the relcache invalidations that every change of evbus.bus and
+ * evbus.subscription sends.  So it is transactional: own changes are seen at once,
+ * those of others once they commit, none of a rollback.
  *-------------------------------------------------------------------------
  */
 #include "registry.h"
@@ -19,12 +16,9 @@
 #include "access/xact.h"
 #include "args.h"
 #include "catalog/pg_type.h"
-#include "clock.h"
 #include "common/hashfn.h"
 #include "internal.h"
 #include "pattern.h"
-#include "storage/latch.h"
-#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -32,7 +26,6 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 /* Column numbers of evbus.bus and evbus.subscription, as in evbus--1.0.sql. */
 enum
@@ -64,10 +57,6 @@ static uint64 cache_generation = 0;
 static uint64 n_invalidations = 0;
 static uint64 cache_signature = 0;	/* of the rows that were read */
 
-/* The area of this database, once attached. */
-static EvbusDb *my_db = NULL;
-static Oid	my_bus_relid = InvalidOid;
-
 static void
 registry_invalidate(Datum arg, Oid relid)
 {
@@ -88,201 +77,6 @@ registry_init(void)
 		return;
 	done = true;
 	CacheRegisterRelcacheCallback(registry_invalidate, (Datum) 0);
-}
-
-/* ---------------------------------------------------------- database areas */
-
-/* Make a claimed area as new; the caller holds EvbusShared.lock EXCLUSIVE. */
-static void
-db_reset(EvbusDb *db, Oid bus_relid)
-{
-	Assert(LWLockHeldByMe(&evbus_shared->lock));
-
-	db->sequencer_pid = 0;
-	db->maintainer_pid = 0;
-	db->stopped_until = 0;
-	db->claimed_at = evbus_uptime();
-	db->gone = false;
-	pg_atomic_write_u64(&db->clock, 1);
-	pg_atomic_write_u32(&db->clock_ready, 0);
-	pg_atomic_write_u32(&db->ready, 0);
-	pg_atomic_write_u32(&db->recovered, 0);
-	pg_atomic_write_u64(&db->ring_reserved, 0);
-	pg_atomic_write_u64(&db->ring_tail, 0);
-	pg_atomic_write_u64(&db->ring_drained, 0);
-	pg_atomic_write_u64(&db->ring_ticked, 0);
-	pg_atomic_write_u64(&db->lost_low, EVBUS_NO_LSN_ID);
-	pg_atomic_write_u32(&db->lost, 0);
-	pg_atomic_write_u32(&db->late, 0);
-	pg_atomic_write_u64(&db->overflows, 0);
-	pg_atomic_write_u64(&db->ticked_lsn, 0);
-	pg_atomic_write_u32(&db->sequencer_procno, 0);
-	pg_atomic_write_u32(&db->sequencer_sleeps, 0);
-	pg_atomic_write_u64(&db->ledger_turn, 0);
-	pg_atomic_write_u32(&db->leaves_wanted, 0);
-	pg_atomic_write_u32(&db->maintainer_sleeps, 0);
-	for (int i = 0; i < evbus_max_buses; i++)
-	{
-		EvbusBusState *bus = EVBUS_BUS(db, i);
-
-		pg_atomic_write_u32(&bus->bus_id, 0);
-		pg_atomic_write_u64(&bus->next_position, 0);
-		pg_atomic_write_u64(&bus->ticked_position, 0);
-		for (int a = 0; a < EVBUS_ANCHORS; a++)
-			pg_atomic_write_u64(&bus->anchors[a].offset, 0);
-		bus->anchor_next = 0;
-		bus->anchor_last = 0;
-	}
-	for (int i = 0; i < evbus_max_subscriptions; i++)
-	{
-		EVBUS_SUB(db, i)->subscription_id = 0;
-		pg_atomic_write_u32(&EVBUS_SUB(db, i)->notify, 0);
-	}
-	for (int i = 0; i < evbus_max_leases; i++)
-	{
-		EvbusLease *lease = EVBUS_LEASE(db, i);
-
-		lease->state = EVBUS_LEASE_FREE;
-		lease->next = i + 1 < evbus_max_leases ? i + 1 : -1;
-	}
-	db->lease_free = 0;
-	db->leases_used = 0;
-	db->bus_relid = bus_relid;
-	pg_write_barrier();
-	db->dboid = MyDatabaseId;
-}
-
-static EvbusDb *
-db_find(Oid bus_relid, bool claim)
-{
-	EvbusDb    *found = NULL;
-	EvbusDb    *unused = NULL;
-
-	for (int i = 0; i < evbus_max_databases; i++)
-	{
-		EvbusDb    *db = &evbus_dbs[i];
-
-		if (db->dboid == MyDatabaseId && db->bus_relid == bus_relid)
-			found = db;
-		else if (!OidIsValid(db->dboid) && unused == NULL)
-			unused = db;
-	}
-	if (found == NULL && unused != NULL && claim)
-	{
-		db_reset(unused, bus_relid);
-		found = unused;
-	}
-	return found;
-}
-
-/* Errors: 55000 not preloaded. */
-void
-evbus_require_preload(void)
-{
-	if (evbus_shared == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("evbus must be loaded through \"shared_preload_libraries\""),
-				 errhint("Add shared_preload_libraries = 'evbus' to postgresql.conf and restart the server.")));
-}
-
-/*
- * The area of this database; claimed, and its workers asked for, on first use.
- * Errors: 55000 not preloaded, 53400 more databases than evbus.max_databases.
- */
-EvbusDb *
-evbus_db(void)
-{
-	Oid			bus_relid;
-
-	evbus_require_preload();
-	bus_relid = evbus_relid("bus");
-	if (my_db != NULL && my_bus_relid == bus_relid && my_db->dboid == MyDatabaseId && my_db->bus_relid == bus_relid)
-		return my_db;
-
-	registry_init();
-	cache_valid = false;
-	for (int tries = 0;; tries++)
-	{
-		LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
-		my_db = db_find(bus_relid, true);
-		LWLockRelease(&evbus_shared->lock);
-		if (my_db != NULL || tries == 40)
-			break;
-		evbus_launcher_wake();	/* it frees what dropped databases had */
-		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, PG_WAIT_EXTENSION);
-		CHECK_FOR_INTERRUPTS();
-	}
-	if (my_db == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("too many databases use evbus"),
-				 errdetail("evbus.max_databases is %d.", evbus_max_databases),
-				 errhint("Raise evbus.max_databases and restart the server.")));
-	my_bus_relid = bus_relid;
-	evbus_launcher_wake();
-	return my_db;
-}
-
-/* Wait until the sequencer has loaded positions and cursors. */
-static bool
-db_wait_ready(EvbusDb *db, int timeout_ms)
-{
-	int64		deadline;
-	bool		ready;
-
-	if (pg_atomic_read_u32(&db->ready))
-		return true;
-	evbus_launcher_wake();
-	deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
-	ConditionVariablePrepareToSleep(&db->drained_cv);
-	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && evbus_uptime() < deadline)
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
-	ConditionVariableCancelSleep();
-	return ready;
-}
-
-void
-evbus_db_require_ready(EvbusDb *db)
-{
-	if (!db_wait_ready(db, 10000))
-		ereport(ERROR,
-				(errcode(ERRCODE_EVBUS_NOT_READY),
-				 errmsg("the evbus workers of this database are not running"),
-				 errhint("See the server log; often max_worker_processes (now %d) is too small: evbus needs 1, and 2 for each database, and 1 for each handler worker.",
-						 max_worker_processes)));
-}
-
-/*
- * Wait until everything committed before the call has its position; false: no
- * sequencer got there in time.
- */
-bool
-evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
-{
-	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
-	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
-	bool		drained;
-
-	if (!db_wait_ready(db, timeout_ms))
-		return false;
-	ConditionVariablePrepareToSleep(&db->drained_cv);
-	while (!(drained = pg_atomic_read_u64(&db->ring_ticked) >= tail &&
-			 !pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late) &&
-			 pg_atomic_read_u32(&db->recovered)) &&
-		   evbus_uptime() < deadline)
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
-	ConditionVariableCancelSleep();
-	return drained;
-}
-
-void
-evbus_launcher_wake(void)
-{
-	int			procno = evbus_shared->launcher_procno;
-
-	if (evbus_shared->launcher_pid != 0)
-		SetLatch(&ProcGlobal->allProcs[procno].procLatch);
 }
 
 /* ------------------------------------------------------ configuration cache */
@@ -424,7 +218,8 @@ cache_load(void)
 {
 	MemoryContext old;
 
-	(void) evbus_db();			/* registers the callback, refuses a missing extension */
+	(void) evbus_db();			/* refuses a missing extension */
+	registry_init();
 	AcceptInvalidationMessages();
 	while (!cache_valid)
 	{

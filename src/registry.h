@@ -2,7 +2,7 @@
 #ifndef EVBUS_REGISTRY_H
 #define EVBUS_REGISTRY_H
 
-#include "evbus.h"
+#include "area.h"
 
 typedef struct EvbusBus
 {
@@ -45,9 +45,6 @@ typedef struct EvbusSubscription
 	char		bus_name[EVBUS_NAME_MAX + 1];
 } EvbusSubscription;
 
-extern EvbusDb *evbus_db(void);
-extern bool evbus_db_wait_drained(EvbusDb *db, int timeout_ms);
-extern void evbus_db_require_ready(EvbusDb *db);
 extern bool evbus_bus_find(const char *name, EvbusBus *bus);
 extern bool evbus_bus_by_id(int32 id, EvbusBus *bus);
 extern EvbusBus *evbus_buses(int *count);
@@ -57,13 +54,11 @@ extern EvbusSubscription *evbus_subscription_by_id(int32 id);
 extern bool evbus_subscription_exists(int32 id);
 extern EvbusSubscription *evbus_subscriptions(int *count);
 extern uint64 evbus_registry_generation(void);
-extern void evbus_require_preload(void);
 extern void evbus_registry_changed(void);
 extern void evbus_registry_forget(void);
 extern void evbus_registry_verify(void);
 extern bool evbus_subscription_wants(const EvbusSubscription *sub, const char *type, int len);
 extern void evbus_check_owner(Oid owner, const char *kind, const char *name);
 extern int	evbus_registry_free_slot(const char *table, int max);
-extern void evbus_launcher_wake(void);
 
 #endif
