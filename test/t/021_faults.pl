@@ -223,6 +223,12 @@ $node->safe_psql('again', 'DROP SCHEMA evbus CASCADE; CREATE EXTENSION evbus');
 $node->safe_psql('again', q(SELECT evbus.create_bus('b'), evbus.subscribe('b', 's'), evbus.publish('b', 'a', '1')));
 is(scalar(receive_all($node, 'again', 's', 1)), 1, 'and after that it works');
 
+my $old = worker_pids($node, 'evbus sequencer');
+$node->safe_psql('postgres', 'ALTER EXTENSION evbus UPDATE');
+ok(other_worker($node, 'evbus sequencer', $old), 'ALTER EXTENSION UPDATE sends the workers away, and others come');
+publish('updated');
+complete($node, 'after ALTER EXTENSION UPDATE');
+
 # ------------------------------------------------ what became of the deaf handler
 
 answers($node, 'postgres', q(SELECT attempts || ' ' || reason FROM evbus.dead_letter WHERE type = 'deaf'), '1 max_attempts', 'the deaf handler went on to its end, too late: a failed attempt');
