@@ -1,4 +1,5 @@
-# The wall clock jumps: an hour back, an hour on (beside transactions that are open so long), past 2038 and back again.
+# The wall clock jumps: an hour back, an hour on (beside transactions that are open so long), past 2038 and back,
+# past 2071 and back.
 # Nothing is lost, doubled or put in another order; what waits for a time may wait longer, never shorter than it is worth.
 #
 # test/module/clock.c, preloaded into the server, reads the offset from a file; the monotonic clock goes on as it is.
@@ -149,10 +150,17 @@ is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE type 
 is((receive_all($node, 'postgres', 'sleeper', 1))[0] =~ / kept 1$/, 1, 'which can still have it');
 jump(0);
 works('back again');
+
+# Ids can tell times up to 2071: a clock beyond that is not believed.
+jump(60 * 365 * 86400);
+works('past what ids can tell');
+$node->safe_psql('postgres', 'CALL evbus.maintain()');
+jump(0);
+works('back from there');
 $node->stop('immediate');
 start();
 $node->poll_query_until('postgres', 'SELECT ready FROM evbus._status()');
-works('back again, and after a crash');
+works('after a crash');
 is($node->safe_psql('postgres', q(SELECT extract(year FROM max(published_at)) > 2038 FROM evbus.history)), 't', 'ids never go back: they bear the latest time that was seen');
 
 $node->stop;
