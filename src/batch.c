@@ -184,7 +184,6 @@ call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	arm(sub);
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
-	note_running(NULL, 0);
 	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
 	PopActiveSnapshot();
 	CommandCounterIncrement();
@@ -200,6 +199,7 @@ call_one(const EvbusSubscription *sub, EvbusEvent *event)
 	call(sub, event, 1, sub->handler_batch);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(call_context);
+	note_running(NULL, 0);		/* not before: what it broke may show only here */
 }
 
 /* Deferred triggers run in here, so the timeout does too. */
@@ -222,7 +222,7 @@ begin(void)
 	MemoryContextSwitchTo(batch_context);
 }
 
-/* What went wrong, copied to batch_context; the transaction is still to be aborted. */
+/* What went wrong, copied to batch_context; the transaction is still to be aborted, and counts as running. */
 static ErrorData *
 take_error(void)
 {
@@ -230,7 +230,6 @@ take_error(void)
 
 	HOLD_INTERRUPTS();
 	disarm();
-	note_running(NULL, 0);
 	MemoryContextSwitchTo(batch_context);
 	edata = CopyErrorData();
 	FlushErrorState();
@@ -313,6 +312,7 @@ run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event)
 	{
 		edata = take_error();
 		RollbackAndReleaseCurrentSubTransaction();
+		note_running(NULL, 0);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(batch_context);
@@ -388,6 +388,7 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 	{
 		edata = take_error();
 		AbortOutOfAnyTransaction();
+		note_running(NULL, 0);
 		if (!evbus_cursor_range(db, claim, &range))
 			edata = NULL;		/* moved away from under us: not ours to settle */
 	}
@@ -505,6 +506,7 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	{
 		for (int at = 0; at < found->n; at += sub->batch_size)
 			call(sub, found->events + at, Min(sub->batch_size, found->n - at), true);
+		note_running(NULL, 0);
 	}
 	else
 		for (int i = 0; i < found->n; i++)
@@ -551,6 +553,7 @@ run_batch(const EvbusSubscription *sub)
 		ErrorData  *edata = take_error();
 
 		AbortOutOfAnyTransaction();
+		note_running(NULL, 0);
 		MemoryContextSwitchTo(batch_context);
 		if (found.n == 0)
 			ReThrowError(edata);	/* not the handler's doing */

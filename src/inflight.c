@@ -21,6 +21,7 @@
 #include "inflight.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -28,7 +29,6 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "common/file_perm.h"
-#include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/fd.h"
@@ -74,6 +74,7 @@ typedef struct Inflight
 } Inflight;
 
 static Inflight *inflight = NULL;	/* NULL: the file could not be made */
+static int	inflight_fd = -1;	/* stays open, so that we see if somebody cuts the file short */
 static Slot *mine = NULL;
 static EvbusDb *my_db;
 
@@ -90,26 +91,48 @@ read_boot(char *boot, Size size)
 		close(fd);
 }
 
+static Size
+inflight_size(void)
+{
+	return add_size(offsetof(Inflight, slots), mul_size(evbus_max_handler_workers, sizeof(Slot)));
+}
+
+static bool
+has_size(int fd, Size size)
+{
+	struct stat st;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && st.st_size == (off_t) size;
+}
+
 /* Map the file, made anew if it is not of this size; NULL: it cannot be. */
 static Inflight *
 map_file(Size size, bool *fresh)
 {
-	struct stat st;
 	void	   *map = MAP_FAILED;
-	int			fd = open(INFLIGHT_FILE, O_RDWR | O_CREAT, pg_file_create_mode);
 
+	inflight_fd = open(INFLIGHT_FILE, O_RDWR | O_CREAT | O_NOFOLLOW, pg_file_create_mode);
+	*fresh = !has_size(inflight_fd, size);
 	/* All its blocks are reserved: a store must not meet a full disk. */
-	*fresh = fd < 0 || fstat(fd, &st) != 0 || st.st_size != (off_t) size;
-	if (fd >= 0 && (!*fresh || (ftruncate(fd, 0) == 0 && (errno = posix_fallocate(fd, 0, size)) == 0)))
-		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (inflight_fd >= 0 &&
+		(!*fresh || (ftruncate(inflight_fd, 0) == 0 && (errno = posix_fallocate(inflight_fd, 0, size)) == 0)))
+		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, inflight_fd, 0);
 	if (map == MAP_FAILED)
 		ereport(WARNING,
 				(errcode_for_file_access(),
 				 errmsg("could not make file \"%s\": %m", INFLIGHT_FILE),
 				 errdetail("Events whose handlers crash the server will not be counted, so they are tried without end.")));
-	if (fd >= 0)
-		close(fd);
+	if (map == MAP_FAILED && inflight_fd >= 0)
+		close(inflight_fd);
 	return map == MAP_FAILED ? NULL : map;
+}
+
+/* What a worker was running, whatever the file says. */
+static int
+share(const Slot *slot, int *first)
+{
+	*first = Max(Min(slot->first, EVBUS_BATCH_MAX), 0);
+	return Max(Min(slot->running, EVBUS_BATCH_MAX - *first), 0);
 }
 
 /* Strike out what is settled, and make what was being run suspects. */
@@ -118,26 +141,30 @@ collect(void)
 {
 	int			n = 0;
 	int			found = 0;
+	int			first;
 
 	for (int i = 0; i < inflight->n_suspects; i++)
 		if (inflight->suspects[i].attempt > 0)
 			inflight->suspects[n++] = inflight->suspects[i];
 	for (int w = 0; w < inflight->workers; w++)
+		found += share(&inflight->slots[w], &first);
+	if (n + found > SUSPECTS_MAX)
+	{
+		int			forgotten = Min(n, n + found - SUSPECTS_MAX);
+
+		n -= forgotten;
+		memmove(inflight->suspects, inflight->suspects + forgotten, sizeof(Suspect) * n);
+	}
+	for (int w = 0; w < inflight->workers; w++)
 	{
 		Slot	   *slot = &inflight->slots[w];
-		int			first = Max(slot->first, 0);
-		int			end = Min(first + Min(slot->running, EVBUS_BATCH_MAX), EVBUS_BATCH_MAX);
+		int			running = share(slot, &first);
 
-		for (int i = first; i < end; i++)
-		{
-			if (n == SUSPECTS_MAX)
-				memmove(inflight->suspects, inflight->suspects + 1, sizeof(Suspect) * --n);
+		for (int i = first; i < first + running && n < SUSPECTS_MAX; i++)
 			inflight->suspects[n++] = (Suspect)
 			{
-				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), end - first - 1, slot->ids[i]
+				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), running - 1, slot->ids[i]
 			};
-			found++;
-		}
 		slot->running = 0;
 	}
 	inflight->n_suspects = n;
@@ -151,10 +178,16 @@ collect(void)
 void
 evbus_inflight_init(void)
 {
-	Size		size = add_size(offsetof(Inflight, slots), mul_size(evbus_max_handler_workers, sizeof(Slot)));
+	Size		size = inflight_size();
 	char		boot[sizeof(inflight->boot)] = "";
 	bool		fresh = false;
 
+	if (inflight != NULL && !has_size(inflight_fd, size))
+	{
+		munmap(inflight, size);
+		close(inflight_fd);
+		inflight = NULL;
+	}
 	if (inflight == NULL)
 		inflight = map_file(size, &fresh);
 	if (inflight == NULL)
@@ -177,11 +210,12 @@ evbus_inflight_init(void)
 
 /* ----------------------------------------------------------------- a worker */
 
-/* The server comes down, but not by our doing. */
+/* The server comes down; by our own doing only if it is not the postmaster who says so. */
 static void
-innocent(SIGNAL_ARGS)
+crash_exit(int signo, siginfo_t *info, void *context)
 {
-	mine->running = 0;
+	if (info->si_pid == PostmasterPid)
+		mine->running = 0;
 	_exit(2);					/* as SignalHandlerForCrashExit() */
 }
 
@@ -197,12 +231,20 @@ inflight_xact(XactEvent event, void *arg)
 void
 evbus_inflight_attach(EvbusDb *db, int worker)
 {
+	struct sigaction action = {.sa_sigaction = crash_exit, .sa_flags = SA_SIGINFO | SA_RESTART};
+
 	my_db = db;
 	if (inflight == NULL)
 		return;
+	if (!has_size(inflight_fd, inflight_size()))
+	{
+		inflight = NULL;		/* somebody has cut it short: do not touch it */
+		return;
+	}
 	mine = &inflight->slots[worker];
 	mine->running = 0;
-	pqsignal(SIGQUIT, innocent);
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGQUIT, &action, NULL);
 	RegisterXactCallback(inflight_xact, NULL);
 }
 

@@ -13,6 +13,7 @@
 #include "upkeep.h"
 
 #include "access/xact.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "cursor.h"
@@ -22,6 +23,7 @@
 #include "ledger.h"
 #include "point.h"
 #include "registry.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -179,10 +181,34 @@ save_watermarks(EvbusDb *db)
 			  " AND newest_id < (SELECT max(newest_id) FROM evbus.watermark)", 0, NULL, NULL, NULL, 0);
 }
 
-/* Drop one leaf in a subtransaction of its own; false: its locks were taken. */
+/* Has every committed event below hi a position?  Whoever waits for one is in the ring, lost, or late. */
 static bool
-drop_leaf(EvbusDb *db, Oid relid, const char *what)
+all_placed(EvbusDb *db, int64 hi)
 {
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(hi)};
+	EvbusInternal state;
+	bool		late;
+
+	evbus_internal_begin(&state);
+	late = evbus_sql(&plan, "SELECT 1 FROM evbus.late WHERE min_id < $1 LIMIT 1", 1, types, values, NULL, 1) > 0;
+	evbus_internal_end(&state);
+	return !late && pg_atomic_read_u32(&db->recovered) && !pg_atomic_read_u32(&db->lost) &&
+		pg_atomic_read_u64(&db->ring_ticked) >= pg_atomic_read_u64(&db->ring_tail);
+}
+
+/*
+ * Drop one leaf in a subtransaction of its own; false: its locks were taken, or it is
+ * needed.  class: of a leaf of the log, else 0.
+ *
+ * A leaf of the log is looked at again under the lock, for what we have waited for
+ * may have been a transaction with events (a prepared one has no slot to be seen by).
+ */
+static bool
+drop_leaf(EvbusDb *db, const EvbusLeaf *leaf, int32 class, const char *what)
+{
+	Oid			relid = leaf->relid;
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	char	   *name = get_rel_name(relid);
@@ -197,18 +223,27 @@ drop_leaf(EvbusDb *db, Oid relid, const char *what)
 
 		evbus_internal_begin(&state);
 		(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		save_watermarks(db);
-		evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
-		EVBUS_POINT("leaf.dropped");
+		LockRelationOid(get_partition_parent(relid, false), AccessExclusiveLock);	/* as DROP TABLE does */
+		LockRelationOid(relid, AccessExclusiveLock);
+		done = class == 0 || (all_placed(db, leaf->hi) && !still_needed(db, class, leaf->hi));
+		if (done)
+		{
+			save_watermarks(db);
+			evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
+			EVBUS_POINT("leaf.dropped");
+		}
 		evbus_internal_end(&state);
-		ReleaseCurrentSubTransaction();
-		done = true;
+		if (done)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
 		ErrorData  *edata;
 
 		MemoryContextSwitchTo(context);
+		done = false;
 		edata = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
@@ -249,7 +284,7 @@ evbus_upkeep_retention(EvbusDb *db)
 		for (int i = 0; i < n; i++)
 		{
 			if (leaves[i].hi > limit || still_needed(db, classes[c].id, leaves[i].hi) ||
-				!drop_leaf(db, leaves[i].relid, "its storage class"))
+				!drop_leaf(db, &leaves[i], classes[c].id, "its storage class"))
 			{
 				oldest_log = Min(oldest_log, leaves[i].lo);
 				break;			/* from old to new, without holes */
@@ -261,13 +296,13 @@ evbus_upkeep_retention(EvbusDb *db)
 
 	n = evbus_leaf_list(evbus_relid("tick"), &leaves);
 	for (int i = 0; i < n && leaves[i].hi <= oldest_log; i++)
-		dropped += drop_leaf(db, leaves[i].relid, "the log");
+		dropped += drop_leaf(db, &leaves[i], 0, "the log");
 	pfree(leaves);
 
 	n = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
 	for (int i = 0; i < n; i++)
 		if (leaves[i].hi <= now - (((int64) evbus_dead_letter_retention * USECS_PER_MINUTE) << EVBUS_CLOCK_BITS))
-			dropped += drop_leaf(db, leaves[i].relid, "dead letters");
+			dropped += drop_leaf(db, &leaves[i], 0, "dead letters");
 	pfree(leaves);
 	return dropped;
 }

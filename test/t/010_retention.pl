@@ -11,7 +11,7 @@ use EvbusTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('retention', conf => "evbus.upkeep_interval = '200ms'\n");
+my $node = new_node('retention', conf => "evbus.upkeep_interval = '200ms'\nmax_prepared_transactions = 2\n");
 $node->safe_psql('postgres', <<'SQL');
 SELECT evbus.create_bus('short', retention => '1 minute', partition_interval => '1 minute');
 SELECT evbus.create_bus('long', retention => '1 year', partition_interval => '1 minute');
@@ -107,6 +107,16 @@ $node->safe_psql('postgres', 'CALL evbus.maintain()');
 $open->query_safe('COMMIT');
 $open->quit;
 like((receive_all($node, 'postgres', 'reader', 2))[-1], qr/ open 4$/, 'a publisher that was open while settings changed and leaves were kept up is received');
+
+# Nor does a prepared one, not even if the maintainer waits for just its lock when it is committed: what then becomes
+# visible has no position yet, so nobody can have had it.
+$node->safe_psql('postgres', q(BEGIN; SELECT evbus.publish('short', 'prepared', '5'); PREPARE TRANSACTION 'old'));
+later('long', '1 minute') for 1 .. 5;
+is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.receive('sleeper', 100))), '0', 'nobody needs an older event');
+answers($node, 'postgres', 'SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = (SELECT maintainer_pid FROM evbus._status())', '1', 'the maintainer waits for its lock');
+$node->safe_psql('postgres', q(COMMIT PREPARED 'old'));
+$node->safe_psql('postgres', 'CALL evbus.maintain()') for 1 .. 2;
+like((receive_all($node, 'postgres', 'reader', 1))[-1], qr/ prepared 5$/, 'what was prepared long ago and committed while the maintainer waited for its leaf is received');
 
 # A bus that is quiet for so long that even the record of its positions is dropped.
 $node->safe_psql('postgres', 'CREATE DATABASE two');
