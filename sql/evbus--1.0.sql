@@ -53,6 +53,7 @@ CREATE SEQUENCE evbus.storage_class_id_seq AS integer;
 CREATE SEQUENCE evbus.bus_id_seq AS integer;
 CREATE SEQUENCE evbus.subscription_id_seq AS integer;
 
+/* No foreign keys among these: "pg_restore -j" loads them in any order. */
 CREATE TABLE evbus.storage_class (
 	storage_class_id integer PRIMARY KEY,
 	retention	interval NOT NULL,
@@ -65,7 +66,7 @@ CREATE TABLE evbus.bus (
 	bus_id		integer PRIMARY KEY,
 	bus			text NOT NULL UNIQUE,
 	slot		smallint NOT NULL UNIQUE,
-	storage_class_id integer NOT NULL REFERENCES evbus.storage_class,
+	storage_class_id integer NOT NULL,
 	owner		regrole NOT NULL,
 	durability	text NOT NULL,
 	max_payload_bytes integer NOT NULL,
@@ -79,7 +80,7 @@ CREATE TABLE evbus.subscription (
 	subscription_id integer PRIMARY KEY,
 	subscription text NOT NULL UNIQUE,
 	slot		smallint NOT NULL UNIQUE,
-	bus_id		integer NOT NULL REFERENCES evbus.bus,
+	bus_id		integer NOT NULL,
 	owner		regrole NOT NULL,
 	epoch		integer NOT NULL,
 	start_position bigint NOT NULL,

@@ -9,6 +9,7 @@
  */
 #include "area.h"
 
+#include "access/xact.h"
 #include "clock.h"
 #include "internal.h"
 #include "miscadmin.h"
@@ -29,6 +30,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	db->sequencer_pid = 0;
 	db->maintainer_pid = 0;
 	db->stopped_until = 0;
+	db->claimed_xid = GetTopTransactionIdIfAny();
 	db->claimed_at = evbus_uptime();
 	db->gone = false;
 	pg_atomic_write_u64(&db->clock, 1);

@@ -236,6 +236,8 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	evbus_arg_present(fcinfo, 1, "force");
 	force = PG_GETARG_BOOL(1);
 	PreventCommandIfReadOnly("evbus.drop_bus()");
+	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* nobody subscribes to it meanwhile */
+	own_bus(fcinfo, &bus);
 	values[0] = Int32GetDatum(bus.bus_id);
 	subs = evbus_subscriptions(&n);
 	for (int i = 0; i < n && !force; i++)

@@ -58,7 +58,7 @@ typedef struct Suspect
 	int32		subscription_id;
 	int32		epoch;
 	int32		attempt;		/* 0: struck out */
-	int32		together;		/* with so many others in one call */
+	int32		together;		/* with so many others, in one call or because all were killed */
 	int64		event_id;
 } Suspect;
 
@@ -163,7 +163,7 @@ collect(void)
 		for (int i = first; i < first + running && n < SUSPECTS_MAX; i++)
 			inflight->suspects[n++] = (Suspect)
 			{
-				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), running - 1, slot->ids[i]
+				slot->dboid, slot->bus_relid, slot->subscription_id, slot->epoch, Max(slot->attempt, 1), found - 1, slot->ids[i]
 			};
 		slot->running = 0;
 	}

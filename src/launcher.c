@@ -17,6 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "clock.h"
@@ -27,6 +28,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -174,6 +176,17 @@ free_area(int i)
 	LWLockRelease(&evbus_shared->lock);
 }
 
+/* Was the CREATE EXTENSION of the first user rolled back?  Where we cannot know, wait. */
+static bool
+rolled_back(EvbusDb *db)
+{
+	TransactionId xid = db->claimed_xid;
+
+	if (TransactionIdIsValid(xid) && !TransactionIdIsInProgress(xid) && !TransactionIdDidCommit(xid))
+		return true;
+	return TimestampDifferenceExceeds(db->claimed_at, evbus_uptime(), UNSEEN_MS);
+}
+
 static void
 look_after(int i)
 {
@@ -189,9 +202,8 @@ look_after(int i)
 		if (!exists(db->dboid))
 			db->gone = true;
 	}
-	if (pg_atomic_read_u32(&db->ready) == 0 && !has_sequencer &&
-		TimestampDifferenceExceeds(db->claimed_at, evbus_uptime(), UNSEEN_MS))
-		db->gone = true;		/* its CREATE EXTENSION was rolled back */
+	if (pg_atomic_read_u32(&db->ready) == 0 && !has_sequencer && rolled_back(db))
+		db->gone = true;
 	if (db->gone)
 	{
 		if (!has_sequencer && !has_maintainer)

@@ -103,6 +103,10 @@ answers($node, 'two', 'SELECT string_agg(n::text, \' \' ORDER BY n) FROM effect'
 # A rolled-back CREATE EXTENSION leaves nothing.
 $node->safe_psql('three', 'BEGIN; CREATE EXTENSION evbus; ROLLBACK');
 is($node->safe_psql('three', q(SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'evbus') + (SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('evbus')))), '0', 'a rolled-back CREATE EXTENSION leaves nothing');
+# Nor does it keep a place in shared memory, though evbus was used in it.
+$node->safe_psql('three', q(BEGIN; CREATE EXTENSION evbus; SELECT evbus.create_bus('undone'); ROLLBACK)) for 1 .. 3;
+$node->safe_psql('three', 'CREATE EXTENSION evbus');
+is(($node->psql('three', q(SELECT evbus.create_bus('orders'))))[0], 0, 'after many of them evbus can be used there');
 is(($node->psql('postgres', 'DROP DATABASE three'))[0], 0, 'and that database can be dropped');
 
 $node->stop;

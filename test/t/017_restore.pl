@@ -83,7 +83,7 @@ foreach my $format ('plain', 'custom')
 	# Its transaction ids are lower than those of the dump, and ids of events are no transaction ids.
 	$copy->command_ok($format eq 'plain'
 		? [ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump{plain}, '-d', $copy->connstr('postgres') ]
-		: [ 'pg_restore', '--exit-on-error', '-d', $copy->connstr('postgres'), $dump{custom} ], "is restored into a new cluster: $format");
+		: [ 'pg_restore', '--exit-on-error', '--jobs=2', '-d', $copy->connstr('postgres'), $dump{custom} ], "is restored into a new cluster: $format");
 	if ($format eq 'plain')
 	{
 		$copy->restart;
