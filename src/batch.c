@@ -294,9 +294,13 @@ record_failure(const EvbusSubscription *sub, EvbusEvent *event, const ErrorData 
 	evbus_retry_fail(db, sub, event, &failure);
 }
 
-/* One event in a subtransaction; its failure is recorded in the transaction. */
+/*
+ * One event in a subtransaction; its failure is recorded in the transaction.  Unless
+ * others ran there before it (shared) and trying again is said to be no use: what they
+ * left, such as a temporary table, may be what ails it, so it is an error of all.
+ */
 static void
-run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event)
+run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shared)
 {
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile edata = NULL;
@@ -317,6 +321,8 @@ run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event)
 	PG_END_TRY();
 	MemoryContextSwitchTo(batch_context);
 	CurrentResourceOwner = owner;
+	if (edata && shared && evbus_retry_permanent(edata->sqlerrcode))
+		ReThrowError(edata);
 	if (edata)
 		record_failure(sub, event, edata);
 }
@@ -360,7 +366,7 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 			else if (count)
 				record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
 			else
-				run_in_subtransaction(sub, &events[i]);
+				run_in_subtransaction(sub, &events[i], i > 0);
 		}
 		if (retry)
 		{
@@ -409,11 +415,12 @@ settle_one(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *event, i
 {
 	ErrorData  *edata = settle_chunk(sub, claim, event, 1, hi, retry, suspect, NULL);
 
-	if (edata == NULL)
-		return;
-	edata = settle_chunk(sub, claim, event, 1, hi, retry, 0, edata);
+	if (edata != NULL)
+		edata = settle_chunk(sub, claim, event, 1, hi, retry, 0, edata);
 	if (edata != NULL)
 		ReThrowError(edata);	/* not the handler's doing: let the worker end */
+	clean_session();
+	MemoryContextSwitchTo(batch_context);
 }
 
 /* A range whose batch failed: sixty at a time, or one at a time where a commit fails. */

@@ -114,7 +114,7 @@ changes_extension(Node *statement)
 }
 
 /* The database whose workers must be away while this runs, or InvalidOid. */
-static Oid
+static pg_noinline Oid
 needs_quiet(Node *statement, bool outside)
 {
 	const char *name = NULL;
@@ -122,7 +122,13 @@ needs_quiet(Node *statement, bool outside)
 
 	/* Else the maintainer and DROP EXTENSION lock the same tables, each in its order. */
 	if (evbus_shared != NULL && changes_extension(statement))
+	{
+		if (MyBgworkerEntry && strcmp(MyBgworkerEntry->bgw_library_name, "evbus") == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("a handler cannot change extension \"evbus\", which it runs in")));
 		return MyDatabaseId;
+	}
 	if (!outside)
 		return InvalidOid;		/* PostgreSQL refuses the others in a transaction block */
 
@@ -170,10 +176,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 	bool		commits_prepared = IsA(statement, TransactionStmt) &&
 	((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 
-	if (OidIsValid(quiet))
-		evbus_workers_stop(quiet);
 	PG_TRY();
 	{
+		if (OidIsValid(quiet))
+			evbus_workers_stop(quiet);
 		if (prev_utility_hook)
 			prev_utility_hook(pstmt, query, read_only_tree, context, params, env, dest, qc);
 		else

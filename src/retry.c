@@ -49,8 +49,8 @@ is_conflict(int code)
 	return code == ERRCODE_T_R_SERIALIZATION_FAILURE || code == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
-static bool
-is_permanent(int code)
+bool
+evbus_retry_permanent(int code)
 {
 	int			class = ERRCODE_TO_CATEGORY(code);
 
@@ -107,10 +107,10 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	char		nulls[13] = "            ";
 	int64		delay;
 
-	if (failure->reject || event->attempt >= sub->max_attempts || is_permanent(failure->sqlerrcode))
+	if (failure->reject || event->attempt >= sub->max_attempts || evbus_retry_permanent(failure->sqlerrcode))
 	{
 		const char *reason = failure->reject ? "rejected"
-			: is_permanent(failure->sqlerrcode) ? "permanent" : "max_attempts";
+			: evbus_retry_permanent(failure->sqlerrcode) ? "permanent" : "max_attempts";
 
 		evbus_dead_letter_add(db, sub, event, reason, state, message);
 		return;

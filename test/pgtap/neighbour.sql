@@ -1,7 +1,7 @@
 -- A handler cannot harm its neighbours: whatever one does to its session, its worker or its transaction, the others of its
 -- batch, its worker and its bus are handled once, and what it did has a stated outcome.
 \ir include/helpers.sql
-SELECT plan(36);
+SELECT plan(40);
 
 SELECT evbus.create_bus('orders');
 CREATE ROLE neighbour_owner LOGIN;
@@ -166,6 +166,32 @@ SELECT evbus.publish('orders', 'conflict', '1') AS id \gset
 SELECT becomes($$SELECT attempt::text FROM effect WHERE type = 'conflict'$$, '3', 'so is one that fails to serialize twice');
 
 SELECT is((SELECT count(*) FROM evbus.dead_letter WHERE subscription IN ('crosswise', 'conflicting')), 0::bigint, 'none of them is a dead letter');
+
+-- What one leaves in the transaction ails the next one, which alone is good: so it is tried alone before it is given up.
+CREATE FUNCTION litters(e evbus.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	CASE e.type
+		WHEN 'litter.temp' THEN
+			CREATE TEMP TABLE litter ON COMMIT DROP AS SELECT e.payload;
+		WHEN 'litter.stays' THEN
+			CREATE TEMP TABLE litter_stays AS SELECT e.payload;
+	END CASE;
+	INSERT INTO effect (type, attempt) VALUES (e.type, e.attempt);
+END $$;
+SELECT evbus.subscribe('orders', 'litters', types => '{litter.*}', handler => 'litters(evbus.event)', max_attempts => 1) AS position \gset
+SELECT count(*) AS n FROM evbus.publish_batch('orders', '{litter.temp,litter.temp,litter.temp,litter.stays,litter.stays,litter.stays}', '{1,2,3,4,5,6}') \gset
+SELECT becomes($$SELECT string_agg(type || ' ' || n, ' ' ORDER BY type) FROM (SELECT type, count(*) AS n FROM effect WHERE type LIKE 'litter.%' GROUP BY type) t$$,
+	'litter.stays 3 litter.temp 3', 'handlers that each make the same temporary table are all done, though they were called in one transaction');
+SELECT is((SELECT count(*) FROM evbus.dead_letter WHERE subscription = 'litters'), 0::bigint, 'and none is a dead letter');
+
+-- Who would change the extension that runs him is refused, which counts as any failure does.
+CREATE FUNCTION changes(e evbus.event) RETURNS void LANGUAGE plpgsql AS $$BEGIN EXECUTE e.payload #>> '{}'; END $$;
+SELECT evbus.subscribe('orders', 'changes', types => '{change}', handler => 'changes(evbus.event)', max_attempts => 1) AS position \gset
+SELECT count(*) AS n FROM evbus.publish_batch('orders', '{change,change}', '{"\"ALTER EXTENSION evbus UPDATE\"","\"DROP EXTENSION evbus CASCADE\""}') \gset
+SELECT becomes($$SELECT string_agg(DISTINCT message, ';') || ' ' || count(*) FROM evbus.dead_letter WHERE subscription = 'changes'$$,
+	'a handler cannot change extension "evbus", which it runs in 2', 'a handler that changes or drops the extension is refused');
+SELECT evbus.publish('orders', 'litter.temp', '7') AS id \gset
+SELECT becomes($$SELECT count(*)::text FROM effect WHERE type = 'litter.temp'$$, '4', 'and nothing stands still for it');
 
 SELECT evbus.unsubscribe(subscription) FROM evbus.subscription_list \g /dev/null
 DROP OWNED BY neighbour_owner, neighbour_other;
