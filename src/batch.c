@@ -472,7 +472,7 @@ run_retries(const EvbusSubscription *sub)
 	for (int i = 0; i < n; i++)
 	{
 		take_in_hand(sub, &events[i], 1);
-		settle_one(sub, &claims[i], &events[i], 0, true, claims[i].suspect ? events[i].event_id : 0);
+		settle_one(sub, &claims[i], &events[i], 0, true, claims[i].suspect);	/* of the one that ran */
 	}
 	n_claims = 0;
 	return n > 0;

@@ -1,6 +1,6 @@
 -- What happens to a delivery that failed: policy by SQLSTATE, backoff, max_attempts, timeout.
 \ir include/helpers.sql
-SELECT plan(64);
+SELECT plan(67);
 
 SELECT evbus.create_bus('orders');
 CREATE TABLE call (subscription text, event_id bigint, type text, payload jsonb, attempt integer, at timestamptz DEFAULT clock_timestamp());
@@ -154,5 +154,28 @@ SELECT evbus.publish('orders', 'end.self', '1') AS id \gset
 SELECT evbus.publish('orders', 'end.other', '1') AS id \gset
 SELECT becomes($$SELECT attempts || ' ' || reason FROM evbus.dead_letter WHERE subscription = 'suicide'$$, '2 max_attempts', 'an event whose handler ends its own process is a dead letter after max_attempts');
 SELECT becomes($$SELECT count(*)::text FROM call WHERE type = 'end.other'$$, '1', 'and the events after it are handled');
+
+-- Retries that are due together: one ends its worker, the others are not to blame.
+SELECT evbus.create_bus('together') \g /dev/null
+CREATE TABLE together (name text, attempt integer);
+CREATE FUNCTION together(e evbus.event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF e.attempt = 1 THEN
+		RAISE EXCEPTION 'not yet';
+	END IF;
+	IF e.type = 'ends' THEN
+		PERFORM pg_terminate_backend(pg_backend_pid());
+		PERFORM pg_sleep(10);
+	END IF;
+	INSERT INTO together VALUES (e.type, e.attempt);
+END $$;
+SELECT evbus.subscribe('together', 'together', handler => 'together(evbus.event)', max_attempts => 2, backoff_initial => '2 seconds') \g /dev/null
+SELECT count(*) AS n FROM evbus.publish_batch('together', '{ends,good.a,good.b,good.c}', '{1,2,3,4}') \gset
+SELECT becomes($$SELECT count(*)::text FROM evbus.retry_list WHERE subscription = 'together'$$, '4', 'four retries');
+SELECT evbus.pause('together', 'so that all are due together') \g /dev/null
+SELECT becomes($$SELECT bool_and(due_at < clock_timestamp())::text FROM evbus.retry_list WHERE subscription = 'together'$$, 'true', 'are due together');
+SELECT evbus.resume('together') \g /dev/null
+SELECT becomes($$SELECT (SELECT string_agg(name || ' ' || attempt, ' ' ORDER BY name) FROM together) || ' dead: ' || (SELECT string_agg(type, ' ') FROM evbus.dead_letter WHERE subscription = 'together')$$,
+	'good.a 2 good.b 2 good.c 2 dead: ends', 'only the one that ends its worker is given up');
 
 SELECT * FROM finish();
