@@ -9,6 +9,7 @@
  */
 #include "area.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "clock.h"
 #include "internal.h"
@@ -16,6 +17,8 @@
 #include "registry.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/lsyscache.h"
 
 /* The area of this database, once attached. */
 static EvbusDb *my_db = NULL;
@@ -151,6 +154,38 @@ evbus_db(void)
 	my_bus_relid = bus_relid;
 	evbus_launcher_wake();
 	return my_db;
+}
+
+/*
+ * For a worker that starts, in no transaction: the areas of this database whose
+ * extension was dropped may go.  Asked first is whether a claimer, who may have made
+ * the extension himself, has ended; then what is committed.  True: there is one, and
+ * the worker shall end, for it may be what the launcher waits for.
+ */
+bool
+evbus_areas_sweep(void)
+{
+	Oid			relids[EVBUS_MAX_DATABASES] = {0};
+	Oid			current;
+	bool		any = false;
+
+	for (int i = 0; i < evbus_max_databases; i++)
+	{
+		EvbusDb    *db = &evbus_dbs[i];
+
+		if (db->dboid == MyDatabaseId &&
+			(pg_atomic_read_u32(&db->ready) || !TransactionIdIsValid(db->claimed_xid) ||
+			 !TransactionIdIsInProgress(db->claimed_xid)))
+			relids[i] = db->bus_relid;
+	}
+	StartTransactionCommand();
+	current = evbus_installed() ? get_relname_relid("bus", evbus_namespace(true)) : InvalidOid;
+	CommitTransactionCommand();
+	for (int i = 0; i < evbus_max_databases; i++)
+		if (OidIsValid(relids[i]) && relids[i] != current && evbus_dbs[i].dboid == MyDatabaseId &&
+			evbus_dbs[i].bus_relid == relids[i])
+			any = evbus_dbs[i].gone = true;
+	return any;
 }
 
 /* Wait until the sequencer has loaded positions and cursors. */

@@ -185,6 +185,8 @@ evbus_maintainer_main(Datum main_arg)
 	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
+	if (evbus_areas_sweep())
+		proc_exit(0);
 	StartTransactionCommand();
 	if (!evbus_installed())
 		proc_exit(0);

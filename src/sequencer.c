@@ -291,6 +291,8 @@ evbus_sequencer_main(Datum main_arg)
 	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 
+	if (evbus_areas_sweep())
+		proc_exit(0);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (!evbus_installed())
@@ -300,10 +302,6 @@ evbus_sequencer_main(Datum main_arg)
 		proc_exit(0);			/* the launcher was only asking */
 	}
 	db = evbus_db();
-	/* We see what is committed: an area that was in use under another oid is of a dropped extension. */
-	for (int i = 0; i < evbus_max_databases; i++)
-		if (evbus_dbs[i].dboid == MyDatabaseId && &evbus_dbs[i] != db && pg_atomic_read_u32(&evbus_dbs[i].ready))
-			evbus_dbs[i].gone = true;
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 

@@ -107,6 +107,14 @@ is($node->safe_psql('three', q(SELECT (SELECT count(*) FROM pg_extension WHERE e
 $node->safe_psql('three', q(BEGIN; CREATE EXTENSION evbus; SELECT evbus.create_bus('undone'); ROLLBACK)) for 1 .. 3;
 $node->safe_psql('three', 'CREATE EXTENSION evbus');
 is(($node->psql('three', q(SELECT evbus.create_bus('orders'))))[0], 0, 'after many of them evbus can be used there');
+# Nor does a dropped one, whose workers were sent away before it was dropped.
+foreach (1 .. 3)
+{
+	answers($node, 'three', 'SELECT ready FROM evbus._status()', 't', 'its workers are at work');
+	$node->safe_psql('three', 'DROP EXTENSION evbus');
+	$node->safe_psql('three', 'CREATE EXTENSION evbus');
+	is(($node->psql('three', q(SELECT evbus.create_bus('orders'))))[0], 0, 'dropped, made again, and used again');
+}
 is(($node->psql('postgres', 'DROP DATABASE three'))[0], 0, 'and that database can be dropped');
 
 $node->stop;
