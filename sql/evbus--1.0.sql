@@ -432,7 +432,8 @@ COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of 
 
 CREATE VIEW evbus.subscription_lag AS
 SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered AS lag, s.in_flight,
-	   r.retries, r.next_retry_at, s.workers, x.paused OR b.paused AS paused, x.paused_reason
+	   r.retries, r.next_retry_at, s.workers, x.paused OR b.paused AS paused,
+	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason
 FROM evbus.subscription x
 	 JOIN evbus.bus b USING (bus_id)
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)

@@ -104,6 +104,9 @@ aim(const EvbusSubscription *sub)
 
 /* ------------------------------------------------------------------ timeout */
 
+static int64 armed_at;
+static int64 armed_for;
+
 /* The handler went on after its cancel: end the worker. */
 static void
 grace_over(void)
@@ -123,6 +126,8 @@ arm(const EvbusSubscription *sub)
 	params[1].id = grace_timeout;
 	params[1].type = TMPARAM_AFTER;
 	params[1].delay_ms = ms + GRACE_MS;
+	armed_at = evbus_uptime();
+	armed_for = sub->timeout;
 	enable_timeouts(params, 2);
 }
 
@@ -232,6 +237,9 @@ take_error(void)
 	disarm();
 	MemoryContextSwitchTo(batch_context);
 	edata = CopyErrorData();
+	/* Not "statement timeout": that is another setting. */
+	if (running != 0 && edata->sqlerrcode == ERRCODE_QUERY_CANCELED && evbus_uptime() - armed_at >= armed_for)
+		edata->message = psprintf("the handler took longer than its timeout (" INT64_FORMAT " ms)", armed_for / 1000);
 	FlushErrorState();
 	RESUME_INTERRUPTS();
 	return edata;
@@ -533,6 +541,7 @@ run_batch(const EvbusSubscription *sub)
 	EvbusRange	range;
 	volatile bool failed = false;
 	volatile bool took = false;
+	ErrorData  *volatile own = NULL;	/* error of the only event there is */
 
 	begin();
 	PG_TRY();
@@ -559,6 +568,8 @@ run_batch(const EvbusSubscription *sub)
 	{
 		ErrorData  *edata = take_error();
 
+		if (found.n == 1 && running != 0)
+			own = edata;		/* to call again would tell nothing new */
 		AbortOutOfAnyTransaction();
 		note_running(NULL, 0);
 		MemoryContextSwitchTo(batch_context);
@@ -578,7 +589,9 @@ run_batch(const EvbusSubscription *sub)
 		}
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		if (n_claims > 0)
+		if (n_claims > 0 && own && settle_chunk(sub, &claims[0], found.events, 1, claims[0].hi, false, 0, own) == NULL)
+			;
+		else if (n_claims > 0)
 			run_singles(sub, &claims[0], found.events, found.n);
 	}
 	n_claims = 0;

@@ -16,6 +16,7 @@
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
+#include "commands/dbcommands.h"
 #include "cursor.h"
 #include "eventlog.h"
 #include "internal.h"
@@ -326,6 +327,7 @@ evbus_upkeep_pause(int32 subscription_id, const char *reason)
 	static const Oid types[] = {INT4OID, TEXTOID};
 	Datum		values[] = {Int32GetDatum(subscription_id), CStringGetTextDatum(reason)};
 	EvbusInternal state;
+	EvbusSubscription *sub = evbus_subscription_by_id(subscription_id);
 
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1 AND NOT paused",
@@ -333,5 +335,6 @@ evbus_upkeep_pause(int32 subscription_id, const char *reason)
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	ereport(LOG,
-			(errmsg("evbus paused subscription %d: %s", subscription_id, reason)));
+			(errmsg("evbus paused subscription \"%s\" in database \"%s\": %s",
+					sub ? sub->name : "?", get_database_name(MyDatabaseId), reason)));
 }

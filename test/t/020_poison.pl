@@ -51,7 +51,8 @@ sub subscribe
 sub publish
 {
 	my ($name, $bad) = @_;
-	return $node->safe_psql('postgres', "SELECT count(*) FROM evbus.publish_batch('orders', '{$name.a,$name.b,$name.$bad,$name.c,$name.d}', '{1,2,3,4,5}')");
+	# The crash may come before the answer, but not before the commit.
+	return eval { $node->safe_psql('postgres', "SELECT count(*) FROM evbus.publish_batch('orders', '{$name.a,$name.b,$name.$bad,$name.c,$name.d}', '{1,2,3,4,5}')") };
 }
 
 # Polls through the crashes.
