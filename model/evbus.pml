@@ -63,6 +63,7 @@
 #define NONE	255
 #define bit(i)	(1 << ((i) - 2))
 #define min(a, b) ((a) < (b) -> (a) : (b))
+#define max(a, b) ((a) > (b) -> (a) : (b))
 
 #define IDLE		0
 #define OPEN		1

@@ -22,7 +22,9 @@ inline look_at_slot(i, lowest)
 	:: s_state[i] == OPEN
 	:: d_step { s_state[i] == COMMITTING -> lowest = min(lowest, s_low[i]) }
 #endif
-#ifdef FLIP
+#if defined(M_FLIP_BY_STORE)
+	:: s_state[i] == OPEN -> s_state[i] = LATE
+#elif defined(FLIP)
 	:: d_step { s_state[i] == OPEN -> s_state[i] = LATE }
 #endif
 	fi
@@ -179,10 +181,8 @@ inline place_chunk()
 	:: else -> break
 	od;
 	from = (last > 0 -> last + 1 : from);
-	if
-	:: min(claim, from) > may_claim -> may_claim = min(claim, from)
-	:: else
-	fi;
+	claim = min(claim, from);
+	may_claim = max(may_claim, claim);
 	if
 	:: n > 0 -> ticked_position = next_position; d_low = may_claim; check_low()
 	:: else

@@ -39,7 +39,7 @@ inline end_turn()
 	if
 	:: fin[0] && fin[1] && quiet ->
 		assert(d_tick == d_vis && given == d_vis);
-		assert(d_late == 0);
+		assert(d_late == 0 && ticked_position == next_position);
 		turns = 0;
 		asleep = 1
 	:: fin[0] && fin[1] && !quiet -> turns++; assert(turns < 4)
@@ -122,6 +122,9 @@ inline drain_ring()
 /* With late rows in between; all is seen with the commit only. */
 inline merge_late()
 {
+#ifdef M_MARK_LEFT
+	turn_low = low;
+#endif
 #ifdef M_LATE_NO_BOUND
 	top = NONE - 1;
 #endif
@@ -190,7 +193,7 @@ inline mark_low()
 {
 	if
 #ifdef M_MARK_LEFT
-	:: owed && turn_low > d_low -> d_low = turn_low; owed = 0; check_low()
+	:: owed && max(low, turn_low) > d_low -> d_low = max(low, turn_low); owed = 0; check_low()
 #else
 	:: owed && r_drained == tail && low > d_low -> d_low = low; owed = 0; check_low()
 #endif
@@ -201,7 +204,10 @@ inline mark_low()
 inline drain()
 {
 	if
-	:: read_late -> snap_late = d_late;		/* a snapshot is one moment */
+	:: read_late ->
+#ifndef M_LATE_CLEARED_LAST
+		snap_late = d_late;		/* a snapshot is one moment */
+#endif
 		d_step { merge_late(); read_late = 0 };
 		if
 		:: d_step { worked -> end_turn() }
@@ -267,17 +273,31 @@ loop:
 			fi;
 #endif
 			if
+#ifndef M_LOST_CLEARED_LAST
 			:: d_step { lost -> lost = 0 };
+#else
+			:: lost ->
+#endif
 				d_step { from = lost_low; lost_low = NONE };	/* an atomic exchange */
 				if
 				:: d_step { from != NONE -> from = min(from, d_low) }; recover()
 				:: d_step { from == NONE -> from = 0 }
-				fi
+				fi;
+#ifdef M_LOST_CLEARED_LAST
+				lost = 0
+#else
+				skip
+#endif
 			:: !lost
 			fi;
 #ifndef M_LATE_FIRST
 			if
+#ifdef M_LATE_CLEARED_LAST
+			:: d_step { late -> snap_late = d_late };
+				d_step { late = 0; read_late = 1 }
+#else
 			:: d_step { late -> late = 0; read_late = 1 }
+#endif
 			:: !late
 			fi;
 #else
@@ -285,9 +305,6 @@ loop:
 #endif
 #ifdef M_FLAGS_BEFORE_TAIL
 			tail = r_tail;
-#endif
-#ifndef M_NO_LOST_LOW
-			d_step { low = min(low, lost_low); turn_low = low };
 #endif
 			recovered_forget();
 			drain()

@@ -12,18 +12,19 @@ proctype Acker()
 
 again:
 	{
-end:	do
-		:: d_step { given != 0 && d_ack == 0 -> id = 2 };
-			do
-			:: d_step { id < LAST -> id++ }		/* any */
-			:: given & bit(id) -> break
-			od;
-			position = pos[id];
+		id = 2;
+end:	given != 0 && d_ack == 0;
+		do
+		:: d_step { id < LAST -> id++ }		/* any that has one */
+		:: given & bit(id) -> break
+		:: d_step { id == LAST && !(given & bit(id)) -> id = 2 }
+		od;
+		position = pos[id];
 #ifndef M_ACK_EARLY
-	end1:	ticked_position > position;
+end1:	ticked_position > position;
 #endif
-			d_step { d_ack = id; d_ackpos = position; id = 0; position = 0 }
-		od
+		d_step { d_ack = id; d_ackpos = position; id = 0; position = 0 };
+		goto again
 	} unless {
 		d_step { kill[3] -> kill[3] = 0; id = 0; position = 0 };
 		goto again
