@@ -109,11 +109,7 @@ byte crashes, deaths;
 hidden byte x;				/* of no meaning between steps */
 
 /* Nothing given will be taken back by a crash any more: the proof may forget it, which saves states. */
-#ifdef ACK
-#define settled	false
-#else
 #define settled	(crashes == CRASHES)
-#endif
 
 inline settle(i)
 {

@@ -228,7 +228,7 @@ inline recover()
 #ifndef M_CHUNK_NO_LOST
 		claim = min(claim, lost_low);
 #endif
-		/* The scan is of the snapshot, places are the sequencer's own; others see the commit, whose callback is part of it. */
+		/* The scan is of the snapshot, places are the sequencer's own: others see the commit, whose callback is part of it. */
 		d_step { scan(); place_chunk() }
 	:: d_step { !more -> from = 0; bound = 0; may_claim = 0; owed = 1 }; break
 	od

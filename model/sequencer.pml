@@ -40,6 +40,9 @@ inline end_turn()
 	:: fin[0] && fin[1] && quiet ->
 		assert(d_tick == d_vis && given == d_vis);
 		assert(d_late == 0 && ticked_position == next_position);
+#ifdef M_THE_END
+		assert(!(d_n == N_TX && crashes == CRASHES && deaths == DEATHS));	/* no wrong order: that we come here at all */
+#endif
 		turns = 0;
 		asleep = 1
 	:: fin[0] && fin[1] && !quiet -> turns++; assert(turns < 4)
@@ -95,7 +98,7 @@ inline tick_ring(low_id, whole_turn)
 /* Without late rows: readers may have positions before the tick, for all is in the ring. */
 inline drain_ring()
 {
-	/* Entries above `drained` are the sequencer's alone, until it rises. */
+	/* Entries above `drained` are the sequencer's alone, until it rises: that is the step. */
 	d_step {
 		at = r_drained;
 		n = next_position;
@@ -119,7 +122,11 @@ inline drain_ring()
 	tick_ring(low, true)
 }
 
-/* With late rows in between; all is seen with the commit only. */
+/*
+ * With late rows in between; all is seen with the commit only, and what is below
+ * the tail does not change until then.  That `late` is set again a little earlier
+ * nobody sees: only the sequencer looks.
+ */
 inline merge_late()
 {
 #ifdef M_MARK_LEFT

@@ -13,15 +13,16 @@ proctype Acker()
 again:
 	{
 		id = 2;
-end:	given != 0 && d_ack == 0;
+end:	given != 0 && d_ack == 0 && !settled;	/* an ack is put to the test by a crash */
 		do
-		:: d_step { id < LAST -> id++ }		/* any that has one */
-		:: given & bit(id) -> break
+		:: d_step { id < LAST -> id++ }
+		:: d_step { given & bit(id) -> position = pos[id] }; break		/* any that has one */
 		:: d_step { id == LAST && !(given & bit(id)) -> id = 2 }
 		od;
-		position = pos[id];
 #ifndef M_ACK_EARLY
 end1:	ticked_position > position;
+#else
+		skip;
 #endif
 		d_step { d_ack = id; d_ackpos = position; id = 0; position = 0 };
 		goto again
