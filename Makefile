@@ -1,5 +1,5 @@
 # evbus is built with PGXS: make, make install, make installcheck.
-# make demo, make test, make chaos, make bench and make soak need nothing installed before: they start with tool/setup.
+# make demo, test, chaos, model, bench and soak need nothing installed before: they start with tool/setup.
 
 EXTENSION = evbus
 MODULE_big = evbus
@@ -52,7 +52,7 @@ clean:
 
 endif
 
-.PHONY: demo test bench soak chaos
+.PHONY: demo test bench soak chaos model
 demo test:
 	@tool/$@
 bench soak:
@@ -65,3 +65,8 @@ CHAOS = $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS)),$(if $(SECONDS),-
 chaos:
 	@tool/setup
 	@test/chaos/run $(CHAOS)
+
+# make model; make model ONLY='late flags_before_tail'
+model:
+	@tool/setup
+	@model/run $(ONLY)
