@@ -61,7 +61,7 @@ bench soak:
 	@bench/$(if $(filter soak,$@),soak,run)
 
 # make chaos; make chaos CYCLES=200 SEED=7; make chaos SECONDS=3600; make chaos MUTANTS=all, or names of some
-CHAOS = $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS)),$(if $(SECONDS),--seconds $(SECONDS),--cycles $(or $(CYCLES),50)) $(if $(SEED),--seed $(SEED)))
+CHAOS = $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS))) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(SEED),--seed $(SEED))
 chaos:
 	@tool/setup
 	@test/chaos/run $(CHAOS)

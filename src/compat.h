@@ -55,4 +55,13 @@
 #define evbus_extension_ownercheck(oid, role) pg_extension_ownercheck(oid, role)
 #endif
 
+/* transaction_timeout came with 17; for workers, whatever ALTER ROLE or ALTER DATABASE says. */
+static inline void
+evbus_no_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+#endif
+}
+
 #endif							/* EVBUS_COMPAT_H */

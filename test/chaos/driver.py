@@ -42,7 +42,7 @@ class Driver:
         self.frozen = []
         os.makedirs(self.ledgers, exist_ok=True)
         self.diary = Ledger(os.path.join(options.dir, "faults.log"))    # when what was done, for whoever looks into a violation
-        self.weights = faults.weights(options.faults)
+        self.weights = options.faults
         self.struck = Counter()
         self.violations = Counter()
         self.examples = defaultdict(list)
@@ -371,28 +371,75 @@ class Driver:
         sys.stdout.flush()
 
 
+# What the options take: a wrong one is refused at once, in one line.
+
+def number(least, kind=int):
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= least:
+            raise argparse.ArgumentTypeError("%r is no number from %s on" % (text, least))
+        return value
+    return read
+
+
 def pairs(text):
-    return dict(item.split("=", 1) for item in text.split(",")) if text else {}
+    items = [item.partition("=") for item in text.split(",")] if text else []
+    if not all(name and equals for name, equals, _ in items):
+        raise argparse.ArgumentTypeError("%r is not NAME=VALUE,..." % text)
+    return {name: value for name, _, value in items}
+
+
+def kinds(text):
+    for name, weight in pairs(text).items():
+        if name not in clients.Publisher.kinds:
+            raise argparse.ArgumentTypeError("there is no kind %r; there are: %s" % (name, ", ".join(clients.Publisher.kinds)))
+        number(0, float)(weight)
+    return text
+
+
+def fault_weights(text):
+    try:
+        return faults.weights(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def span(text):
+    if text.count("-") != 1:
+        raise argparse.ArgumentTypeError("%r is not SECONDS-SECONDS" % text)
+    return tuple(map(number(0, float), text.split("-")))
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, "%s: %s (--help lists what there is)\n" % (self.prog, message))
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="test/chaos/run", description="docs/chaos.md tells what this is.")
+    parser = Parser(prog="test/chaos/run", description="docs/chaos.md tells what this is.", allow_abbrev=False)
     parser.add_argument("--bin", required=True, help="directory of the server's programs (given by test/chaos/run)")
     parser.add_argument("--dir", required=True, help="directory to work in (given by test/chaos/run)")
-    parser.add_argument("--cycles", type=int, default=50)
-    parser.add_argument("--seconds", type=int)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--round", type=int, default=25)
-    parser.add_argument("--calm", type=lambda text: tuple(map(float, text.split("-"))), default=(0.8, 3))
-    parser.add_argument("--drain", type=int, default=60)
-    parser.add_argument("--rate", type=int, default=350)
-    parser.add_argument("--kinds", default="")
-    parser.add_argument("--faults")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--cycles", type=number(1), default=50)
+    length.add_argument("--seconds", type=number(1))
+    parser.add_argument("--seed", type=number(0))
+    parser.add_argument("--round", type=number(1), default=25)
+    parser.add_argument("--calm", type=span, default=(0.8, 3))
+    parser.add_argument("--drain", type=number(1), default=60)
+    parser.add_argument("--rate", type=number(1), default=350)
+    parser.add_argument("--kinds", type=kinds, default="")
+    parser.add_argument("--faults", type=fault_weights, default=faults.weights(None))
     parser.add_argument("--settings", type=pairs, default={})
     parser.add_argument("--until", choices=list(INVARIANTS))
     parser.add_argument("--no-amcheck", dest="amcheck", action="store_false")
     parser.add_argument("--tap", action="store_true")
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)    # only look whether the options are right
     options = parser.parse_args()
+    if options.check:
+        return 0
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(10 ** 6)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

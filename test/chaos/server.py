@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections import namedtuple
+from contextlib import contextmanager
 
 import psycopg2
 
@@ -70,6 +71,19 @@ def send(process, what):
         return False
 
 
+@contextmanager
+def silent_libpq():
+    """Until psycopg2 has a connection, libpq prints what the server warns of, say of a crash in that moment, to our stderr."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 class Server:
     def __init__(self, bin_directory, directory, settings):
         self.bin = bin_directory
@@ -112,7 +126,8 @@ class Server:
         deadline = time.monotonic() + limit
         while True:
             try:
-                connection = psycopg2.connect(connect_timeout=10, options="-c statement_timeout=60s -c client_min_messages=error")
+                with silent_libpq():
+                    connection = psycopg2.connect(connect_timeout=10, options="-c statement_timeout=60s -c client_min_messages=error")
                 connection.autocommit = True
                 return time.monotonic(), connection
             except psycopg2.Error:
