@@ -589,9 +589,8 @@ run_batch(const EvbusSubscription *sub)
 		}
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		if (n_claims > 0 && own && settle_chunk(sub, &claims[0], found.events, 1, claims[0].hi, false, 0, own) == NULL)
-			;
-		else if (n_claims > 0)
+		if (n_claims > 0 &&
+			(own == NULL || settle_chunk(sub, &claims[0], found.events, 1, claims[0].hi, false, 0, own) != NULL))
 			run_singles(sub, &claims[0], found.events, found.n);
 	}
 	n_claims = 0;

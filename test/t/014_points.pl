@@ -89,24 +89,12 @@ sub receive
 		SQL
 }
 
-# A ledger that is due for a turn: rows of no subscription.
-sub fill_ledger
-{
-	return $node->safe_psql('postgres', <<~'SQL');
-		DO $$
-		DECLARE t bigint := ledger_turn FROM evbus._status();
-		BEGIN
-			EXECUTE format('INSERT INTO evbus.ack_%s SELECT -1, 0, $1, NULL, ''\x'' FROM generate_series(1, 2500)', t % 3) USING t;
-		END $$
-		SQL
-}
-
 my %scenario = (
 	publish => sub { publish(n => 3) },
 	publish_prepared => \&publish_prepared,
 	overflow => \&overflow,
 	receive => sub { publish(); receive() },
-	turn => sub { publish(); fill_ledger() },
+	turn => sub { publish(); fill_ledger($node) },
 	# The leaf furthest ahead is missing: the maintainer makes it again.
 	leaf => sub {
 		$node->safe_psql('postgres', <<~'SQL');

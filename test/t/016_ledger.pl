@@ -45,18 +45,6 @@ sub turn_in_use
 	return $node->safe_psql('postgres', 'SELECT ledger_turn FROM evbus._status()');
 }
 
-# Rows of no subscription, so that a turn is due.
-sub fill
-{
-	return $node->safe_psql('postgres', <<~'SQL');
-		DO $$
-		DECLARE t bigint := ledger_turn FROM evbus._status();
-		BEGIN
-			EXECUTE format('INSERT INTO evbus.ack_%s SELECT -1, 0, $1, NULL, ''\x'' FROM generate_series(1, 2500)', t % 3) USING t;
-		END $$
-		SQL
-}
-
 sub turned
 {
 	my ($turn, $description) = @_;
@@ -91,7 +79,7 @@ foreach my $step ('ledger.truncating', 'ledger.truncated', 'ledger.switched', 'l
 	# The maintainer starts handler workers: not while it stands still.
 	answers($node, 'postgres', 'SELECT count(*) FROM effect', $published, 'a handler worker is there');
 	point($node, $step, 'wait');
-	fill();
+	fill_ledger($node);
 	ok(reached($node, $step), "the maintainer stands at $step");
 
 	$node->safe_psql('postgres', consume(5));
@@ -120,11 +108,11 @@ $idle->query_safe('BEGIN');
 $idle->query_safe(consume(10));
 my $turn = turn_in_use();
 my $log = -s $node->logfile;
-fill();
+fill_ledger($node);
 answers($node, 'postgres', 'SELECT ledger_turn FROM evbus._status()', $turn + 1, 'a turn begins beside a transaction that acked and is idle');
 $node->wait_for_log(qr/canceling statement due to lock timeout/, $log);
 pass('its checkpoint waits a second for that transaction, and is tried again');
-fill();
+fill_ledger($node);
 $node->safe_psql('postgres', consume(5));
 publish(5);
 answers($node, 'postgres', q(SELECT lag + in_flight FROM evbus.subscription_lag WHERE subscription = 'handled'), '0', 'publishing, handlers and acks go on meanwhile');
@@ -143,7 +131,7 @@ $idle->query_safe('BEGIN');
 $idle->query_safe(consume(10));
 $turn = turn_in_use();
 $node->safe_psql('postgres', consume(5));
-fill();
+fill_ledger($node);
 answers($node, 'postgres', 'SELECT ledger_turn FROM evbus._status()', $turn + 1, 'again a turn begins beside an idle transaction');
 $node->safe_psql('postgres', consume(5));
 $node->stop('immediate');
@@ -160,7 +148,7 @@ $dump->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 $dump->query_safe('LOCK TABLE evbus.ack_0, evbus.ack_1, evbus.ack_2 IN ACCESS SHARE MODE');
 publish(20);
 $log = -s $node->logfile;
-fill();
+fill_ledger($node);
 $node->wait_for_log(qr/canceling statement due to lock timeout/, $log);
 is(turn_in_use(), $turn, 'a dump that holds its locks delays the turn');
 $node->safe_psql('postgres', consume(10));
@@ -181,7 +169,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE ' . $_) foreach 'over_1', 'over_2'
 foreach my $turns (1, 2)
 {
 	$turn = turn_in_use();
-	fill();
+	fill_ledger($node);
 	turned($turn + 1, "turn $turns under a snapshot");
 	publish(5);
 	$node->safe_psql('postgres', consume(5));

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node worker_pids other_worker answers receive_all
+our @EXPORT = qw(new_node worker_pids other_worker answers receive_all fill_ledger
 	points point reached crashed shop complete test_module);
 
 # A started server with evbus preloaded; conf is added to postgresql.conf.
@@ -74,6 +74,19 @@ sub receive_all
 		push @all, split /\n/, $got;
 	}
 	return @all;
+}
+
+# Makes a turn of the ledger due where evbus.ledger_turn_size is small: rows of no subscription.
+sub fill_ledger
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres', <<~'SQL');
+		DO $$
+		DECLARE t bigint := ledger_turn FROM evbus._status();
+		BEGIN
+			EXECUTE format('INSERT INTO evbus.ack_%s SELECT -1, 0, $1, NULL, ''\x'' FROM generate_series(1, 2500)', t % 3) USING t;
+		END $$
+		SQL
 }
 
 # ------------------------------------------------------------ debug points
