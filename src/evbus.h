@@ -80,6 +80,17 @@ typedef struct EvbusSlot
 
 #define EVBUS_NO_LSN_ID		PG_UINT64_MAX
 
+/* How the sequencer rests, and so who has to wake it. */
+typedef enum EvbusSleep
+{
+	EVBUS_AWAKE = 0,
+	EVBUS_NAPS,					/* whoever begins to wait, or sees the ring fill */
+	EVBUS_SLEEPS				/* everybody who pushes */
+} EvbusSleep;
+
+/* A ring of which this part waits for ticks wants them now. */
+#define EVBUS_RING_URGENT	8
+
 typedef struct EvbusDb
 {
 	/* EvbusShared.lock guards these; pids are also looked at without it, as hints */
@@ -110,7 +121,8 @@ typedef struct EvbusDb
 	pg_atomic_uint64 ticked_lsn;	/* commit LSN of the newest tick */
 
 	pg_atomic_uint32 sequencer_procno;	/* + 1; 0: none, for SetLatch at commit */
-	pg_atomic_uint32 sequencer_sleeps;	/* it wants a SetLatch */
+	pg_atomic_uint32 sequencer_sleeps;	/* EvbusSleep; who begins to wait ends a nap */
+	pg_atomic_uint32 tick_wanted;	/* somebody waits for ticks; the sequencer clears it */
 	ConditionVariable drained_cv;	/* broadcast when events were placed or ticked, or leases came back */
 
 	pg_atomic_uint64 ledger_turn;	/* leaf in use is turn % 3; raised by the maintainer */

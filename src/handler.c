@@ -23,6 +23,7 @@
 #include "pgstat.h"
 #include "pin.h"
 #include "registry.h"
+#include "ring.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -231,7 +232,10 @@ evbus_handler_main(Datum main_arg)
 			worked = evbus_cursor_has_work(db, &subs[i], GetCurrentTimestamp()) &&
 				EVBUS_SUB(db, subs[i].slot)->workers < subs[i].concurrency;
 		if (!worked)
+		{
+			evbus_ring_await(db);
 			(void) ConditionVariableTimedSleep(&db->drained_cv, idle_ms(subs, n), PG_WAIT_EXTENSION);
+		}
 		ConditionVariableCancelSleep();
 	}
 }

@@ -22,6 +22,7 @@
 #include "pool.h"
 #include "registry.h"
 #include "retry.h"
+#include "ring.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -267,10 +268,13 @@ evbus_maintainer_main(Datum main_arg)
 		/* Once sent, the next notification waits its time; what comes meanwhile is in it. */
 		if (notified)
 		{
+			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, evbus_notify_interval, PG_WAIT_EXTENSION);
 			continue;
 		}
-		if (!listening && !unserved)
+		if (listening || unserved)
+			evbus_ring_await(db);
+		else
 			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDLE_MS, PG_WAIT_EXTENSION);
 		pg_atomic_write_u32(&db->maintainer_sleeps, 0);

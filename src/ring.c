@@ -18,6 +18,7 @@
 
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "storage/proclist.h"
 
 StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
 
@@ -70,18 +71,55 @@ evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn)
 	return true;
 }
 
-/* Wake the sequencer if it sleeps; for commit callbacks. */
+static void
+wake_sequencer(EvbusDb *db)
+{
+	uint32		procno = pg_atomic_read_u32(&db->sequencer_procno);
+
+	if (procno > 0)
+		SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
+}
+
+/* Something was pushed, or a flag set: wake the sequencer if need be; for commit callbacks. */
 void
 evbus_ring_wake(EvbusDb *db)
 {
-	pg_memory_barrier();		/* what we changed is seen before we look */
-	if (pg_atomic_read_u32(&db->sequencer_sleeps))
-	{
-		uint32		procno = pg_atomic_read_u32(&db->sequencer_procno);
+	uint32		sleeps;
 
-		if (procno > 0)
-			SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
-	}
+	pg_memory_barrier();		/* what we changed is seen before we look */
+	sleeps = pg_atomic_read_u32(&db->sequencer_sleeps);
+	if (sleeps == EVBUS_SLEEPS ||
+		(sleeps == EVBUS_NAPS &&
+		 pg_atomic_read_u64(&db->ring_tail) - pg_atomic_read_u64(&db->ring_ticked) > EVBUS_RING_BYTES / EVBUS_RING_URGENT))
+		wake_sequencer(db);
+}
+
+/* The caller is about to sleep until there are events: no naps, and positions for what is there. */
+void
+evbus_ring_await(EvbusDb *db)
+{
+	uint32		naps = EVBUS_NAPS;
+
+	pg_memory_barrier();		/* that we wait is seen before we look */
+	(void) pg_atomic_compare_exchange_u32(&db->sequencer_sleeps, &naps, EVBUS_SLEEPS);
+	if (pg_atomic_read_u64(&db->ring_tail) != pg_atomic_read_u64(&db->ring_drained))
+		wake_sequencer(db);
+}
+
+/* Does anybody wait for events?  A hint for the sequencer. */
+bool
+evbus_ring_awaited(EvbusDb *db)
+{
+	return pg_atomic_read_u32(&db->maintainer_sleeps) || !proclist_is_empty(&db->drained_cv.wakeup);
+}
+
+/* The caller is about to sleep until all that has been pushed is ticked. */
+void
+evbus_ring_want_ticks(EvbusDb *db)
+{
+	pg_atomic_write_u32(&db->tick_wanted, 1);
+	pg_memory_barrier();
+	wake_sequencer(db);
 }
 
 /* Offset below which bytes may be overwritten. */

@@ -25,6 +25,9 @@ typedef struct EvbusRingEntry
 
 extern bool evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn);
 extern void evbus_ring_wake(EvbusDb *db);
+extern void evbus_ring_await(EvbusDb *db);
+extern bool evbus_ring_awaited(EvbusDb *db);
+extern void evbus_ring_want_ticks(EvbusDb *db);
 extern uint64 evbus_ring_oldest(EvbusDb *db);
 extern bool evbus_ring_header(EvbusDb *db, uint64 offset, EvbusRingEntry *header);
 extern bool evbus_ring_data(EvbusDb *db, uint64 offset, const EvbusRingEntry *header, char *to);
