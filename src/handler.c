@@ -10,7 +10,6 @@
  */
 #include "handler.h"
 
-#include <malloc.h>
 
 #include "access/xact.h"
 #include "batch.h"
@@ -19,6 +18,7 @@
 #include "inflight.h"
 #include "internal.h"
 #include "ledger.h"
+#include "memory.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "pin.h"
@@ -183,14 +183,7 @@ evbus_handler_main(Datum main_arg)
 	evbus_batch_init(db, my_owner);
 	evbus_inflight_attach(db, my_slot);
 
-	/*
-	 * A batch's memory is freed and wanted again at once: do not give it back to
-	 * the kernel in between (page faults were half of a batch handler's time).
-	 */
-	(void) mallopt(M_TRIM_THRESHOLD, 64 * 1024 * 1024);
-	(void) mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024);
-	(void) mallopt(M_TOP_PAD, 1024 * 1024);
-
+	evbus_keep_memory(64 * 1024 * 1024);
 	for (;;)
 	{
 		EvbusSubscription *subs;

@@ -23,16 +23,6 @@
 StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
 
 static void
-ring_copy_in(EvbusDb *db, uint64 offset, const char *from, Size len)
-{
-	Size		at = offset % EVBUS_RING_BYTES;
-	Size		first = Min(len, EVBUS_RING_BYTES - at);
-
-	memcpy(EVBUS_RING(db) + at, from, first);
-	memcpy(EVBUS_RING(db), from + first, len - first);
-}
-
-static void
 ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 {
 	Size		at = offset % EVBUS_RING_BYTES;
@@ -43,17 +33,14 @@ ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 }
 
 /*
- * Append ready-made entries with the LSN of their commit; all of a transaction
- * or none.  False: no space.  For commit callbacks: cannot fail, does not wait
- * but for ring_lock, whose holders do nothing else than this.
+ * Append len bytes of entries, all of a transaction or none: begin, put, end.
+ * False: no space, and that was all.  For commit callbacks: cannot fail, does not
+ * wait but for ring_lock, which is held until end, and whose holders only copy.
  */
 bool
-evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn)
+evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset)
 {
 	uint64		tail;
-
-	for (Size at = 0; at < len; at += ((EvbusRingEntry *) (entries + at))->len)
-		((EvbusRingEntry *) (entries + at))->commit_lsn = lsn;
 
 	LWLockAcquire(&db->ring_lock, LW_EXCLUSIVE);
 	tail = pg_atomic_read_u64(&db->ring_tail);
@@ -64,11 +51,29 @@ evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn)
 	}
 	pg_atomic_write_u64(&db->ring_reserved, tail + len);
 	pg_write_barrier();			/* readers see the warning before the bytes change */
-	ring_copy_in(db, tail, entries, len);
-	pg_write_barrier();			/* the sequencer sees the bytes before the tail moves */
-	pg_atomic_write_u64(&db->ring_tail, tail + len);
-	LWLockRelease(&db->ring_lock);
+	*offset = tail;
 	return true;
+}
+
+/* Returns the offset after what was put. */
+uint64
+evbus_ring_put(EvbusDb *db, uint64 offset, const void *from, Size len)
+{
+	Size		at = offset % EVBUS_RING_BYTES;
+	Size		first = Min(len, EVBUS_RING_BYTES - at);
+
+	memcpy(EVBUS_RING(db) + at, from, first);
+	if (first < len)
+		memcpy(EVBUS_RING(db), (const char *) from + first, len - first);
+	return offset + len;
+}
+
+void
+evbus_ring_end(EvbusDb *db, uint64 offset)
+{
+	pg_write_barrier();			/* the sequencer sees the bytes before the tail moves */
+	pg_atomic_write_u64(&db->ring_tail, offset);
+	LWLockRelease(&db->ring_lock);
 }
 
 static void

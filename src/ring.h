@@ -23,7 +23,9 @@ typedef struct EvbusRingEntry
 	XLogRecPtr	commit_lsn;
 } EvbusRingEntry;
 
-extern bool evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn);
+extern bool evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset);
+extern uint64 evbus_ring_put(EvbusDb *db, uint64 offset, const void *from, Size len);
+extern void evbus_ring_end(EvbusDb *db, uint64 offset);
 extern void evbus_ring_wake(EvbusDb *db);
 extern void evbus_ring_await(EvbusDb *db);
 extern bool evbus_ring_awaited(EvbusDb *db);
