@@ -63,6 +63,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		pg_atomic_write_u32(&bus->bus_id, 0);
 		pg_atomic_write_u64(&bus->next_position, 0);
 		pg_atomic_write_u64(&bus->ticked_position, 0);
+		pg_atomic_write_u32(&bus->awaited, 0);
 		for (int a = 0; a < EVBUS_ANCHORS; a++)
 			pg_atomic_write_u64(&bus->anchors[a].offset, 0);
 		bus->anchor_next = 0;

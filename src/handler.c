@@ -221,14 +221,13 @@ evbus_handler_main(Datum main_arg)
 			proc_exit(0);
 
 		ConditionVariablePrepareToSleep(&db->drained_cv);
+		for (int i = 0; i < n; i++)
+			evbus_ring_await(db, subs[i].bus_slot, EVBUS_AWAITED_CV);
 		for (int i = 0; i < n && !worked; i++)	/* work may have come before we were listening */
 			worked = evbus_cursor_has_work(db, &subs[i], GetCurrentTimestamp()) &&
 				EVBUS_SUB(db, subs[i].slot)->workers < subs[i].concurrency;
 		if (!worked)
-		{
-			evbus_ring_await(db);
 			(void) ConditionVariableTimedSleep(&db->drained_cv, idle_ms(subs, n), PG_WAIT_EXTENSION);
-		}
 		ConditionVariableCancelSleep();
 	}
 }

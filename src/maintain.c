@@ -259,7 +259,11 @@ evbus_maintainer_main(Datum main_arg)
 				}
 			for (int i = 0; i < n; i++)
 			{
-				listening = listening || (!subs[i].has_handler && subs[i].notify && !subs[i].paused);
+				bool		listens = !subs[i].has_handler && subs[i].notify && !subs[i].paused;
+
+				listening = listening || listens;
+				if (listens || subs[i].has_handler)
+					evbus_ring_await(db, subs[i].bus_slot, EVBUS_AWAITED_LATCH);
 				evbus_cursor_reap(db, subs[i].slot, GetCurrentTimestamp());
 			}
 			unserved = evbus_pool_turn(db, subs, n);
@@ -272,9 +276,7 @@ evbus_maintainer_main(Datum main_arg)
 			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, evbus_notify_interval, PG_WAIT_EXTENSION);
 			continue;
 		}
-		if (listening || unserved)
-			evbus_ring_await(db);
-		else
+		if (!listening && !unserved)
 			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDLE_MS, PG_WAIT_EXTENSION);
 		pg_atomic_write_u32(&db->maintainer_sleeps, 0);

@@ -261,12 +261,17 @@ evbus_outbox_ids(int *n)
 	return ranges;
 }
 
-/* To the ring, with the LSN of the commit; false: no space.  For commit callbacks: cannot fail. */
+/*
+ * To the ring, with the LSN of the commit; false: no space.  Sets *awaited:
+ * somebody waits for one of them.  For commit callbacks: cannot fail.
+ */
 bool
-evbus_outbox_push(EvbusDb *db, XLogRecPtr lsn)
+evbus_outbox_push(EvbusDb *db, XLogRecPtr lsn, bool *awaited)
 {
 	uint64		at;
+	int			slot = -1;
 
+	*awaited = false;
 	if (ring_bytes == 0)
 		return true;
 	if (!evbus_ring_begin(db, ring_bytes, &at))
@@ -278,6 +283,13 @@ evbus_outbox_push(EvbusDb *db, XLogRecPtr lsn)
 			at += rows[i]->ring_len;
 		}
 	evbus_ring_end(db, at);
+	pg_memory_barrier();		/* who waits and does not see the entries is seen */
+	for (int i = 0; i < n_rows; i++)
+		if (rows[i]->bus_slot != slot)
+		{
+			slot = rows[i]->bus_slot;
+			*awaited = *awaited || pg_atomic_read_u32(&EVBUS_BUS(db, slot)->awaited) != 0;
+		}
 	return true;
 }
 

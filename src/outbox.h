@@ -15,7 +15,7 @@ extern void evbus_outbox_add(const EvbusBus *bus, int64 id, text *type, text *ke
 extern void evbus_outbox_flush(void);
 extern bool evbus_outbox_too_large(void);
 extern void evbus_outbox_leave_ring(void);
-extern bool evbus_outbox_push(EvbusDb *db, XLogRecPtr lsn);
+extern bool evbus_outbox_push(EvbusDb *db, XLogRecPtr lsn, bool *awaited);
 extern const EvbusIdRange *evbus_outbox_ids(int *n);
 extern void evbus_outbox_subxact(SubXactEvent event);
 extern void evbus_outbox_forget(void);

@@ -380,9 +380,10 @@ static void
 after_commit(void)
 {
 	EvbusDb    *db = pub.db;
+	bool		awaited;
 
 	EVBUS_POINT("publish.committed");
-	if (!evbus_outbox_push(db, XactLastCommitEnd))
+	if (!evbus_outbox_push(db, XactLastCommitEnd, &awaited))
 	{
 		uint64		low = pg_atomic_read_u64(&pub.slot->low);
 		uint64		old = pg_atomic_read_u64(&db->lost_low);
@@ -397,7 +398,7 @@ after_commit(void)
 		pg_atomic_write_u32(&db->late, 1);
 	EVBUS_POINT("publish.pushed");
 	forget();
-	evbus_ring_wake(db);
+	evbus_ring_wake(db, awaited);
 }
 
 static void

@@ -18,7 +18,6 @@
 
 #include "storage/latch.h"
 #include "storage/proc.h"
-#include "storage/proclist.h"
 
 StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
 
@@ -85,9 +84,12 @@ wake_sequencer(EvbusDb *db)
 		SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
 }
 
-/* Something was pushed, or a flag set: wake the sequencer if need be; for commit callbacks. */
+/*
+ * Something was pushed, or a flag set: wake the sequencer if need be.  awaited:
+ * somebody waits for an event on one of the buses.  For commit callbacks.
+ */
 void
-evbus_ring_wake(EvbusDb *db)
+evbus_ring_wake(EvbusDb *db, bool awaited)
 {
 	uint32		sleeps;
 
@@ -95,27 +97,39 @@ evbus_ring_wake(EvbusDb *db)
 	sleeps = pg_atomic_read_u32(&db->sequencer_sleeps);
 	if (sleeps == EVBUS_SLEEPS ||
 		(sleeps == EVBUS_NAPS &&
-		 pg_atomic_read_u64(&db->ring_tail) - pg_atomic_read_u64(&db->ring_ticked) > EVBUS_RING_BYTES / EVBUS_RING_URGENT))
+		 (awaited ||
+		  pg_atomic_read_u64(&db->ring_tail) - pg_atomic_read_u64(&db->ring_ticked) > EVBUS_RING_BYTES / EVBUS_RING_URGENT)))
 		wake_sequencer(db);
 }
 
-/* The caller is about to sleep until there are events: no naps, and positions for what is there. */
+/*
+ * The caller is about to sleep until there are events of a bus (EVBUS_AWAITED_*),
+ * and looks once more for them after this.
+ */
 void
-evbus_ring_await(EvbusDb *db)
+evbus_ring_await(EvbusDb *db, int bus_slot, uint32 how)
 {
-	uint32		naps = EVBUS_NAPS;
-
-	pg_memory_barrier();		/* that we wait is seen before we look */
-	(void) pg_atomic_compare_exchange_u32(&db->sequencer_sleeps, &naps, EVBUS_SLEEPS);
+	(void) pg_atomic_fetch_or_u32(&EVBUS_BUS(db, bus_slot)->awaited, how);
 	if (pg_atomic_read_u64(&db->ring_tail) != pg_atomic_read_u64(&db->ring_drained))
 		wake_sequencer(db);
 }
 
-/* Does anybody wait for events?  A hint for the sequencer. */
+/* Is there an entry without a position that somebody waits for?  For the sequencer. */
 bool
 evbus_ring_awaited(EvbusDb *db)
 {
-	return pg_atomic_read_u32(&db->maintainer_sleeps) || !proclist_is_empty(&db->drained_cv.wakeup);
+	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
+
+	for (uint64 at = pg_atomic_read_u64(&db->ring_drained); at < tail;)
+	{
+		EvbusRingEntry entry;
+
+		if (!evbus_ring_header(db, at, &entry) ||
+			pg_atomic_read_u32(&EVBUS_BUS(db, entry.bus_slot)->awaited) != 0)
+			return true;
+		at += entry.len;
+	}
+	return false;
 }
 
 /* The caller is about to sleep until all that has been pushed is ticked. */

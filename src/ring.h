@@ -26,8 +26,8 @@ typedef struct EvbusRingEntry
 extern bool evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset);
 extern uint64 evbus_ring_put(EvbusDb *db, uint64 offset, const void *from, Size len);
 extern void evbus_ring_end(EvbusDb *db, uint64 offset);
-extern void evbus_ring_wake(EvbusDb *db);
-extern void evbus_ring_await(EvbusDb *db);
+extern void evbus_ring_wake(EvbusDb *db, bool awaited);
+extern void evbus_ring_await(EvbusDb *db, int bus_slot, uint32 how);
 extern bool evbus_ring_awaited(EvbusDb *db);
 extern void evbus_ring_want_ticks(EvbusDb *db);
 extern uint64 evbus_ring_oldest(EvbusDb *db);

@@ -66,11 +66,12 @@ wake_maintainer(void)
 		SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
 }
 
-/* Give positions to the entries below tail, and show them; false: there were none. */
+/* Give positions to the entries below tail, and show them; false: there were none.  Sets *wanted: tick now. */
 static bool
-place_ring(uint64 tail)
+place_ring(uint64 tail, bool *wanted)
 {
 	uint64		at = pg_atomic_read_u64(&db->ring_drained);
+	uint32		awaited;
 
 	if (at == tail)
 		return false;
@@ -88,8 +89,11 @@ place_ring(uint64 tail)
 		evbus_ring_set_position(db, at, position);
 		at += entry.len;
 	}
-	evbus_turn_show(tail);
-	wake_maintainer();
+	awaited = evbus_turn_show(tail);
+	if (awaited & EVBUS_AWAITED_LATCH)
+		wake_maintainer();
+	if (awaited & EVBUS_AWAITED_CV)
+		*wanted = true;			/* who has waited will ack soon, and wait for the tick */
 	EVBUS_POINT("sequencer.drained");
 	return true;
 }
@@ -257,7 +261,7 @@ turn(void)
 		late = true;
 	}
 	evbus_recovered_forget();
-	worked = late ? place_late(tail, low, (int64) clock) : place_ring(tail);
+	worked = late ? place_late(tail, low, (int64) clock) : place_ring(tail, &wanted);
 	if (wanted || tick_due())
 		tick(tail, low);
 	if (!pg_atomic_read_u32(&db->late) && !pg_atomic_read_u32(&db->lost))
@@ -320,26 +324,18 @@ start(void)
 /*
  * Wait for work.  Where events come all the time and nobody waits for them we
  * only nap, and publishers need not wake us: to be woken for each commit takes as
- * much of the machine as to write the event.  Who begins to wait ends the naps.
+ * much of the machine as to write the event.
  */
 static void
 rest(bool nap)
 {
-	long		timeout = IDLE_MS;
+	long		timeout = nap ? NAP_MS : IDLE_MS;
 
 	pg_atomic_write_u32(&db->sequencer_sleeps, nap ? EVBUS_NAPS : EVBUS_SLEEPS);
 	pg_memory_barrier();		/* who pushes or begins to wait from here on wakes us */
-	if (nap && evbus_ring_awaited(db))
-	{
-		nap = false;
-		pg_atomic_write_u32(&db->sequencer_sleeps, EVBUS_SLEEPS);
-		pg_memory_barrier();
-	}
-	if (nap)
-		timeout = NAP_MS;
-	else if (pg_atomic_read_u64(&db->ring_tail) != pg_atomic_read_u64(&db->ring_drained))
+	if (nap ? evbus_ring_awaited(db) : pg_atomic_read_u64(&db->ring_tail) != pg_atomic_read_u64(&db->ring_drained))
 		timeout = 0;
-	else if (tick_at != 0)
+	else if (!nap && tick_at != 0)
 		timeout = Max((tick_at - evbus_uptime() + 999) / 1000, 0);
 	if (timeout > 0 && !pg_atomic_read_u32(&db->tick_wanted) &&
 		!pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late))

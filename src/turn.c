@@ -166,10 +166,16 @@ evbus_turn_give(int32 bus_id, int slot)
 	return g->next_position++;
 }
 
-/* All entries below tail have their positions: readers may have them.  Only acks wait for the ticks. */
-void
+/*
+ * All entries below tail have their positions: readers may have them.  Only acks
+ * wait for the ticks.  Returns who waits for them (EVBUS_AWAITED_*); those on
+ * drained_cv are awake.
+ */
+uint32
 evbus_turn_show(uint64 tail)
 {
+	uint32		awaited = 0;
+
 	pg_write_barrier();
 	pg_atomic_write_u64(&db->ring_drained, tail);
 	pg_write_barrier();
@@ -180,10 +186,13 @@ evbus_turn_show(uint64 tail)
 
 		if ((int32) pg_atomic_read_u32(&bus->bus_id) == g->bus_id)
 			pg_atomic_write_u64(&bus->next_position, (uint64) g->next_position);
+		awaited |= pg_atomic_exchange_u32(&bus->awaited, 0);	/* a barrier: who looks in vain after this is seen */
 		g->bus_id = 0;
 	}
 	n_given = 0;
-	ConditionVariableBroadcast(&db->drained_cv);
+	if (awaited & EVBUS_AWAITED_CV)
+		ConditionVariableBroadcast(&db->drained_cv);
+	return awaited;
 }
 
 /* Let readers find this position in the ring, every so often. */
