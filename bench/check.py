@@ -2,8 +2,9 @@
 """check.py: the driver of bench/check, which has started a server under callgrind and made what setup.sql says.
 
     check.py list | known OPERATION TOP
-    check.py profile OPERATION TOP
-    check.py check | update | tap RECORDED BELONGS
+    check.py profile OPERATION TOP POSTGRES
+    check.py update BELONGS					prints what is to be recorded
+    check.py check | tap RECORDED BELONGS	BELONGS: a file that says what the figures of this machine belong to
 
 Each operation is done N times and 2N times between two fixed points: the processes that are counted sleep, and are
 told to write down what they have counted (vgdb, "dump"), which also sets their counts to zero.  The difference over
@@ -11,16 +12,18 @@ N is what one more event costs; what a batch, a start or a look for work costs b
 and is in there where it comes once for so many events.  SIGSTOP holds a worker until all its events lie ready, so
 how many batches or turns it makes does not depend on who is faster.
 """
+import base64
 import ctypes
 import os
+import random
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import time
 
 LIMIT = 1.10			# a figure above this times the recorded one fails
+EVBUS = "evbus.so"
 REFERENCE_LIMIT = 0.05	# plain INSERT or COPY moved by more: this machine counts otherwise
 PATIENCE = 120			# seconds until something that does not come is an error
 RECEIVE = "SELECT * FROM evbus.receive($1, $2)"
@@ -97,6 +100,11 @@ def array(values):
 	return "{" + ",".join('"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for v in values) + "}"
 
 
+def random_payload(i):
+	"""Some 8,000 bytes that cannot be compressed."""
+	return '{"filler": "%s"}' % base64.b64encode(random.Random(i).randbytes(5950)).decode()
+
+
 TYPE = "order.created"
 PAYLOADS = [payload(i) for i in range(1000)]
 TYPES_ARRAY = array([TYPE] * 1000)
@@ -111,6 +119,7 @@ class Counts:
 	def __init__(self):
 		self.own = {}
 		self.inclusive = {}
+		self.under_evbus = 0	# in evbus.so and what it calls
 
 	@property
 	def total(self):
@@ -125,6 +134,7 @@ class Counts:
 		for name in ("own", "inclusive"):
 			mine, theirs = getattr(self, name), getattr(less, name)
 			setattr(result, name, {f: (mine.get(f, 0) - theirs.get(f, 0)) / n for f in mine.keys() | theirs.keys()})
+		result.under_evbus = (self.under_evbus - less.under_evbus) / n
 		return result
 
 
@@ -154,6 +164,8 @@ def read_dump(path):
 					own[current] = own.get(current, 0) + cost
 				if not call or called != current:
 					inclusive[current] = inclusive.get(current, 0) + cost
+				if call and called[0] == EVBUS != current[0]:
+					counts.under_evbus += cost
 				call = False
 			elif line.startswith("ob="):
 				current_object = called_object = name("ob", line[3:-1])
@@ -171,6 +183,7 @@ def read_dump(path):
 	total = counts.total
 	for f in inclusive:
 		inclusive[f] = min(inclusive[f], total)
+	counts.under_evbus = min(counts.under_evbus, total)
 	return counts
 
 
@@ -194,8 +207,8 @@ def quiet(pid):
 	def look():
 		nonlocal asleep
 		asleep = asleep + 1 if state(pid) == "S" else 0
-		return asleep >= 4
-	until(f"process {pid} coming to rest", look, 0.004)
+		return asleep >= 3
+	until(f"process {pid} coming to rest", look, 0.0005)
 
 
 class Server:
@@ -204,6 +217,8 @@ class Server:
 		self.observer = Connection()
 		self.client = Connection()
 		self.ids = 0
+		self.observer.execute("INSERT INTO bench.batch VALUES ($1, $2)", TYPES_ARRAY, PAYLOADS_ARRAY)
+		self.observer.execute("INSERT INTO bench.large VALUES ($1)", array([random_payload(i) for i in range(100)]))
 
 	def pid(self, backend_type, role=None):
 		rows = []
@@ -244,6 +259,18 @@ class Server:
 			rows = self.client.execute("SELECT evbus.publish_batch($1, $2::text[], $3::jsonb[])", bus, TYPES_ARRAY, PAYLOADS_ARRAY)
 			if len(rows) != 1000:
 				fail(f"publish_batch() returned {len(rows)} ids")
+
+	def fill(self, bus, n):
+		"""The same, cheaper, where publishing is not what is counted: the JSON is parsed already."""
+		for _ in range(n // 1000):
+			self.client.execute("SELECT count(*) FROM evbus.publish_batch($1, (SELECT types FROM bench.batch),"
+								" (SELECT payloads FROM bench.batch))", bus)
+
+	def overtake(self):
+		"""Publish as many bytes as the ring has, so that it holds nothing older."""
+		for _ in range(11):
+			self.client.execute("SELECT count(*) FROM evbus.publish_batch('quiet', (SELECT types[:100] FROM bench.batch),"
+								" (SELECT payloads FROM bench.large))")
 
 	def wait_lag(self, subscription, lag):
 		until(f"a lag of {lag} of {subscription}", lambda: self.observer.execute(
@@ -300,7 +327,7 @@ def op_sequencer(s, n):
 	pid = s.pid("evbus sequencer")
 	s.dump(pid)
 	with s.held(pid):
-		s.publish_batches("watched", n)
+		s.fill("watched", n)
 	s.wait_lag("watcher", n)
 	counts = s.dump(pid)
 	s.observer.execute("SELECT evbus.seek('watcher', 'now')")
@@ -310,28 +337,26 @@ def op_sequencer(s, n):
 def op_sequencer_turn(s, n):
 	pid = s.pid("evbus sequencer")
 	s.dump(pid)
-	for i in range(n):
-		s.publish("watched", 1)
-		s.wait_lag("watcher", i + 1)
+	for _ in range(n):
+		s.publish("watched", 1)		# its commit has woken the sequencer
 		quiet(pid)
+	s.wait_lag("watcher", n)
 	counts = s.dump(pid)
 	s.observer.execute("SELECT evbus.seek('watcher', 'now')")
 	return counts
 
 
 def handle(s, n, name, behind):
-	s.publish_batches(name, 1000)	# so that its worker is there
+	s.fill(name, 1000)	# so that its worker is there
 	s.wait_lag(name, 0)
 	pid = s.pid("evbus handler", name)
 	sequencer = s.pid("evbus sequencer")
 	quiet(pid)
 	s.dump(pid)
 	with s.held(pid):
-		s.publish_batches(name, n)
-		if behind:	# as many bytes again as the ring has
-			for _ in range(11):
-				s.client.execute("SELECT count(*) FROM evbus.publish_batch('quiet', $1::text[], $2::jsonb[])",
-								 array([TYPE] * 100), array(['{"filler": "%s"}' % ("0123456789abcdef" * 500)] * 100))
+		s.fill(name, n)
+		if behind:
+			s.overtake()
 		s.wait_lag(name, n)
 		quiet(sequencer)
 	s.wait_lag(name, 0)
@@ -351,7 +376,7 @@ def op_handler_behind(s, n):
 
 
 def receive(s, n, size, combined=False):
-	s.publish_batches("client", max(n // 1000, 1) * 1000)
+	s.fill("client", max(n // 1000, 1) * 1000)
 	s.wait_lag("client", max(n // 1000, 1) * 1000)
 	quiet(s.pid("evbus sequencer"))
 	s.dump(s.client.pid)
@@ -389,38 +414,38 @@ def op_receive_next(s, n):
 	return receive(s, n, 1, True)
 
 
-# name: function, N, times it is done, what it counts.  The median of the times counts.
+# name: function, N, what it counts
 OPERATIONS = {
-	"insert": (op_insert, 500, 1, "reference: the backend of INSERT, one row a transaction, the row of evbus with a primary key"),
-	"copy": (op_copy, 4000, 1, "reference: the backend of COPY of such rows, 1000 a transaction"),
-	"publish": (op_publish, 500, 1, "the backend of publish(), one a transaction, prepared"),
-	"publish-batch": (op_publish_batch, 4000, 1, "the backend of publish_batch() of 1000"),
-	"sequencer": (op_sequencer, 8000, 3, "the sequencer, per event of one turn with many"),
-	"sequencer-turn": (op_sequencer_turn, 60, 3, "the sequencer, per turn of one event, with falling asleep and waking"),
-	"handler": (op_handler, 4000, 1, "the worker of a handler f(evbus.event): NULL, batch_size 1000"),
-	"handler-array": (op_handler_array, 8000, 1, "the worker of a handler f(evbus.event[]): NULL, batch_size 1000"),
-	"handler-behind": (op_handler_behind, 8000, 1, "the same, its events read from the log and not from the ring"),
-	"receive-1000": (op_receive_1000, 6000, 1, "the backend of receive(1000), then ack, two transactions"),
-	"receive-100": (op_receive_100, 4000, 1, "the backend of receive(100), then ack, two transactions"),
-	"receive-1": (op_receive_1, 300, 1, "the backend of receive(1), then ack, two transactions"),
-	"receive-next": (op_receive_next, 300, 1, "the backend of receive(1, ack => the last one), one transaction"),
+	"insert": (op_insert, 500, "reference: the backend of INSERT, one row a transaction, the row of evbus with a primary key"),
+	"copy": (op_copy, 3000, "reference: the backend of COPY of such rows, 1000 a transaction"),
+	"publish": (op_publish, 500, "the backend of publish(), one a transaction, prepared"),
+	"publish-batch": (op_publish_batch, 3000, "the backend of publish_batch() of 1000"),
+	"sequencer": (op_sequencer, 8000, "the sequencer, per event of one turn with many"),
+	"sequencer-turn": (op_sequencer_turn, 400, "the sequencer, per turn of one event, with falling asleep and waking"),
+	"handler": (op_handler, 4000, "the worker of a handler f(evbus.event): NULL, batch_size 1000"),
+	"handler-array": (op_handler_array, 5000, "the worker of a handler f(evbus.event[]): NULL, batch_size 1000"),
+	"handler-behind": (op_handler_behind, 5000, "the same, its events read from the log and not from the ring"),
+	"receive-1000": (op_receive_1000, 6000, "the backend of receive(1000), then ack, two transactions"),
+	"receive-100": (op_receive_100, 4000, "the backend of receive(100), then ack, two transactions"),
+	"receive-1": (op_receive_1, 300, "the backend of receive(1), then ack, two transactions"),
+	"receive-next": (op_receive_next, 300, "the backend of receive(1, ack => the last one), one transaction"),
 }
 REFERENCES = ("insert", "copy")
 
 
 def measure(server, operation):
-	"""Per event: Counts."""
-	work, n, times, _ = OPERATIONS[operation]
+	"""Counts of one event more."""
+	work, n, _ = OPERATIONS[operation]
 	started = time.monotonic()
-	work(server, min(n, 1000) if n >= 1000 else max(n // 10, 12))	# the first time is dearer
-	results = []
-	for _ in range(times):
-		once = work(server, n)
-		results.append(work(server, 2 * n).per(n, once))
-	results.sort(key=lambda counts: counts.total)
+	work(server, 1000 if n >= 1000 else 20)		# the first time is dearer
+	once = work(server, n)
+	twice = work(server, 2 * n)
 	if os.environ.get("CHECK_VERBOSE"):
-		print(f"{operation}: {time.monotonic() - started:.1f} s,", *[round(r.total, 1) for r in results], file=sys.stderr)
-	return results[len(results) // 2]
+		print(f"{operation}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+	result = twice.per(n, once)
+	if operation in REFERENCES:
+		result.under_evbus = 0.0	# its hooks are above everything
+	return result
 
 
 def operations(server):
@@ -430,32 +455,179 @@ def operations(server):
 	return [op for op in OPERATIONS if op != "receive-next" or has_next]
 
 
-# --------------------------------------------------------------------- output
+# -------------------------------------------------------------------- profile
 
-def profile(operation, top):
+def static_names(program):
+	"""Debian's postgres has no names for its static functions; say at least behind which exported one each lies."""
+	lines = subprocess.run(["nm", "-D", "--defined-only", program], capture_output=True, text=True).stdout.splitlines()
+	symbols = sorted((int(address, 16), name) for address, kind, name in map(str.split, lines) if kind in "TW")
+
+	def name(f):
+		match = re.match(r"0x([0-9a-f]+)('\d+)?$", f)
+		if not match or not symbols:
+			return f
+		before = [s for s in symbols if s[0] <= int(match[1], 16)]
+		return f"static 0x{match[1].lstrip('0')}{match[2] or ''}, behind {before[-1][1]}" if before else f
+	return name
+
+
+def profile(operation, top, program):
 	counts = measure(Server(), operation)
 	total = counts.total
-	print(f"{operation}: {OPERATIONS[operation][3]}")
-	print(f"{total:,.0f} instructions per event, by program or library:")
+	readable = static_names(program)
+	print(f"{operation}: {OPERATIONS[operation][2]}")
+	print(f"{total:,.0f} instructions per event, {counts.under_evbus:,.0f} of them in evbus with what it calls; by program or library:")
 	for o in sorted({o for o, _ in counts.own}, key=counts.of, reverse=True):
 		if counts.of(o) >= total / 1000:
 			print(f"{counts.of(o):14,.1f} {counts.of(o) / total:6.1%}  {o}")
-	for title, kind in (("itself", counts.own), ("with what it calls", counts.inclusive)):
+	# What is above everything, such as main(), tells nothing.
+	for title, kind, most in (("itself", counts.own, 2), ("with what it calls", counts.inclusive, 0.999)):
 		print(f"\n{title}:")
-		for (o, f), n in sorted(kind.items(), key=lambda item: -item[1])[:top]:
-			print(f"{n:14,.1f} {n / total:6.1%}  {o}: {f}")
+		shown = [item for item in kind.items() if item[1] <= most * total]
+		for (o, f), n in sorted(shown, key=lambda item: -item[1])[:top]:
+			print(f"{n:14,.1f} {n / total:6.1%}  {o}: {readable(f) if o == 'postgres' else f}")
+
+
+# ------------------------------------------------------------------- recorded
+# "what: which" for what the figures belong to; then an operation, its instructions per event and those in evbus
+# with what it calls; below it, indented, evbus's functions with what they call.
+
+def functions(counts):
+	"""evbus's dearest, by name."""
+	ours = {f: n for (o, f), n in counts.inclusive.items() if o == EVBUS and n >= counts.total / 100 and n >= 1}
+	return dict(sorted(ours.items(), key=lambda item: -item[1])[:12])
+
+
+def read_recorded(path):
+	belongs, figures, parts = {}, {}, {}
+	operation = None
+	with open(path) as recorded:
+		for line in recorded:
+			if line.startswith("#") or not line.strip():
+				continue
+			if ": " in line:
+				what, which = line.strip().split(": ", 1)
+				belongs[what] = which
+			elif line[0].isspace():
+				f, n = line.rsplit(None, 1)
+				parts[operation][f.strip()] = float(n)
+			else:
+				operation, everything, ours = line.split()
+				figures[operation] = (float(everything), float(ours))
+				parts[operation] = {}
+	return belongs, figures, parts
+
+
+def write_recorded(results, belongs):
+	print("# Instructions per event, written by \"make bench-check UPDATE=1\" and read by \"make bench-check\" (bench/check).")
+	print("# An operation, all instructions of the process in question, and those in evbus with what it calls;")
+	print("# below it evbus's dearest functions, with what they call.")
+	for what, which in belongs.items():
+		print(f"{what}: {which}")
+	for operation, counts in results.items():
+		print(f"\n{operation:15} {counts.total:10.1f} {counts.under_evbus:10.1f}")
+		for f, n in functions(counts).items():
+			print(f"\t{f:40} {n:10.1f}")
+
+
+def other_surroundings(recorded, now):
+	for what in recorded.keys() | now.keys():
+		if recorded.get(what) != now.get(what):
+			return f"the recorded figures are of {what} {recorded.get(what)}, and this is {now.get(what)}"
+	return None
+
+
+def compare(results, recorded):
+	"""A list of (operation, what is wrong or None), and the lines of the table."""
+	verdicts = []
+	lines = [f"{'instructions per event':23} {'recorded':>11} {'now':>11} {'ratio':>6}   {'of them evbus':>13} {'now':>11} {'ratio':>6}"]
+	for operation in [*results, *(op for op in recorded if op not in results)]:
+		if operation not in results:
+			verdicts.append((operation, "recorded, and this evbus does not have it"))
+			continue
+		now = (results[operation].total, results[operation].under_evbus)
+		if operation not in recorded:
+			verdicts.append((operation, "not recorded"))
+			lines.append(f"{operation:23} {'-':>11} {now[0]:11,.0f} {'':6}   {'-':>13} {now[1]:11,.0f}")
+			continue
+		was = recorded[operation]
+		ratios = [a / b if b else 1 for a, b in zip(now, was)]
+		wrong = None
+		if operation not in REFERENCES and max(ratios) > LIMIT:
+			wrong = f"{max(ratios):.2f} times what is recorded"
+		verdicts.append((operation, wrong))
+		lines.append(f"{operation:23} {was[0]:11,.0f} {now[0]:11,.0f} {ratios[0]:6.3f}   {was[1]:13,.0f} {now[1]:11,.0f} {ratios[1]:6.3f}"
+					 f"{'  <-- too many' if wrong else ''}")
+	return verdicts, lines
+
+
+def grown(counts, was):
+	"""The functions of evbus that need more than they did, and the dearest of all objects."""
+	now = {f: n for (o, f), n in counts.inclusive.items() if o == EVBUS}
+	more = sorted(((now[f] - was.get(f, 0), f) for f in functions(counts)), reverse=True)
+	yield "  evbus's functions that grew, with what they call:    recorded         now"
+	for growth, f in more[:10]:
+		if growth > 0:
+			yield f"    {f:46} {was.get(f, 0):11,.1f} {now[f]:11,.1f}"
+	yield "  the dearest, by themselves:"
+	for (o, f), n in sorted(counts.own.items(), key=lambda item: -item[1])[:10]:
+		yield f"    {o + ': ' + f:46} {'':11} {n:11,.1f}"
+
+
+def check(recorded_path, now_belongs, tap):
+	"""0, or 1 where there is too much."""
+	def skip(why):
+		print(f"1..0 # SKIP not comparable: {why}" if tap else f"not comparable, skipped because {why}")
+		return 0
+
+	belongs, recorded, parts = read_recorded(recorded_path)
+	why = other_surroundings(belongs, now_belongs)
+	if why:
+		return skip(why)
+	server = Server()
+	results = {operation: measure(server, operation) for operation in operations(server)}
+	verdicts, lines = compare(results, recorded)
+	for operation in REFERENCES:
+		if operation in recorded and abs(results[operation].total / recorded[operation][0] - 1) > REFERENCE_LIMIT:
+			if not tap:
+				print(*lines, sep="\n")
+			return skip(f"{operation} of plain PostgreSQL takes {results[operation].total:,.0f} instructions here,"
+						f" and {recorded[operation][0]:,.0f} where they were recorded")
+	verdicts = [(operation, wrong) for operation, wrong in verdicts if operation not in REFERENCES]
+	for operation, wrong in verdicts:
+		if wrong and operation in results:
+			lines += ["", f"{operation}: {wrong}", *grown(results[operation], parts.get(operation, {}))]
+	wrong = any(w for _, w in verdicts)
+	if wrong:
+		lines += ["", "If it is worth it: make bench-check UPDATE=1 records these figures."]
+	if tap:
+		for i, (operation, w) in enumerate(verdicts, 1):
+			print(f"{'not ok' if w else 'ok'} {i} - {operation}: {w or 'at most 10 % more instructions than recorded'}")
+		print(f"1..{len(verdicts)}")
+	for line in lines:
+		print(f"# {line}" if tap else line)
+	if not tap:
+		for operation, w in verdicts:
+			if w:
+				print(f"FAILED {operation}: {w}")
+	return 1 if wrong else 0
 
 
 def main():
 	what, arguments = (sys.argv + ["list"])[1], sys.argv[2:]
 	if what == "list":
-		for operation, (_, _, _, text) in OPERATIONS.items():
+		for operation, (_, _, text) in OPERATIONS.items():
 			print(f"{operation:15} {text}")
 	elif what == "known":
 		if arguments[0] not in OPERATIONS or not arguments[1].isdigit():
 			fail(f"there is no operation {arguments[0]}, or {arguments[1]} is no number; see bench/check --list")
 	elif what == "profile":
-		profile(arguments[0], int(arguments[1]))
+		profile(arguments[0], int(arguments[1]), arguments[2])
+	elif what == "update":
+		server = Server()
+		write_recorded({operation: measure(server, operation) for operation in operations(server)}, read_recorded(arguments[0])[0])
+	elif what in ("check", "tap"):
+		sys.exit(check(arguments[0], read_recorded(arguments[1])[0], what == "tap"))
 
 
 main()
