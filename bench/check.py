@@ -2,7 +2,7 @@
 """check.py: the driver of bench/check, which has started a server under callgrind and made what setup.sql says.
 
     check.py list | known OPERATION TOP
-    check.py profile OPERATION TOP POSTGRES
+    check.py profile OPERATION|all TOP POSTGRES
     check.py update BELONGS					prints what is to be recorded
     check.py check | tap RECORDED BELONGS	BELONGS: a file that says what the figures of this machine belong to
 
@@ -109,6 +109,7 @@ TYPE = "order.created"
 PAYLOADS = [payload(i) for i in range(1000)]
 TYPES_ARRAY = array([TYPE] * 1000)
 PAYLOADS_ARRAY = array(PAYLOADS)
+SIZES = {"usual": 1000, "small": 1000, "large": 100}	# events in a batch of this kind
 
 
 # ------------------------------------------------------------------- counting
@@ -217,8 +218,9 @@ class Server:
 		self.observer = Connection()
 		self.client = Connection()
 		self.ids = 0
-		self.observer.execute("INSERT INTO bench.batch VALUES ($1, $2)", TYPES_ARRAY, PAYLOADS_ARRAY)
-		self.observer.execute("INSERT INTO bench.large VALUES ($1)", array([random_payload(i) for i in range(100)]))
+		for kind, payloads in (("usual", PAYLOADS), ("small", ["{}"] * SIZES["small"]),
+							   ("large", [random_payload(i) for i in range(SIZES["large"])])):
+			self.observer.execute("INSERT INTO bench.batch VALUES ($1, $2, $3)", kind, array([TYPE] * len(payloads)), array(payloads))
 
 	def pid(self, backend_type, role=None):
 		rows = []
@@ -260,17 +262,12 @@ class Server:
 			if len(rows) != 1000:
 				fail(f"publish_batch() returned {len(rows)} ids")
 
-	def fill(self, bus, n):
+	def fill(self, bus, n, kind="usual"):
 		"""The same, cheaper, where publishing is not what is counted: the JSON is parsed already."""
-		for _ in range(n // 1000):
-			self.client.execute("SELECT count(*) FROM evbus.publish_batch($1, (SELECT types FROM bench.batch),"
-								" (SELECT payloads FROM bench.batch))", bus)
-
-	def overtake(self):
-		"""Publish as many bytes as the ring has, so that it holds nothing older."""
-		for _ in range(11):
-			self.client.execute("SELECT count(*) FROM evbus.publish_batch('quiet', (SELECT types[:100] FROM bench.batch),"
-								" (SELECT payloads FROM bench.large))")
+		size = SIZES[kind]
+		for _ in range(n // size):
+			self.client.execute("SELECT count(*) FROM evbus.publish_batch($1, (SELECT types FROM bench.batch WHERE kind = $2),"
+								" (SELECT payloads FROM bench.batch WHERE kind = $2))", bus, kind)
 
 	def wait_lag(self, subscription, lag):
 		until(f"a lag of {lag} of {subscription}", lambda: self.observer.execute(
@@ -327,7 +324,7 @@ def op_sequencer(s, n):
 	pid = s.pid("evbus sequencer")
 	s.dump(pid)
 	with s.held(pid):
-		s.fill("watched", n)
+		s.fill("watched", n, "small")	# it does not look at payloads
 	s.wait_lag("watcher", n)
 	counts = s.dump(pid)
 	s.observer.execute("SELECT evbus.seek('watcher', 'now')")
@@ -355,8 +352,8 @@ def handle(s, n, name, behind):
 	s.dump(pid)
 	with s.held(pid):
 		s.fill(name, n)
-		if behind:
-			s.overtake()
+		if behind:		# as many bytes again as the ring has
+			s.fill("quiet", 1100, "large")
 		s.wait_lag(name, n)
 		quiet(sequencer)
 	s.wait_lag(name, 0)
@@ -420,7 +417,7 @@ OPERATIONS = {
 	"copy": (op_copy, 3000, "reference: the backend of COPY of such rows, 1000 a transaction"),
 	"publish": (op_publish, 500, "the backend of publish(), one a transaction, prepared"),
 	"publish-batch": (op_publish_batch, 3000, "the backend of publish_batch() of 1000"),
-	"sequencer": (op_sequencer, 8000, "the sequencer, per event of one turn with many"),
+	"sequencer": (op_sequencer, 24000, "the sequencer, per event of one turn with many"),
 	"sequencer-turn": (op_sequencer_turn, 400, "the sequencer, per turn of one event, with falling asleep and waking"),
 	"handler": (op_handler, 4000, "the worker of a handler f(evbus.event): NULL, batch_size 1000"),
 	"handler-array": (op_handler_array, 5000, "the worker of a handler f(evbus.event[]): NULL, batch_size 1000"),
@@ -471,10 +468,9 @@ def static_names(program):
 	return name
 
 
-def profile(operation, top, program):
-	counts = measure(Server(), operation)
+def profile(server, operation, top, readable):
+	counts = measure(server, operation)
 	total = counts.total
-	readable = static_names(program)
 	print(f"{operation}: {OPERATIONS[operation][2]}")
 	print(f"{total:,.0f} instructions per event, {counts.under_evbus:,.0f} of them in evbus with what it calls; by program or library:")
 	for o in sorted({o for o, _ in counts.own}, key=counts.of, reverse=True):
@@ -598,6 +594,9 @@ def check(recorded_path, now_belongs, tap):
 		if wrong and operation in results:
 			lines += ["", f"{operation}: {wrong}", *grown(results[operation], parts.get(operation, {}))]
 	wrong = any(w for _, w in verdicts)
+	less = [op for op, _ in verdicts if op in results and op in recorded and results[op].under_evbus < recorded[op][1] / LIMIT]
+	if less and not wrong:
+		lines += ["", f"Much less than recorded: {', '.join(less)}. make bench-check UPDATE=1 holds what was gained."]
 	if wrong:
 		lines += ["", "If it is worth it: make bench-check UPDATE=1 records these figures."]
 	if tap:
@@ -619,10 +618,14 @@ def main():
 		for operation, (_, _, text) in OPERATIONS.items():
 			print(f"{operation:15} {text}")
 	elif what == "known":
-		if arguments[0] not in OPERATIONS or not arguments[1].isdigit():
+		if arguments[0] not in [*OPERATIONS, "all"] or not arguments[1].isdigit():
 			fail(f"there is no operation {arguments[0]}, or {arguments[1]} is no number; see bench/check --list")
 	elif what == "profile":
-		profile(arguments[0], int(arguments[1]), arguments[2])
+		server = Server()
+		readable = static_names(arguments[2])
+		for operation in [arguments[0]] if arguments[0] != "all" else operations(server):
+			profile(server, operation, int(arguments[1]), readable)
+			print(flush=True)
 	elif what == "update":
 		server = Server()
 		write_recorded({operation: measure(server, operation) for operation in operations(server)}, read_recorded(arguments[0])[0])
