@@ -106,11 +106,13 @@ def print_profile(counts, top, readable):
 		if counts.of(o) >= total / 1000:
 			print(f"{counts.of(o):14,.1f} {counts.of(o) / total:6.1%}  {o}")
 	# What is above everything, such as main(), tells nothing.
-	for title, kind, most in (("itself", counts.own, 2), ("with what it calls", counts.inclusive, 0.999)):
+	below = {f: n for f, n in counts.inclusive.items() if n <= 0.999 * total}
+	for title, kind in (("itself", counts.own), ("with what it calls", below),
+						("evbus alone, with what it calls", {f: n for f, n in below.items() if f[0] == EVBUS})):
 		print(f"\n{title}:")
-		shown = [item for item in kind.items() if item[1] <= most * total]
-		for (o, f), n in sorted(shown, key=lambda item: -item[1])[:top]:
-			print(f"{n:14,.1f} {n / total:6.1%}  {o}: {readable(f) if o == 'postgres' else f}")
+		for (o, f), n in sorted(kind.items(), key=lambda item: -item[1])[:top]:
+			if n >= total / 10000:
+				print(f"{n:14,.1f} {n / total:6.1%}  {o}: {readable(f) if o == 'postgres' else f}")
 
 
 # ------------------------------------------------------------------- recorded
