@@ -151,7 +151,7 @@ class Server:
 		rows = []
 
 		def found():
-			rows[:] = self.observer.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = $1"
+			rows[:] = self.observer.execute("SELECT pid FROM pg_stat_activity WHERE datname = 'postgres' AND backend_type = $1"
 											" AND ($2 = '' OR usename = $2)", backend_type, role or "")
 			return len(rows) == 1
 		until(f"{backend_type} {role or ''}", found)
