@@ -15,6 +15,8 @@
 #include "point.h"
 #include "utils/memutils.h"
 
+#define PIN_CHUNK	256			/* leases looked at under one hold of a subscription's lock */
+
 /* What this transaction will do with a lease. */
 typedef struct Pin
 {
@@ -45,6 +47,37 @@ static struct Due
 static int	n_dues = 0;
 static int	max_dues = 0;
 
+/* Room for n more pins; before any lock is taken, as it may fail. */
+static void
+reserve(int n)
+{
+	int			size = Max(max_pins, 256);
+
+	while (size - n_pins < n)
+		size *= 2;
+	if (size > max_pins)
+	{
+		pins = pins ? repalloc_huge(pins, sizeof(Pin) * size)
+			: MemoryContextAlloc(TopMemoryContext, sizeof(Pin) * size);
+		max_pins = size;
+	}
+}
+
+/* Remember what shall become of a lease; there is room. */
+static void
+push(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo, int level)
+{
+	Pin		   *p = &pins[n_pins++];
+
+	p->db = db;
+	p->sub_slot = claim->sub_slot;
+	p->lease = claim->lease;
+	p->epoch = claim->epoch;
+	p->action = action;
+	p->lo = lo;
+	p->level = level;
+}
+
 /*
  * Tie a lease to this transaction.  False: the lease is no longer the claim's,
  * or another transaction has it.  RECEIVED pins do not keep it from running out.
@@ -56,13 +89,7 @@ pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo)
 	EvbusLease *lease;
 	bool		good;
 
-	if (n_pins == max_pins)		/* before the lock: may fail */
-	{
-		int			size = max_pins ? max_pins * 2 : 256;
-
-		pins = pins ? repalloc(pins, sizeof(Pin) * size) : MemoryContextAlloc(TopMemoryContext, sizeof(Pin) * size);
-		max_pins = size;
-	}
+	reserve(1);
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	lease = evbus_lease_held(db, claim);
 	good = lease != NULL && (action == EVBUS_PIN_RECEIVED || !lease->pinned);
@@ -70,17 +97,7 @@ pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo)
 		lease->pinned = true;
 	LWLockRelease(&shared->lock);
 	if (good)
-	{
-		Pin		   *p = &pins[n_pins++];
-
-		p->db = db;
-		p->sub_slot = claim->sub_slot;
-		p->lease = claim->lease;
-		p->epoch = claim->epoch;
-		p->action = action;
-		p->lo = lo;
-		p->level = GetCurrentTransactionNestLevel();
-	}
+		push(db, claim, action, lo, GetCurrentTransactionNestLevel());
 	return good;
 }
 
@@ -95,6 +112,41 @@ bool
 evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo)
 {
 	return pin(db, claim, EVBUS_PIN_PART, lo);
+}
+
+/*
+ * Pin those of n receipts of one subscription that still hold, and say which and
+ * what they are.
+ */
+void
+evbus_pin_held(EvbusDb *db, const EvbusSubscription *sub, EvbusHeld *held, int n, EvbusPinAction action)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int			level = GetCurrentTransactionNestLevel();
+
+	reserve(n);
+	for (int at = 0; at < n; at += PIN_CHUNK)
+	{
+		int			end = Min(n, at + PIN_CHUNK);
+
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		for (int i = at; i < end && shared->subscription_id == sub->subscription_id; i++)
+		{
+			EvbusHeld  *h = &held[i];
+			EvbusLease *lease = h->claim.sub_slot == sub->slot ? evbus_lease_held(db, &h->claim) : NULL;
+
+			if (lease == NULL || lease->event_id != h->event_id || lease->pinned)
+				continue;
+			lease->pinned = true;
+			h->good = true;
+			h->retry = lease->retry;
+			h->attempts = lease->attempts;
+			h->lo = lease->lo;
+			h->hi = lease->hi;
+			push(db, &h->claim, action, 0, level);
+		}
+		LWLockRelease(&shared->lock);
+	}
 }
 
 /* Has this transaction pinned this lease that way? */
