@@ -195,7 +195,7 @@ read_leaf(const EvbusLeaf *leaf, int32 bus_id, int64 lo, int64 hi, Snapshot snap
 {
 	Relation	rel = try_relation_open(leaf->relid, AccessShareLock);
 	Relation	index;
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];		/* made anew for each scan, which changes them */
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	int			count = 0;
@@ -218,12 +218,10 @@ read_leaf(const EvbusLeaf *leaf, int32 bus_id, int64 lo, int64 hi, Snapshot snap
 	systable_endscan_ordered(scan);
 	if (lo + count < hi)
 	{
-		ScanKeyData from[3];
-
-		from[0] = keys[0];
-		ScanKeyInit(&from[1], 3, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(lo));
-		ScanKeyInit(&from[2], 3, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(hi));
-		scan = systable_beginscan_ordered(rel, index, snapshot, 3, from);
+		ScanKeyInit(&keys[0], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(bus_id));
+		ScanKeyInit(&keys[1], 3, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(lo));
+		ScanKeyInit(&keys[2], 3, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(hi));
+		scan = systable_beginscan_ordered(rel, index, snapshot, 3, keys);
 		while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 		{
 			remember(tuple, RelationGetDescr(rel), leaf);
