@@ -49,6 +49,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u32(&db->late, 0);
 	pg_atomic_write_u64(&db->overflows, 0);
 	pg_atomic_write_u64(&db->ticked_lsn, 0);
+	pg_atomic_write_u32(&db->tick_wanted, 0);
 	pg_atomic_write_u32(&db->sequencer_procno, 0);
 	pg_atomic_write_u32(&db->sequencer_sleeps, 0);
 	pg_atomic_write_u64(&db->ledger_turn, 0);

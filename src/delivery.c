@@ -247,6 +247,8 @@ evbus_receive(PG_FUNCTION_ARGS)
 	Delivery   *out = palloc_extended(sizeof(Delivery) * max, MCXT_ALLOC_HUGE);
 	int			n = 0;
 	bool		acked = false;
+	MemoryContext rows;
+	MemoryContext old;
 
 	PreventCommandDuringRecovery("evbus.receive()");
 	PreventCommandIfParallelMode("evbus.receive()");
@@ -299,6 +301,8 @@ evbus_receive(PG_FUNCTION_ARGS)
 	if (lsn != InvalidXLogRecPtr)
 		XLogFlush(lsn);
 
+	rows = AllocSetContextCreate(CurrentMemoryContext, "evbus rows", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(rows);
 	for (int i = 0; i < n; i++)
 	{
 		EvbusReceipt receipt = {
@@ -312,13 +316,15 @@ evbus_receive(PG_FUNCTION_ARGS)
 		Datum		values[11];
 		bool		nulls[11];
 
-		values[0] = CStringGetTextDatum(evbus_receipt_out(&receipt));
+		values[0] = PointerGetDatum(evbus_receipt_out(&receipt));
 		nulls[0] = false;
 		evbus_event_values(&out[i].event, sub, values + 1, nulls + 1);
 		values[10] = TimestampTzGetDatum(expires_at);
 		nulls[10] = false;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		MemoryContextReset(rows);	/* the next row takes the same, while it is in the processor's cache */
 	}
+	MemoryContextSwitchTo(old);
 	return (Datum) 0;
 }
 

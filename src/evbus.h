@@ -108,6 +108,7 @@ typedef struct EvbusDb
 	pg_atomic_uint32 late;		/* rows in evbus.late may be visible */
 	pg_atomic_uint64 overflows; /* pushes refused, ever */
 	pg_atomic_uint64 ticked_lsn;	/* commit LSN of the newest tick */
+	pg_atomic_uint32 tick_wanted;	/* an ack waits for a tick: sequencer, do not put it off */
 
 	pg_atomic_uint32 sequencer_procno;	/* + 1; 0: none, for SetLatch at commit */
 	pg_atomic_uint32 sequencer_sleeps;	/* it wants a SetLatch */

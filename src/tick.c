@@ -139,6 +139,17 @@ evbus_tick_mark(EvbusDb *db, int64 low_id)
 }
 
 /*
+ * For the sequencer: does an ack wait for ticks of what is drained?  Asked before
+ * they are written, since who comes after that wants another; and, as everything
+ * that wakes it, once more after it has said that it sleeps.
+ */
+bool
+evbus_tick_wanted(EvbusDb *db)
+{
+	return pg_atomic_exchange_u32(&db->tick_wanted, 0) != 0;
+}
+
+/*
  * The tick read last.  It never changes, and who reads on in small steps finds the
  * next ids in it; leaves before its own hold lower positions only.
  */

@@ -9,6 +9,7 @@ typedef void (*EvbusIdCallback) (int64 id, void *arg);
 extern void evbus_tick_write(EvbusDb *db, int32 bus_id, int64 first_position,
 							 const int64 *ids, int n, int64 low_id);
 extern void evbus_tick_mark(EvbusDb *db, int64 low_id);
+extern bool evbus_tick_wanted(EvbusDb *db);
 extern int	evbus_tick_read(int32 bus_id, int64 lo, int64 hi, EvbusEvent *events);
 extern int64 evbus_tick_next_position(int32 bus_id);
 extern int64 evbus_tick_first_position(int32 bus_id);
