@@ -121,8 +121,9 @@ tick(uint64 tail, int64 low)
 	if (pg_atomic_read_u64(&db->ring_ticked) == pg_atomic_read_u64(&db->ring_drained))
 		return;
 	low = Min(low, (int64) Min(pg_atomic_read_u64(&db->lost_low), PG_INT64_MAX));
-	evbus_turn_tick_ring(low_with_ring(pg_atomic_read_u64(&db->ring_drained), tail, low));
-	low_is_old = false;
+	if (evbus_turn_tick_ring(low_with_ring(pg_atomic_read_u64(&db->ring_drained), tail, low)))
+		low_is_old = false;
+	tick_at = 0;
 }
 
 /*
@@ -221,7 +222,8 @@ turn(void)
 	uint64		clock = pg_atomic_read_u64(&db->clock);
 	int64		low;
 	uint64		tail;
-	bool		late = false;
+	bool		late;
+	bool		lost;
 	bool		worked;
 
 	pg_memory_barrier();
@@ -232,12 +234,15 @@ turn(void)
 	tail = pg_atomic_read_u64(&db->ring_tail);
 	EVBUS_POINT("sequencer.tail");
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&db->late) || pg_atomic_read_u32(&db->lost))
+	/* Looked at once: a flag that is set from here on is for the next turn. */
+	late = pg_atomic_read_u32(&db->late) != 0;
+	lost = pg_atomic_read_u32(&db->lost) != 0;
+	if (late || lost)
 	{
 		pg_atomic_write_u32(&db->recovered, 0);	/* before the flags go: who waits for all to be placed waits on */
 		tick(tail, low);		/* positions are ticked in their order */
 	}
-	if (pg_atomic_read_u32(&db->lost))
+	if (lost)
 	{
 		uint64		lost_low;
 		int64		last_low;
@@ -254,11 +259,10 @@ turn(void)
 			low_is_old = true;
 		}
 	}
-	if (pg_atomic_read_u32(&db->late))
+	if (late)
 	{
 		pg_atomic_write_u32(&db->late, 0);
 		pg_memory_barrier();	/* before the snapshot that reads its rows */
-		late = true;
 	}
 	evbus_recovered_forget();
 	worked = late ? place_late(tail, low, (int64) clock) : place_ring(tail, &wanted);
@@ -266,8 +270,8 @@ turn(void)
 		tick(tail, low);
 	if (!pg_atomic_read_u32(&db->late) && !pg_atomic_read_u32(&db->lost))
 		pg_atomic_write_u32(&db->recovered, 1);
-	/* Not where place_late() stopped at once: what it left may be below our low. */
-	if (!worked && low_is_old && pg_atomic_read_u64(&db->ring_drained) >= tail)
+	/* Not before all below tail has its tick: our low is above what place_late() left, and above what is only shown. */
+	if (!worked && low_is_old && pg_atomic_read_u64(&db->ring_ticked) >= tail)
 		mark_low(low);
 	return worked || pg_atomic_read_u32(&db->late);
 }
@@ -313,7 +317,7 @@ start(void)
 	else
 	{
 		evbus_turn_end();
-		evbus_turn_tick_ring(low);
+		(void) evbus_turn_tick_ring(low);
 		/* A recovery may have been cut short: it is safe to do it again. */
 		evbus_recover(low);
 	}

@@ -316,12 +316,13 @@ evbus_turn_tick(int64 low_id)
 
 /*
  * Write down the positions of what is shown and not yet ticked, also where an
- * earlier sequencer gave them.
+ * earlier sequencer gave them; false: all of it was passed over.
  */
-void
+bool
 evbus_turn_tick_ring(int64 low_id)
 {
 	uint64		drained = pg_atomic_read_u64(&db->ring_drained);
+	bool		any;
 
 	evbus_turn_begin();
 	for (uint64 at = pg_atomic_read_u64(&db->ring_ticked); at < drained;)
@@ -341,7 +342,8 @@ evbus_turn_tick_ring(int64 low_id)
 		(void) place(p, entry.event_id);
 	}
 	evbus_turn_drained(drained);
-	(void) evbus_turn_tick(low_id);
+	any = evbus_turn_tick(low_id);
 	EVBUS_POINT("sequencer.ticks");
 	evbus_turn_end();
+	return any;
 }

@@ -18,6 +18,6 @@ extern void evbus_turn_place_row(const EvbusLateRow *row);
 extern void evbus_turn_anchor(int bus_slot, int64 position, uint64 offset);
 extern void evbus_turn_drained(uint64 tail);
 extern bool evbus_turn_tick(int64 low_id);
-extern void evbus_turn_tick_ring(int64 low_id);
+extern bool evbus_turn_tick_ring(int64 low_id);
 
 #endif							/* EVBUS_TURN_H */
