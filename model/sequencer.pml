@@ -55,6 +55,15 @@ inline end_turn()
 
 /* -------------------------------------------------------------------- drain */
 
+inline read_tail()
+{
+#ifndef M_SLOTS_AFTER_TAIL
+	tail = r_tail
+#else
+	skip
+#endif
+}
+
 /* What is ticked nobody looks at again: its bytes may be anything. */
 inline ring_ticked()
 {
@@ -125,26 +134,24 @@ inline claim_low()
  */
 inline place_ring()
 {
-	d_step {
-		at = r_drained;
-		n = next_position;
-		do
-		:: at < tail ->
-			if
-			:: recovered & bit(r_id[at]) -> r_pos[at] = 0
+	at = r_drained;
+	n = next_position;
+	do
+	:: at < tail ->
+		if
+		:: recovered & bit(r_id[at]) -> r_pos[at] = 0
 #ifdef M_POSITION_AT_PUSH
-			:: else
+		:: else
 #else
-			:: else -> r_pos[at] = n; give(r_id[at], n); n++
+		:: else -> r_pos[at] = n; give(r_id[at], n); n++
 #endif
-			fi;
-			at++
-		:: else -> break
-		od;
-		at = 0;
-		r_drained = tail;
-		worked = 1
-	}
+		fi;
+		at++
+	:: else -> break
+	od;
+	at = 0;
+	r_drained = tail;
+	worked = 1
 }
 
 /* Only who starts after us reads it, for us it is as if we had it at once. */
@@ -155,23 +162,38 @@ inline store_next()
 }
 
 /*
- * After place_ring(): ticks, or none in this turn.  Whether an ack wants them, time
- * has passed or the ring fills: any of these may be so or not.  But if nothing else
- * comes, time will have passed.
+ * The end of a turn without late rows, if it is one: ticks for what is shown, or
+ * none in this turn.  An ack may want them or not, time have passed or not, the ring
+ * be filling or not.  But if nothing else comes, time will have passed.
  */
-inline tick_if_due()
+inline tick_if_due(so)
 {
 	if
-	:: d_step { pending -> store_next(); claim_low() };
+	:: d_step { so && pending -> store_next(); claim_low() };
 		tick_ring(true)
 	:: d_step {
-			!pending || !fin[0] || !fin[1] -> store_next();
+			so && (!pending || !fin[0] || !fin[1]) -> store_next();
 			if
 			:: !worked -> mark_low()
 			:: else
 			fi;
 			end_turn()
 		}
+	fi
+}
+
+/* A tick that names nothing: the next start shall not scan again what was recovered. */
+inline mark_low()
+{
+	if
+#ifdef M_MARK_LEFT
+	:: owed && max(low, turn_low) > d_low -> d_low = max(low, turn_low); owed = 0; check_low()
+#elif defined(M_MARK_UNTICKED)
+	:: owed && r_drained == tail && low > d_low -> d_low = low; owed = 0; check_low()
+#else
+	:: owed && r_ticked == tail && low > d_low -> d_low = low; owed = 0; check_low()
+#endif
+	:: else
 	fi
 }
 
@@ -248,35 +270,22 @@ inline merge_late()
 	n = 0
 }
 
-/* A tick that names nothing: the next start shall not scan again what was recovered. */
-inline mark_low()
-{
-	if
-#ifdef M_MARK_LEFT
-	:: owed && max(low, turn_low) > d_low -> d_low = max(low, turn_low); owed = 0; check_low()
-#elif defined(M_MARK_UNTICKED)
-	:: owed && r_drained == tail && low > d_low -> d_low = low; owed = 0; check_low()
-#else
-	:: owed && r_ticked == tail && low > d_low -> d_low = low; owed = 0; check_low()
-#endif
-	:: else
-	fi
-}
-
 inline drain()
 {
 	if
-	:: read_late ->
 #ifndef M_LATE_CLEARED_LAST
-		snap_late = d_late;		/* a snapshot is one moment */
+	:: d_step { read_late -> snap_late = d_late };		/* a snapshot is one moment */
+#else
+	:: read_late ->
 #endif
 		d_step { merge_late(); read_late = 0 };
 		if
 		:: d_step { worked -> end_turn() }
 		:: d_step { !worked -> mark_low(); end_turn() }
 		fi
-	:: !read_late && r_drained != tail -> place_ring(); tick_if_due()
-	:: !read_late && r_drained == tail -> tick_if_due()
+	:: d_step { !read_late && r_drained != tail -> place_ring() };
+		tick_if_due(worked)
+	:: tick_if_due(!read_late && r_drained == tail)
 	fi
 }
 
@@ -325,26 +334,25 @@ loop:
 #ifdef M_CLOCK_AFTER_SLOTS
 			d_step { top = clock; low = min(low, top) };
 #endif
-#ifndef M_SLOTS_AFTER_TAIL
-			tail = r_tail;
-#endif
 			/*
 			 * What is shown gets its ticks before anything else gets positions.  A flag
-			 * that is set stays so, so what is read with it in one step is right.
+			 * that is set stays so: what is read next may be read with it in one step.
 			 */
 			if
-			:: !pending
-			:: pending && !late && !lost ->
-#ifndef M_FLAGS_TWICE
-				goto no_flags
-#else
-				skip
-#endif
+			:: d_step { !pending -> read_tail() }
+			:: d_step { pending -> read_tail() };
+				if
 #ifdef M_FLAGS_UNTICKED
-			:: pending && (late || lost)
+				:: late || lost
 #else
-			:: d_step { pending && (late || lost) -> claim_low() }; tick_ring(false)
+				:: d_step { late || lost -> claim_low() }; tick_ring(false)
 #endif
+#ifdef M_FLAGS_TWICE
+				:: !late && !lost
+#else
+				:: !late && !lost -> goto no_flags
+#endif
+				fi
 			fi;
 #ifdef M_LATE_FIRST
 			if
