@@ -17,8 +17,8 @@
  *
  * A transaction has one event, there is one bus, and ids are 2, 3, ... in the
  * order taken; sets of ids are bit masks.  Left out: wake-ups (the sequencer
- * looks all the time; that it never sleeps on work is checked instead), the
- * bytes of the ring, readers other than one that acks, and a clock that goes
+ * looks all the time; that it never sleeps on work is checked instead), when ticks
+ * are due (the model chooses freely), the bytes of the ring, readers other than one that acks, and a clock that goes
  * back in a crash (clock.c sees to that).
  *-------------------------------------------------------------------------
  */

@@ -29,8 +29,11 @@ inline place_late(may_claim)
 }
 #endif
 
-/* As the sequencer sees it before it sleeps. */
-#define quiet	(r_tail == r_drained && !lost && !late)
+/* Shown, and not yet ticked: with it the sequencer sleeps only until the ticks are due. */
+#define pending	(r_ticked != r_drained)
+
+/* As the sequencer sees it before it sleeps for good. */
+#define quiet	(r_tail == r_drained && !pending && !lost && !late)
 
 /* Once nobody publishes any more, a few turns must be enough, and nothing be left. */
 inline end_turn()
@@ -52,6 +55,15 @@ inline end_turn()
 
 /* -------------------------------------------------------------------- drain */
 
+inline read_tail()
+{
+#ifndef M_SLOTS_AFTER_TAIL
+	tail = r_tail
+#else
+	skip
+#endif
+}
+
 /* What is ticked nobody looks at again: its bytes may be anything. */
 inline ring_ticked()
 {
@@ -62,10 +74,21 @@ inline ring_ticked()
 	ticked_position = next_position
 }
 
-/* The commit of ticks for what was drained, and in its own callback `ticked`. */
-inline tick_ring(low_id, whole_turn)
+/*
+ * The ticks of all that is shown, in one commit, and in its own callback `ticked`.
+ * Their low_id is claim, if nothing of the ring below the tail is lower that has no
+ * tick even then.
+ */
+inline tick_ring(whole_turn)
 {
 	d_step {
+#ifndef M_TICK_NO_RING
+		at = r_drained;
+		do
+		:: at < tail -> claim = min(claim, r_id[at]); at++
+		:: else -> break
+		od;
+#endif
 		at = r_ticked;
 		n = 0;
 		do
@@ -78,10 +101,10 @@ inline tick_ring(low_id, whole_turn)
 		:: else -> break
 		od;
 		if
-		:: n > 0 -> d_low = low_id; owed = 0; check_low()
+		:: n > 0 -> d_low = claim; check_low()
 		:: else
 		fi;
-		n = 0; at = 0;
+		n = 0; at = 0; owed = 0; claim = 0;
 #ifdef M_TICKED_APART
 		skip
 	};
@@ -95,31 +118,83 @@ inline tick_ring(low_id, whole_turn)
 	}
 }
 
-/* Without late rows: readers may have positions before the tick, for all is in the ring. */
-inline drain_ring()
+/* What may be lost meanwhile is not below the low_id of a tick. */
+inline claim_low()
 {
-	/* Entries above `drained` are the sequencer's alone, until it rises: that is the step. */
-	d_step {
-		at = r_drained;
-		n = next_position;
-		do
-		:: at < tail ->
-			if
-			:: recovered & bit(r_id[at]) -> r_pos[at] = 0
-#ifdef M_POSITION_AT_PUSH
-			:: else
+#ifdef M_TICK_NO_LOST
+	claim = low
 #else
-			:: else -> r_pos[at] = n; give(r_id[at], n); n++
+	claim = min(low, lost_low)
 #endif
+}
+
+/*
+ * Without late rows: readers may have positions before the tick, for all is in the ring.
+ * Entries above `drained` are the sequencer's alone, until it rises: that is the step.
+ */
+inline place_ring()
+{
+	at = r_drained;
+	n = next_position;
+	do
+	:: at < tail ->
+		if
+		:: recovered & bit(r_id[at]) -> r_pos[at] = 0
+#ifdef M_POSITION_AT_PUSH
+		:: else
+#else
+		:: else -> r_pos[at] = n; give(r_id[at], n); n++
+#endif
+		fi;
+		at++
+	:: else -> break
+	od;
+	at = 0;
+	r_drained = tail;
+	worked = 1
+}
+
+/* Only who starts after us reads it, for us it is as if we had it at once. */
+inline store_next()
+{
+	next_position = (n > next_position -> n : next_position);
+	n = 0
+}
+
+/*
+ * The end of a turn without late rows, if it is one: ticks for what is shown, or
+ * none in this turn.  An ack may want them or not, time have passed or not, the ring
+ * be filling or not.  But if nothing else comes, time will have passed.
+ */
+inline tick_if_due(so)
+{
+	if
+	:: d_step { so && pending -> store_next(); claim_low() };
+		tick_ring(true)
+	:: d_step {
+			so && (!pending || !fin[0] || !fin[1]) -> store_next();
+			if
+			:: !worked -> mark_low()
+			:: else
 			fi;
-			at++
-		:: else -> break
-		od;
-		at = 0;
-		r_drained = tail
-	};
-	d_step { next_position = (n > next_position -> n : next_position); n = 0 };
-	tick_ring(low, true)
+			end_turn()
+		}
+	fi
+}
+
+/* A tick that names nothing: the next start shall not scan again what was recovered. */
+inline mark_low()
+{
+	if
+#ifdef M_MARK_LEFT
+	:: owed && max(low, turn_low) > d_low -> d_low = max(low, turn_low); owed = 0; check_low()
+#elif defined(M_MARK_UNTICKED)
+	:: owed && r_drained == tail && low > d_low -> d_low = low; owed = 0; check_low()
+#else
+	:: owed && r_ticked == tail && low > d_low -> d_low = low; owed = 0; check_low()
+#endif
+	:: else
+	fi
 }
 
 /*
@@ -195,33 +270,22 @@ inline merge_late()
 	n = 0
 }
 
-/* A tick that names nothing: the next start shall not scan again what was recovered. */
-inline mark_low()
-{
-	if
-#ifdef M_MARK_LEFT
-	:: owed && max(low, turn_low) > d_low -> d_low = max(low, turn_low); owed = 0; check_low()
-#else
-	:: owed && r_drained == tail && low > d_low -> d_low = low; owed = 0; check_low()
-#endif
-	:: else
-	fi
-}
-
 inline drain()
 {
 	if
-	:: read_late ->
 #ifndef M_LATE_CLEARED_LAST
-		snap_late = d_late;		/* a snapshot is one moment */
+	:: d_step { read_late -> snap_late = d_late };		/* a snapshot is one moment */
+#else
+	:: read_late ->
 #endif
 		d_step { merge_late(); read_late = 0 };
 		if
 		:: d_step { worked -> end_turn() }
 		:: d_step { !worked -> mark_low(); end_turn() }
 		fi
-	:: !read_late && r_drained != tail -> drain_ring()
-	:: d_step { !read_late && r_drained == tail -> mark_low(); end_turn() }
+	:: d_step { !read_late && r_drained != tail -> place_ring() };
+		tick_if_due(worked)
+	:: tick_if_due(!read_late && r_drained == tail)
 	fi
 }
 
@@ -243,8 +307,8 @@ again:
 		if
 		:: ready ->
 			if
-			:: r_ticked == r_drained
-			:: r_ticked != r_drained -> tick_ring(d_low, false)
+			:: !pending
+			:: d_step { pending -> claim = d_low }; tick_ring(false)
 			fi
 		:: d_step { !ready -> next_position = d_n + 1; ticked_position = next_position; ready = 1 }
 		fi;
@@ -270,9 +334,26 @@ loop:
 #ifdef M_CLOCK_AFTER_SLOTS
 			d_step { top = clock; low = min(low, top) };
 #endif
-#if !defined(M_FLAGS_BEFORE_TAIL) && !defined(M_SLOTS_AFTER_TAIL)
-			tail = r_tail;
+			/*
+			 * What is shown gets its ticks before anything else gets positions.  A flag
+			 * that is set stays so: what is read next may be read with it in one step.
+			 */
+			if
+			:: d_step { !pending -> read_tail() }
+			:: d_step { pending -> read_tail() };
+				if
+#ifdef M_FLAGS_UNTICKED
+				:: late || lost
+#else
+				:: d_step { late || lost -> claim_low() }; tick_ring(false)
 #endif
+#ifdef M_FLAGS_TWICE
+				:: !late && !lost
+#else
+				:: !late && !lost -> goto no_flags
+#endif
+				fi
+			fi;
 #ifdef M_LATE_FIRST
 			if
 			:: d_step { late -> late = 0 }; place_late(true)
@@ -313,7 +394,7 @@ loop:
 #ifdef M_FLAGS_BEFORE_TAIL
 			tail = r_tail;
 #endif
-			recovered_forget();
+no_flags:	recovered_forget();
 			drain()
 		:: asleep ->
 end:		false
