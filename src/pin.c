@@ -58,7 +58,7 @@ evbus_pin_room(int n)
 	if (size > max_pins)
 	{
 		pins = pins ? repalloc_huge(pins, sizeof(Pin) * size)
-			: MemoryContextAlloc(TopMemoryContext, sizeof(Pin) * size);
+			: MemoryContextAllocHuge(TopMemoryContext, sizeof(Pin) * size);
 		max_pins = size;
 	}
 }

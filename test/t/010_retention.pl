@@ -127,6 +127,7 @@ SELECT evbus.create_bus('traffic', retention => '1 minute', partition_interval =
 SELECT evbus.subscribe('quiet', 'reader');
 SELECT evbus.publish('quiet', 'old', '1');
 SELECT evbus.publish('quiet', 'old', '2');
+SELECT evbus.subscribe('traffic', 'follower');
 SELECT evbus.publish('traffic', 'a', '1');
 SQL
 @old = receive_all($node, 'two', 'reader', 2);
@@ -146,6 +147,14 @@ SQL
 	ok($node->poll_query_until('two', q(SELECT ready FROM evbus._status())), "days go by: jump $jump");
 	# So far ahead of the leaves there are: a publisher waits until they are made.
 	is($node->safe_psql('two', q(SELECT evbus.publish('traffic', 'a', '1') > 0)), 't', 'publishing goes on');
+	# A session that reads in a newer leaf of ticks, and then goes back.
+	is($node->safe_psql('two', <<'SQL'), "2|time.passes\n1|a", 'there and back over days') if $jump == 1;
+SELECT evbus.seek('follower', '2') \g /dev/null
+SELECT position, type FROM evbus.receive('follower', wait => '10 seconds');
+SELECT evbus.seek('follower', '1') \g /dev/null
+SELECT position, type FROM evbus.receive('follower', wait => '10 seconds');
+SELECT evbus.unsubscribe('follower') \g /dev/null
+SQL
 	$node->safe_psql('two', 'CALL evbus.maintain()');
 }
 answers($node, 'two', q(SELECT count(*) FROM evbus.tick t JOIN evbus.bus b USING (bus_id) WHERE b.bus = 'quiet'), '0', 'its events and the record of their positions are dropped');
