@@ -5,6 +5,7 @@
 #include "evbus.h"
 
 #include "access/htup.h"
+#include "registry.h"
 #include "utils/snapshot.h"
 
 /* A row to be written. */
@@ -28,7 +29,7 @@ extern HeapTuple evbus_eventlog_form(int64 event_id, int32 storage_class_id, int
 									 Datum type, Datum key, bool key_null,
 									 Datum headers, bool headers_null, Datum payload);
 extern void evbus_eventlog_write(EvbusRow *rows, int n);
-extern void evbus_eventlog_fetch(int32 bus_id, EvbusEvent *events, int n);
+extern void evbus_eventlog_fetch(const EvbusSubscription *sub, EvbusEvent *events, int n);
 extern void evbus_eventlog_check_expired(int64 event_id, const char *bus_name);
 extern int	evbus_eventlog_scan(Snapshot snapshot, int64 from, EvbusScanned *found, int max);
 
