@@ -41,7 +41,7 @@ extern Oid	evbus_class_parent(int32 storage_class_id);
 extern EvbusRow *evbus_eventlog_form(MemoryContext context, const EvbusBus *bus, int64 event_id, text *type, text *key,
 									 const EvbusCoded *headers, const EvbusCoded *payload);
 extern void evbus_eventlog_write(EvbusRow **rows, int n);
-extern void evbus_eventlog_fetch(int32 bus_id, EvbusEvent *events, int n);
+extern void evbus_eventlog_fetch(const EvbusSubscription *sub, EvbusEvent *events, int n);
 extern void evbus_eventlog_check_expired(int64 event_id, const char *bus_name);
 extern int	evbus_eventlog_scan(Snapshot snapshot, int64 from, EvbusScanned *found, int max);
 
