@@ -24,10 +24,10 @@ CREATE PROCEDURE bench.loop_single(n bigint) LANGUAGE plpgsql AS $$
 DECLARE
 	event evbus.event;
 BEGIN
-	FOR first IN 1 .. n BY 1000 LOOP
+	FOR low IN 1 .. n BY 1000 LOOP
 		FOR event IN
 			SELECT event_id, 'handled', type, key, payload, headers, now(), event_id, 1
-			FROM bench.plain WHERE event_id BETWEEN first AND first + 999 ORDER BY event_id
+			FROM bench.plain WHERE event_id BETWEEN low AND low + 999 ORDER BY event_id
 		LOOP
 			PERFORM bench.single(event);
 		END LOOP;
@@ -39,9 +39,9 @@ CREATE PROCEDURE bench.loop_batches(n bigint) LANGUAGE plpgsql AS $$
 DECLARE
 	events evbus.event[];
 BEGIN
-	FOR first IN 1 .. n BY 1000 LOOP
+	FOR low IN 1 .. n BY 1000 LOOP
 		SELECT array_agg(ROW(event_id, 'handled', type, key, payload, headers, now(), event_id, 1)::evbus.event ORDER BY event_id)
-			INTO events FROM bench.plain WHERE event_id BETWEEN first AND first + 999;
+			INTO events FROM bench.plain WHERE event_id BETWEEN low AND low + 999;
 		PERFORM bench.batches(events);
 		COMMIT;
 	END LOOP;

@@ -32,7 +32,7 @@ measure() {
 		sample watched $x evbus publish --name watched "${batch[@]}" "${fast[@]}"
 		sample pgmq $x pgmq publish "${batch[@]}" "${slow[@]}"
 		sample pgq $x pgq publish "${batch[@]}" "${slow[@]}"
-		sample pgq_copy $x pgq copy "${batch[@]}" "${fast[@]}"
+		sample pgq_copy $x pgq publish --by copy "${batch[@]}" "${fast[@]}"
 		sample redis_everysec $x redis_everysec publish "${batch[@]}" "${fast[@]}"
 		sample redis_always $x redis_always publish "${batch[@]}" "${fast[@]}"
 		sample nats $x nats publish "${batch[@]}" "${slow[@]}"

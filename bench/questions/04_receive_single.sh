@@ -31,7 +31,7 @@ measure() {
 	sample insert 1 plain publish --events "$single_events"
 	emptied one evbus receive "$single_events" --calls one
 	emptied pgmq pgmq receive "$few"
-	emptied pop pgmq pop "$few"
+	emptied pop pgmq receive "$few" --by pop
 	emptied pgq pgq receive "$few"
 	emptied redis_everysec redis_everysec receive "$single_events"
 	emptied redis_always redis_always receive "$few"
