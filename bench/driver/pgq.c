@@ -66,7 +66,7 @@ reset_queue(PGconn *conn, const char *queue)
 static int64_t
 last_event(PGconn *conn)
 {
-	return number(conn, "SELECT pgq.seq_getval(queue_event_seq) FROM pgq.queue WHERE queue_name = $1", queues[0], -1);
+	return number(conn, "SELECT coalesce(pg_sequence_last_value(queue_event_seq), 0) FROM pgq.queue WHERE queue_name = $1", queues[0], -1);
 }
 
 /* ------------------------------------------------------------------ publish */
