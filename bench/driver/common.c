@@ -290,10 +290,20 @@ run_workload(const Workload *workload)
 	print_result(done, end - start, &samples);
 }
 
+static char more_results[400];
+
+void
+add_result(const char *key, double value)
+{
+	size_t		length = strlen(more_results);
+
+	snprintf(more_results + length, sizeof(more_results) - length, " %s %.3f", key, value);
+}
+
 void
 print_result(int64_t events, double seconds, Samples *samples)
 {
-	printf("rate %.1f p50 %.1f p99 %.1f steps %lld events %lld seconds %.3f\n",
+	printf("rate %.1f p50 %.1f p99 %.1f steps %lld events %lld seconds %.3f%s\n",
 		   seconds > 0 ? events / seconds : 0, percentile(samples, 0.5), percentile(samples, 0.99),
-		   (long long) samples->n, (long long) events, seconds);
+		   (long long) samples->n, (long long) events, seconds, more_results);
 }

@@ -102,6 +102,8 @@ typedef struct Workload
 } Workload;
 
 extern void run_workload(const Workload *workload);
+/* One more pair for the line of results; before that is printed, so in close() at the latest. */
+extern void add_result(const char *key, double value);
 /* The line of results, for a driver that has its own loop. */
 extern void print_result(int64_t events, double seconds, Samples *samples);
 

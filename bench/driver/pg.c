@@ -96,3 +96,18 @@ copy_in(PGconn *conn, const char *sql, const char *buffer, int length)
 	while (PQgetResult(conn) != NULL)
 		;
 }
+
+int64_t
+backend_cpu_ns(PGconn *conn)
+{
+	char		path[64];
+	FILE	   *file;
+	long long	ns;
+
+	snprintf(path, sizeof(path), "/proc/%d/schedstat", PQbackendPID(conn));
+	file = fopen(path, "r");
+	if (file == NULL || fscanf(file, "%lld", &ns) != 1)
+		fail("cannot read %s", path);
+	fclose(file);
+	return ns;
+}

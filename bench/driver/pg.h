@@ -24,6 +24,9 @@ extern int64_t number(PGconn *conn, const char *sql, const char *argument, int64
 extern const char *types_array(int n);
 extern const char *payloads_array(int n);
 
+/* CPU time that the connection's server process has used so far; it must be on this machine. */
+extern int64_t backend_cpu_ns(PGconn *conn);
+
 /* A COPY of one buffer of text. */
 extern void copy_in(PGconn *conn, const char *sql, const char *buffer, int length);
 
