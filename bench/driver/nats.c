@@ -34,8 +34,12 @@ static atomic_llong seen;		/* events the server has confirmed */
 static void
 check(natsStatus status, const char *what)
 {
-	if (status != NATS_OK)
-		fail("NATS, %s: %s", what, nats_GetLastError(NULL) ? nats_GetLastError(NULL) : natsStatus_GetText(status));
+	const char *detail;
+
+	if (status == NATS_OK)
+		return;
+	detail = nats_GetLastError(NULL);
+	fail("NATS, %s: %s%s%s", what, natsStatus_GetText(status), detail && detail[0] ? ", " : "", detail ? detail : "");
 }
 
 /* --------------------------------------------------------------- connection */
@@ -62,7 +66,7 @@ open_client(int number)
 	check(natsOptions_SetURL(opts, getenv("NATS_URL")), "NATS_URL");
 	check(natsOptions_SetAllowReconnect(opts, false), "options");
 	/* One at a time, what is sent is waited for; in a batch the library gathers. */
-	check(natsOptions_SetSendAsap(opts, options.batch == 1), "options");
+	check(natsOptions_SetSendAsap(opts, options.batch == 1 && !operation_is("fill")), "options");
 	check(natsConnection_Connect(&client->connection, opts), "connect");
 	natsOptions_Destroy(opts);
 	check(jsOptions_Init(&js_opts), "options");
