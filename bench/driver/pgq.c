@@ -6,6 +6,7 @@
  *		driver-pgq publish --clients N --seconds S	pgq.insert_event(), one a transaction
  *		driver-pgq publish --batch B --events E		pgq.insert_event() called B times by one statement
  *		driver-pgq publish ... --by copy			COPY into the queue's event table, PgQ's own way in bulk
+ *		driver-pgq publish ... --tick N				and a tick after every N events, by the same client
  *		driver-pgq fill --batch B --events E --clients N	a backlog for receive with the same three
  *		driver-pgq receive --batch B --events E --clients N	next_batch(), get_batch_events(), finish_batch()
  *		driver-pgq receive ... --transaction one	the three in one transaction; else each commits
@@ -35,6 +36,8 @@ static pthread_mutex_t reading[MAX_CLIENTS];	/* by the client that reads the que
 static bool one_transaction;
 static atomic_llong seen;		/* events the server has confirmed */
 
+static int	(*publish_step) (void *client, int wanted);
+static int	events_a_tick;		/* 0: nobody ticks */
 static const char *batch_types;
 static const char *batch_payloads;
 static char *copy_buffer;
@@ -66,7 +69,7 @@ reset_queue(PGconn *conn, const char *queue)
 static int64_t
 last_event(PGconn *conn)
 {
-	return number(conn, "SELECT pgq.seq_getval(queue_event_seq) FROM pgq.queue WHERE queue_name = $1", queues[0], -1);
+	return number(conn, "SELECT coalesce(pg_sequence_last_value(queue_event_seq), 0) FROM pgq.queue WHERE queue_name = $1", queues[0], -1);
 }
 
 /* ------------------------------------------------------------------ publish */
@@ -143,19 +146,48 @@ copy_batch(void *client, int wanted)
 }
 
 static void
-publish(int (*step) (void *client, int wanted))
+tick(PGconn *conn, const char *queue)
+{
+	if (number(conn, "SELECT pgq.ticker($1)", queue, 0) <= 0)
+		fail("%s did not tick", queue);
+}
+
+/* Two that tick at once would disturb each other, so this is for one client. */
+static int
+publish_and_tick(void *client, int wanted)
+{
+	static int	since_tick;
+
+	since_tick += publish_step(client, wanted);
+	if (since_tick >= events_a_tick)
+	{
+		tick(client, queues[0]);
+		since_tick = 0;
+	}
+	return wanted;
+}
+
+static void
+publish(void)
 {
 	PGconn	   *conn = connect_server();
 	int64_t		before = last_event(conn);
+	int64_t		more;
 
 	if (before < 0)
 		fail("there is no queue %s: call driver-pgq reset first", queues[0]);
+	events_a_tick = atoi(option("tick", "0"));
+	if (events_a_tick > 0 && options.clients > 1)
+		fail("--tick is for one client");
 	batch_types = types_array(options.batch);
 	batch_payloads = payloads_array(options.batch);
 	make_copy(conn, queues[0]);
-	run_workload(&(Workload) {.open = open_publisher, .step = step, .close = close_server});
-	if (last_event(conn) - before != seen)
-		fail("the queue has %lld events more, not %lld", (long long) (last_event(conn) - before), (long long) seen);
+	publish_step = strcmp(option("by", ""), "copy") == 0 ? copy_batch : options.batch == 1 ? publish_one : publish_batch;
+	run_workload(&(Workload) {.open = open_publisher, .step = events_a_tick > 0 ? publish_and_tick : publish_step,
+			.close = close_server});
+	more = last_event(conn) - before;
+	if (more != seen)
+		fail("the queue has %lld events more, not %lld", (long long) more, (long long) seen);
 	PQfinish(conn);
 }
 
@@ -174,8 +206,7 @@ fill(PGconn *conn)
 		for (int64_t batch = i; batch < options.events / options.batch; batch += options.clients)
 		{
 			(void) copy_batch(conn, options.batch);
-			if (number(conn, "SELECT pgq.ticker($1)", queues[i], 0) <= 0)
-				fail("%s did not tick", queues[i]);
+			tick(conn, queues[i]);
 		}
 	}
 	/* As pgqd does every two minutes; autovacuum leaves the event tables alone, by PgQ's wish. */
@@ -301,7 +332,7 @@ main(int argc, char **argv)
 	parse_options(argc, argv);
 	name_queues();
 	if (operation_is("publish"))
-		publish(strcmp(option("by", ""), "copy") == 0 ? copy_batch : options.batch == 1 ? publish_one : publish_batch);
+		publish();
 	else if (operation_is("receive"))
 		receive();
 	else

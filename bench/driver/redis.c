@@ -5,6 +5,7 @@
  *		driver-redis reset							no stream
  *		driver-redis publish --clients N --seconds S	XADD, and its reply
  *		driver-redis publish --batch B --events E	B XADD in a pipeline, and their replies
+ *		driver-redis publish ... --by multi			the same between MULTI and EXEC
  *		driver-redis fill --events E				a backlog for receive, with a group that has read nothing
  *		driver-redis receive --batch B --events E --clients N	XREADGROUP COUNT B, and XACK of all their ids
  *
@@ -28,6 +29,7 @@ typedef struct Client
 static const char *stream;
 static char *commands;			/* the XADD of the first payloads, one after the other */
 static int	command_ends[MAX_BATCH + 1];	/* the first n end here */
+static bool multi;				/* all or none of a batch, and one write to the file */
 static atomic_llong seen;		/* events the server has confirmed */
 
 /* --------------------------------------------------------------- connection */
@@ -124,15 +126,44 @@ close_client(void *state)
 	free(state);
 }
 
-/* Sends wanted XADD, from payload `first`. */
+static void
+append(redisContext *context, const char *command, int length)
+{
+	if (redisAppendFormattedCommand(context, command, length) != REDIS_OK)
+		fail("Redis: %s", context->errstr);
+}
+
+/* Sends wanted XADD, from payload `first`, and awaits their ids. */
 static void
 add(redisContext *context, int first, int wanted)
 {
-	if (redisAppendFormattedCommand(context, commands + command_ends[first],
-									command_ends[first + wanted] - command_ends[first]) != REDIS_OK)
-		fail("Redis: %s", context->errstr);
-	for (int i = 0; i < wanted; i++)
-		freeReplyObject(reply_of(context, REDIS_REPLY_STRING));	/* the id */
+	static const char begin[] = "*1\r\n$5\r\nMULTI\r\n";
+	static const char end[] = "*1\r\n$4\r\nEXEC\r\n";
+	redisReply *ids;
+
+	if (multi)
+		append(context, begin, sizeof(begin) - 1);
+	append(context, commands + command_ends[first], command_ends[first + wanted] - command_ends[first]);
+	if (multi)
+	{
+		append(context, end, sizeof(end) - 1);
+		for (int i = 0; i < wanted + 1; i++)
+			freeReplyObject(reply_of(context, REDIS_REPLY_STATUS)); /* OK, and QUEUED for each */
+		ids = reply_of(context, REDIS_REPLY_ARRAY);
+		if ((int) ids->elements != wanted)
+			fail("EXEC returned %d ids, not %d", (int) ids->elements, wanted);
+		for (int i = 0; i < wanted; i++)
+		{
+			if (ids->element[i]->type != REDIS_REPLY_STRING)
+				fail("Redis: %s", ids->element[i]->type == REDIS_REPLY_ERROR ? ids->element[i]->str : "XADD returned no id");
+		}
+		freeReplyObject(ids);
+	}
+	else
+	{
+		for (int i = 0; i < wanted; i++)
+			freeReplyObject(reply_of(context, REDIS_REPLY_STRING));
+	}
 	seen += wanted;
 }
 
@@ -152,6 +183,7 @@ publish(redisContext *context)
 	int64_t		more;
 
 	make_commands();
+	multi = strcmp(option("by", ""), "multi") == 0;
 	run_workload(&(Workload) {.open = open_client, .step = publish_step, .close = close_client});
 	more = query_number(context, "XLEN %s", stream) - before;
 	if (more != seen)

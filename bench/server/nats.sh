@@ -6,7 +6,7 @@
 #   nats_version
 #
 # NATS speaks TCP only, so this is a port of 127.0.0.1, one that was free.  Without INTERVAL it is NATS' own default:
-# each message is written to its file before it is confirmed, and the file is synced once a minute (2.9) or two.
+# each message is written to its file before it is confirmed, and the file is synced every two minutes.
 
 nats_config() {
 	cat <<END
