@@ -11,7 +11,7 @@ series pgmq pgmq "pgmq.send_batch()"
 series pgq pgq "pgq.insert_event() a thousand times"
 series pgq_copy pgq "COPY into PgQ's event table"
 series redis_everysec redis_everysec "Redis XADD in a pipeline, fsync every second"
-series redis_always redis_always "Redis XADD in a pipeline, fsync always"
+series redis_always redis_always "Redis MULTI of XADD, fsync always"
 series nats nats "NATS JetStream asynchronous publish, file"
 for x in 1 4; do
 	need evbus $x '>=' 1.0 copy
@@ -34,7 +34,7 @@ measure() {
 		sample pgq $x pgq publish "${batch[@]}" "${slow[@]}"
 		sample pgq_copy $x pgq publish --by copy "${batch[@]}" "${fast[@]}"
 		sample redis_everysec $x redis_everysec publish "${batch[@]}" "${fast[@]}"
-		sample redis_always $x redis_always publish "${batch[@]}" "${fast[@]}"
+		sample redis_always $x redis_always publish --by multi "${batch[@]}" "${fast[@]}"
 		sample nats $x nats publish "${batch[@]}" "${slow[@]}"
 	done
 }
