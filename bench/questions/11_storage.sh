@@ -25,7 +25,7 @@ measure() {
 
 # Heap bytes, index bytes and dead rows of a database, its catalogs left out.
 sizes() {
-	sql -d "${database[$1]}" -c "SELECT pg_stat_force_next_flush()" -c "SELECT
+	sql -d "${database[$1]:-evbus}" -c "SELECT pg_stat_force_next_flush()" -c "SELECT
 		(SELECT sum(pg_relation_size(c.oid)) FROM pg_class c WHERE relkind IN ('r', 'm', 't') AND c.oid >= 16384) || ' ' ||
 		(SELECT sum(pg_relation_size(c.oid)) FROM pg_class c WHERE relkind = 'i' AND c.oid >= 16384) || ' ' ||
 		(SELECT sum(n_tup_upd + n_tup_del) FROM pg_stat_all_tables WHERE relid >= 16384)" | tail -n 1
