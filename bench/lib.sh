@@ -166,7 +166,8 @@ wal_bytes() {
 
 # cpu_us PID...: microseconds of CPU that these processes and all their descendants, also those that have ended, have used
 cpu_us() {
-	awk -v roots="$*" -v hz="$(getconf CLK_TCK)" '
+	# cat, as processes end meanwhile, and that would end awk.
+	{ cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v roots="$*" -v hz="$(getconf CLK_TCK)" '
 		function wanted(pid) {
 			while (pid > 1 && !(pid in root)) pid = parent[pid]
 			return pid in root
@@ -179,7 +180,7 @@ cpu_us() {
 			parent[pid] = f[2]
 			ticks[pid] = f[12] + f[13] + f[14] + f[15]
 		}
-		END { for (pid in ticks) if (wanted(pid)) sum += ticks[pid]; printf "%.0f\n", sum * 1e6 / hz }' /proc/[0-9]*/stat 2>/dev/null || true
+		END { for (pid in ticks) if (wanted(pid)) sum += ticks[pid]; printf "%.0f\n", sum * 1e6 / hz }'
 }
 
 postmaster() {

@@ -217,6 +217,8 @@ run_client(void *arg)
 	double		last = 0;
 	int			wanted;
 
+	if (options.seconds > 0 || atoi(option("warm", "0")) > 0)
+		(void) client->workload->step(client->state, options.batch);
 	pthread_barrier_wait(&barrier); /* all are ready */
 	pthread_barrier_wait(&barrier); /* the clock runs */
 	while ((wanted = claim()) > 0)

@@ -92,6 +92,10 @@ extern double percentile(Samples *samples, double p);	/* 0.5: the median; 0 if t
  * close() may be NULL, and so may drain(), which ends what step() left pending
  * while the clock still runs.
  * Steps begin until the seconds are over, or until the events are claimed.
+ *
+ * A server's process is cold: what it does first takes it milliseconds, seconds of CPU
+ * with 256 of them.  So with --seconds, and with --warm 1, each client makes one step
+ * before the clock runs; that is not counted.
  */
 typedef struct Workload
 {

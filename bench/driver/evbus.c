@@ -12,14 +12,14 @@
  *												p50 and p99 from before publish() until the client has the event
  *		latency --name BUS --file F ...			the same with a handler, which leaves its times in F (module.c)
  *
- * drain and follow end when the lag, looked at every 5 ms, is 0.
+ * drain and follow end when the lag, looked at every ms, is 0.
  *-------------------------------------------------------------------------
  */
 #include "pg.h"
 
 #include <pthread.h>
 
-#define POLL_US			5000
+#define POLL_US			1000
 #define STUCK_S			120		/* a lag that takes longer is an error */
 #define MAX_RECEIPT		200
 

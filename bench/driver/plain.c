@@ -9,7 +9,7 @@
  *		pair --rate R				two INSERTs in turn, R times a second, each its own transaction;
  *									a step is the two of them, so p50 and p99 are of both together
  *		call --sql SQL --events E		runs SQL once, and takes it for E events
- *		listen --name CHANNEL		--clients connections that LISTEN; prints "listening", runs until it is killed
+ *		listen --name CHANNEL		--clients connections that LISTEN; prints "listening", runs until TERM
  *
  * The client gives the ids, ascending over all measurements, as a sequence would be
  * one thing more to pay for.
@@ -18,6 +18,7 @@
 #include "pg.h"
 
 #include <poll.h>
+#include <signal.h>
 
 #define INSERT			"INSERT INTO bench.plain VALUES ($1, 1, 1, $2, NULL, NULL, $3)"
 #define INSERT_UNNEST	"INSERT INTO bench.plain SELECT $1::bigint + n, 1, 1, type, NULL, NULL, payload" \
@@ -209,6 +210,15 @@ run_call(void)
 
 /* ------------------------------------------------------------------- listen */
 
+static volatile sig_atomic_t told_to_end = 0;
+
+static void
+end(int signal)
+{
+	(void) signal;
+	told_to_end = 1;
+}
+
 static void
 run_listeners(void)
 {
@@ -230,12 +240,14 @@ run_listeners(void)
 		fds[i].fd = PQsocket(conns[i]);
 		fds[i].events = POLLIN;
 	}
+	signal(SIGTERM, end);
 	puts("listening");
 	fflush(stdout);
-	for (;;)
+	while (!told_to_end)
 	{
-		if (poll(fds, options.clients, -1) < 0)
-			fail("poll failed");
+		/* Not for ever: the signal may come just before. */
+		if (poll(fds, options.clients, 1000) < 0)
+			continue;
 		for (int i = 0; i < options.clients; i++)
 		{
 			PGnotify   *notification;
@@ -248,6 +260,8 @@ run_listeners(void)
 				PQfreemem(notification);
 		}
 	}
+	for (int i = 0; i < options.clients; i++)
+		PQfinish(conns[i]);
 }
 
 int

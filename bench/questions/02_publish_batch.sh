@@ -21,11 +21,11 @@ for x in 1 4; do
 done
 
 measure() {
-	local x fast slow batch=(--batch 1000)
+	local x fast slow batch=(--batch 1000 --warm 1)
 	empty_all
 	for x in 1 4; do
-		fast=(--clients $x --events "$(full_or_quick 160000 40000)")
-		slow=(--clients $x --events "$(full_or_quick 60000 12000)")
+		fast=(--clients $x --events "$(full_or_quick $((150000 + 50000 * x)) 40000)")
+		slow=(--clients $x --events "$(full_or_quick $((80000 + 20000 * x)) 20000)")
 		sample copy $x plain publish "${batch[@]}" "${fast[@]}"
 		sample evbus $x evbus publish --name quiet "${batch[@]}" "${fast[@]}"
 		sample unnest $x plain publish --by unnest "${batch[@]}" "${fast[@]}"

@@ -26,9 +26,9 @@ prepare() {
 
 measure() {
 	local batch x many few
-	many=$(full_or_quick 120000 20000)
-	few=$(full_or_quick 40000 8000)
 	for batch in 100 1000; do
+		many=$(full_or_quick $((batch == 100 ? 120000 : 300000)) $((batch == 100 ? 24000 : 60000)))
+		few=$(full_or_quick 60000 16000)
 		for x in 1 4; do
 			emptied two $batch $x evbus "$many"
 			emptied pgmq $batch $x pgmq "$few"

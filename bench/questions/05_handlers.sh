@@ -2,7 +2,7 @@
 # Handlers inside the database, beside a loop that calls the same functions.
 
 title "Handlers in PL/pgSQL" "handler"
-about "The handlers do nothing with their events, so what is measured is the bus: batch_size 1000, concurrency 1. $(full_or_quick 300000 60000) events are published while the subscription is paused; the clock runs from resume(), waking the worker included, until the lag, looked at every 5 ms, is 0."
+about "The handlers do nothing with their events, so what is measured is the bus: batch_size 1000, concurrency 1. $(full_or_quick 500000 150000) events are published while the subscription is paused; the clock runs from resume(), waking the worker included, until the lag, looked at every ms, is 0."
 about "The bare loop is a PL/pgSQL procedure that reads 1000 rows of the plain table by primary key, makes the same evbus.event values of them, calls the same function with PERFORM, and commits, and so on; it writes nothing, where evbus writes down what is done. The bare SELECT calls the function from one statement over all rows."
 series evbus evbus "evbus"
 series loop plain "bare PL/pgSQL loop"
@@ -12,7 +12,7 @@ need evbus "arrays" '>=' 250000
 need evbus "one event" '>=' 0.7 loop
 need evbus "arrays" '>=' 0.7 loop
 
-handler_events=$(full_or_quick 300000 60000)
+handler_events=$(full_or_quick 500000 150000)
 
 prepare() {
 	sql -c "TRUNCATE bench.plain"

@@ -39,12 +39,12 @@ measure() {
 		for kind in paused busy; do
 			checkpoint
 			wal=$(wal_bytes)
-			sample $kind "$x" evbus publish --name "$kind$x" --batch 1000 --events "$events"
+			sample $kind "$x" evbus publish --name "$kind$x" --batch 1000 --warm 1 --events "$events"
 			ready $kind || continue
 			[ "$kind" != busy ] || [ "$x" = 0 ] || lag_is "busy$x" 0
 			rate[$kind$x]=${result[rate]}
 			cost[$kind$x]=${result[backend_ns]}
-			bytes[$kind$x]=$(ratio "$(($(wal_bytes) - wal))" "$events")
+			bytes[$kind$x]=$(ratio "$(($(wal_bytes) - wal))" $((events + 1000)))
 		done
 	done
 	for x in "${counts[@]:1}"; do

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # A consumer that is millions of events behind.
 
-behind_events=$(full_or_quick 10000000 400000)
+behind_events=$(full_or_quick 10000000 500000)
 
 title "A consumer far behind" "events"
 about "A handler f(evbus.event[]), batch_size 1000. Behind: $behind_events events are published while it is paused, then it is resumed; they are read from the log, on disk or in its cache. Keeping up: the same with 60000 events, which it finds in the ring, five times before and five times after. At the same time: published and handled together, on two cores, until the handler has all."

@@ -2,11 +2,13 @@
 # What one event costs in WAL, on disk, in dead rows and in CPU time.
 
 title "What an event costs, batches of 100" "per event"
-about "$(full_or_quick 100000 20000) events are published, received and acked by one client in batches of 100, one transaction each; plain INSERT only writes its rows. WAL: all that the server wrote meanwhile. Heap and index: growth of all tables (with TOAST) and indexes of the system. Dead: rows updated or deleted. CPU: of all processes of the server, the workers of evbus included; autovacuum, which is off here, would come on top where there are dead rows."
+about "$(full_or_quick 100000 20000) events are published, received and acked by one client in batches of 100, one transaction each; plain INSERT only writes its rows. WAL: all that the server wrote meanwhile. Heap and index: growth of all tables (with TOAST) and indexes of the system. Dead: rows updated or deleted. CPU: of all processes of the server, the workers of evbus included; autovacuum, which is off here, would come on top where there are dead rows. Redis and NATS: CPU of the server only."
 series insert plain "INSERT ... SELECT unnest(arrays), nothing read"
 series evbus evbus "evbus"
 series pgmq pgmq "pgmq"
 series pgq pgq "PgQ"
+series redis redis_always "Redis, fsync always"
+series nats nats "NATS JetStream, file"
 need evbus "WAL + storage" '<=' 0.6 pgmq
 need evbus "WAL + storage" '<=' 1 pgq
 rounds "$(full_or_quick 3 1)"
@@ -21,6 +23,18 @@ measure() {
 	costs evbus evbus
 	costs pgmq pgmq
 	costs pgq pgq
+	cpu_only redis redis_always "$redis_child"
+	cpu_only nats nats "$nats_child"
+}
+
+# cpu_only KEY SYSTEM PID: all that can be compared of a server that is not PostgreSQL
+cpu_only() {
+	local key=$1 system=$2 events cpu
+	events=$(full_or_quick 100000 20000)
+	cpu=$(cpu_us "$3")
+	try "$key" drive "$system" fill --batch 100 --events "$events" || return 0
+	try "$key" drive "$system" receive --batch 100 --events "$events" || return 0
+	record "$key" "CPU" "$(ratio $(($(cpu_us "$3") - cpu)) "$events")" "us"
 }
 
 # Heap bytes, index bytes and dead rows of a database, its catalogs left out.
@@ -36,7 +50,7 @@ costs() {
 	local key=$1 system=$2 events share cpu wal before after
 	events=$(full_or_quick 100000 20000)
 	share=(--batch 100 --events "$events")
-	# PgQ's publisher must tick between batches, which fill does; its time and commits are not counted here.
+	# What PgQ reads as a batch lies between two ticks, so its publisher ticks after each.
 	case $system in
 		pgq) try "$key" drive pgq reset || return 0 ;;
 		pgmq) try "$key" drive pgmq reset || return 0 ;;
