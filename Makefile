@@ -1,5 +1,5 @@
 # evbus is built with PGXS: make, make install, make installcheck.
-# make demo, test, chaos, model, bench and soak need nothing installed before: they start with tool/setup.
+# make demo, test, chaos, model, bench, bench-check and soak need nothing installed before: they start with tool/setup.
 
 EXTENSION = evbus
 MODULE_big = evbus
@@ -52,13 +52,18 @@ clean:
 
 endif
 
-.PHONY: demo test bench soak chaos model
+.PHONY: demo test bench bench-check soak chaos model
 demo test:
 	@tool/$@
 bench soak:
 	@test -x bench/$(if $(filter soak,$@),soak,run) || { echo "there is no $@ in this checkout" >&2; exit 1; }
 	@tool/setup
 	@bench/$(if $(filter soak,$@),soak,run)
+
+# make bench-check; make bench-check UPDATE=1
+bench-check:
+	@tool/setup
+	@bench/check $(if $(filter-out 0,$(UPDATE)),--update)
 
 # make chaos; make chaos CYCLES=200 SEED=7; make chaos SECONDS=3600; make chaos MUTANTS=all, or names of some
 CHAOS = $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS))) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(SEED),--seed $(SEED))

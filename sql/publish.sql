@@ -33,6 +33,10 @@ SELECT evbus.publish('regress publish', 'a.b', '{}', headers => 'null');
 
 -- batches
 SELECT * FROM evbus.publish_batch('regress publish', '{a,b}', '{1}');
+SELECT * FROM evbus.publish_batch('regress publish', '{a,b}', '{1,2,3}');
+SELECT * FROM evbus.publish_batch('regress publish', '{}', '{1}');
+SELECT * FROM evbus.publish_batch('regress publish', '{a..b}', '{1,2}');
+SELECT * FROM evbus.publish_batch('regress publish', '{a}', '{1,2}', keys => '{k}');
 SELECT * FROM evbus.publish_batch('regress publish', '{a,b}', '{1,2}', keys => '{k}');
 SELECT * FROM evbus.publish_batch('regress publish', '{a,b}', '{1,2}', headers => ARRAY['{}']::jsonb[]);
 SELECT * FROM evbus.publish_batch('regress publish', '{a,NULL}', '{1,2}');

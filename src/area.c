@@ -15,6 +15,7 @@
 #include "internal.h"
 #include "miscadmin.h"
 #include "registry.h"
+#include "ring.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -50,7 +51,8 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u64(&db->overflows, 0);
 	pg_atomic_write_u64(&db->ticked_lsn, 0);
 	pg_atomic_write_u32(&db->sequencer_procno, 0);
-	pg_atomic_write_u32(&db->sequencer_sleeps, 0);
+	pg_atomic_write_u32(&db->sequencer_sleeps, EVBUS_AWAKE);
+	pg_atomic_write_u32(&db->tick_wanted, 0);
 	pg_atomic_write_u64(&db->ledger_turn, 0);
 	pg_atomic_write_u32(&db->leaves_wanted, 0);
 	pg_atomic_write_u32(&db->maintainer_sleeps, 0);
@@ -61,6 +63,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		pg_atomic_write_u32(&bus->bus_id, 0);
 		pg_atomic_write_u64(&bus->next_position, 0);
 		pg_atomic_write_u64(&bus->ticked_position, 0);
+		pg_atomic_write_u32(&bus->awaited, 0);
 		for (int a = 0; a < EVBUS_ANCHORS; a++)
 			pg_atomic_write_u64(&bus->anchors[a].offset, 0);
 		bus->anchor_next = 0;
@@ -235,7 +238,10 @@ evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 			 !pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late) &&
 			 pg_atomic_read_u32(&db->recovered)) &&
 		   evbus_uptime() < deadline)
+	{
+		evbus_ring_want_ticks(db);
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
+	}
 	ConditionVariableCancelSleep();
 	return drained;
 }

@@ -21,35 +21,30 @@ int			evbus_compress_threshold = 2048;
 
 PG_FUNCTION_INFO_V1(evbus_decode);
 
-bytea *
-evbus_encode_jsonb(Jsonb *json)
+/* What is to be stored; it lies in json itself, or is allocated. */
+void
+evbus_encode_jsonb(Jsonb *json, EvbusCoded *coded)
 {
 	Size		len = VARSIZE(json) - VARHDRSZ;
-	bytea	   *result;
-	char	   *out;
 
 	if (evbus_compress_threshold >= 0 && len >= (Size) evbus_compress_threshold)
 	{
 		Size		bound = ZSTD_compressBound(len);
-		Size		packed;
+		char	   *out = palloc(bound);
+		Size		packed = ZSTD_compress(out, bound, VARDATA(json), len, EVBUS_ZSTD_LEVEL);
 
-		result = palloc(VARHDRSZ + 1 + bound);
-		out = VARDATA(result);
-		packed = ZSTD_compress(out + 1, bound, VARDATA(json), len, EVBUS_ZSTD_LEVEL);
 		if (!ZSTD_isError(packed) && packed < len)
 		{
-			out[0] = EVBUS_CODEC_ZSTD;
-			SET_VARSIZE(result, VARHDRSZ + 1 + packed);
-			return result;
+			coded->codec = EVBUS_CODEC_ZSTD;
+			coded->data = out;
+			coded->len = packed;
+			return;
 		}
-		pfree(result);
+		pfree(out);
 	}
-	result = palloc(VARHDRSZ + 1 + len);
-	out = VARDATA(result);
-	out[0] = EVBUS_CODEC_JSONB;
-	memcpy(out + 1, VARDATA(json), len);
-	SET_VARSIZE(result, VARHDRSZ + 1 + len);
-	return result;
+	coded->codec = EVBUS_CODEC_JSONB;
+	coded->data = VARDATA(json);
+	coded->len = len;
 }
 
 /* Always a copy: jsonb wants alignment that stored bytes do not have. */

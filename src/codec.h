@@ -8,9 +8,17 @@
 #define EVBUS_CODEC_JSONB	0	/* the bytes of a jsonb, without its length word */
 #define EVBUS_CODEC_ZSTD	1	/* a zstd frame of the same */
 
+/* Stored as the codec's byte and these after it. */
+typedef struct EvbusCoded
+{
+	char		codec;
+	const char *data;
+	Size		len;
+} EvbusCoded;
+
 extern int	evbus_compress_threshold;
 
-extern bytea *evbus_encode_jsonb(Jsonb *json);
+extern void evbus_encode_jsonb(Jsonb *json, EvbusCoded *coded);
 extern Jsonb *evbus_decode_jsonb(const char *data, int len);
 
 #endif

@@ -28,6 +28,7 @@
 #include "reader.h"
 #include "receipt.h"
 #include "retry.h"
+#include "ring.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -260,6 +261,7 @@ evbus_receive(PG_FUNCTION_ARGS)
 		if (n > 0 || left <= 0)
 			break;
 		ConditionVariablePrepareToSleep(&db->drained_cv);
+		evbus_ring_await(db, sub->bus_slot, EVBUS_AWAITED_CV);
 		if (sub->paused || !evbus_cursor_has_work(db, sub, now))
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
 											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
@@ -650,9 +652,15 @@ evbus_wait(PG_FUNCTION_ARGS)
 			SPI_commit();		/* the snapshot goes, and with it what holds back vacuum */
 		InvalidateCatalogSnapshot();
 		ConditionVariablePrepareToSleep(&db->drained_cv);
-		while ((left = deadline - evbus_uptime()) > 0 && !evbus_cursor_has_work(db, &copy, GetCurrentTimestamp()))
+		for (;;)
+		{
+			evbus_ring_await(db, copy.bus_slot, EVBUS_AWAITED_CV);
+			left = deadline - evbus_uptime();
+			if (left <= 0 || evbus_cursor_has_work(db, &copy, GetCurrentTimestamp()))
+				break;
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
 											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
+		}
 		ConditionVariableCancelSleep();
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);

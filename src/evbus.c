@@ -201,7 +201,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 				for (int s = 0; s < evbus_max_subscriptions; s++)
 					pg_atomic_write_u64(&EVBUS_SUB(&evbus_dbs[i], s)->retry_due, 0);
 				ConditionVariableBroadcast(&evbus_dbs[i].drained_cv);
-				evbus_ring_wake(&evbus_dbs[i]);
+				evbus_ring_wake(&evbus_dbs[i], true);
 			}
 }
 

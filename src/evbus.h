@@ -80,6 +80,17 @@ typedef struct EvbusSlot
 
 #define EVBUS_NO_LSN_ID		PG_UINT64_MAX
 
+/* How the sequencer rests, and so who has to wake it. */
+typedef enum EvbusSleep
+{
+	EVBUS_AWAKE = 0,
+	EVBUS_NAPS,					/* who pushes for an awaited bus, wants ticks, or sees the ring fill */
+	EVBUS_SLEEPS				/* everybody who pushes */
+} EvbusSleep;
+
+/* A ring of which this part waits for ticks wants them now. */
+#define EVBUS_RING_URGENT	8
+
 typedef struct EvbusDb
 {
 	/* EvbusShared.lock guards these; pids are also looked at without it, as hints */
@@ -110,8 +121,9 @@ typedef struct EvbusDb
 	pg_atomic_uint64 ticked_lsn;	/* commit LSN of the newest tick */
 
 	pg_atomic_uint32 sequencer_procno;	/* + 1; 0: none, for SetLatch at commit */
-	pg_atomic_uint32 sequencer_sleeps;	/* it wants a SetLatch */
-	ConditionVariable drained_cv;	/* broadcast when events were placed or ticked, or leases came back */
+	pg_atomic_uint32 sequencer_sleeps;	/* EvbusSleep; the sequencer writes it */
+	pg_atomic_uint32 tick_wanted;	/* somebody waits for ticks; the sequencer clears it */
+	ConditionVariable drained_cv;	/* broadcast when awaited events were placed, for ticks, and when leases came back */
 
 	pg_atomic_uint64 ledger_turn;	/* leaf in use is turn % 3; raised by the maintainer */
 	pg_atomic_uint32 leaves_wanted; /* a publisher found no leaf: maintainer, make some */
@@ -140,7 +152,11 @@ typedef struct EvbusBusState
 	pg_atomic_uint32 bus_id;	/* 0: not loaded; written by the sequencer */
 	pg_atomic_uint64 next_position; /* below it, positions are given and readable */
 	pg_atomic_uint64 ticked_position;	/* below it, ticks are committed: acks may commit */
+	pg_atomic_uint32 awaited;	/* EVBUS_AWAITED_*: set before a sleep, cleared by the sequencer with new events */
 } EvbusBusState;
+
+#define EVBUS_AWAITED_CV		1	/* somebody sleeps on drained_cv */
+#define EVBUS_AWAITED_LATCH		2	/* the maintainer */
 
 /* -------------------------------------------------- subscriptions and leases */
 

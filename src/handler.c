@@ -10,7 +10,6 @@
  */
 #include "handler.h"
 
-#include <malloc.h>
 
 #include "access/xact.h"
 #include "batch.h"
@@ -19,10 +18,12 @@
 #include "inflight.h"
 #include "internal.h"
 #include "ledger.h"
+#include "memory.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "pin.h"
 #include "registry.h"
+#include "ring.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -182,14 +183,7 @@ evbus_handler_main(Datum main_arg)
 	evbus_batch_init(db, my_owner);
 	evbus_inflight_attach(db, my_slot);
 
-	/*
-	 * A batch's memory is freed and wanted again at once: do not give it back to
-	 * the kernel in between (page faults were half of a batch handler's time).
-	 */
-	(void) mallopt(M_TRIM_THRESHOLD, 64 * 1024 * 1024);
-	(void) mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024);
-	(void) mallopt(M_TOP_PAD, 1024 * 1024);
-
+	evbus_keep_memory(64 * 1024 * 1024);
 	for (;;)
 	{
 		EvbusSubscription *subs;
@@ -227,6 +221,8 @@ evbus_handler_main(Datum main_arg)
 			proc_exit(0);
 
 		ConditionVariablePrepareToSleep(&db->drained_cv);
+		for (int i = 0; i < n; i++)
+			evbus_ring_await(db, subs[i].bus_slot, EVBUS_AWAITED_CV);
 		for (int i = 0; i < n && !worked; i++)	/* work may have come before we were listening */
 			worked = evbus_cursor_has_work(db, &subs[i], GetCurrentTimestamp()) &&
 				EVBUS_SUB(db, subs[i].slot)->workers < subs[i].concurrency;

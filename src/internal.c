@@ -20,6 +20,7 @@
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -71,17 +72,55 @@ evbus_check_schema(void)
 				 errhint("Drop the schema, or let it belong to who creates the extension.")));
 }
 
+/* Relations looked up lately, by name: publishers and readers ask for the same few all the time. */
+static struct
+{
+	char		name[NAMEDATALEN];
+	Oid			relid;
+}			known[16];
+static int	n_known = 0;
+
+static void
+known_relcache(Datum arg, Oid relid)
+{
+	for (int i = 0; i < n_known; i++)
+		if (relid == InvalidOid || known[i].relid == relid)
+			known[i--] = known[--n_known];
+}
+
+static void
+known_namespace(Datum arg, int cache, uint32 hash)
+{
+	n_known = 0;
+}
+
 /* Table or index of schema evbus. */
 Oid
 evbus_relid(const char *name)
 {
-	Oid			relid = get_relname_relid(name, evbus_namespace(false));
+	static bool registered = false;
+	static int	next = 0;
+	Oid			relid;
 
+	for (int i = 0; i < n_known; i++)
+		if (strcmp(known[i].name, name) == 0)
+			return known[i].relid;
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(known_relcache, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, known_namespace, (Datum) 0);
+		registered = true;
+	}
+	relid = get_relname_relid(name, evbus_namespace(false));
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"evbus.%s\" does not exist", name),
 				 errhint("Run DROP EXTENSION evbus and CREATE EXTENSION evbus, or restore the relation.")));
+	if (n_known == lengthof(known))
+		known[next++ % lengthof(known)] = known[--n_known];
+	strlcpy(known[n_known].name, name, NAMEDATALEN);
+	known[n_known++].relid = relid;
 	return relid;
 }
 

@@ -176,9 +176,12 @@ evbus_leaf_insert(Relation rel, HeapTuple *tuples, int n)
 	{
 		int			chunk = Min(n_slots, n - at);
 
+		/* A slot that owned its tuple would not copy it: the caller's memory is as good. */
 		for (int i = 0; i < chunk; i++)
-			ExecStoreHeapTuple(tuples[at + i], slots[i], false);
+			ExecStoreHeapTuple(tuples[at + i], slots[i], true);
 		heap_multi_insert(rel, slots, chunk, cid, 0, NULL);
+		for (int i = 0; i < chunk; i++)
+			slots[i]->tts_flags &= ~TTS_FLAG_SHOULDFREE;
 		for (int x = 0; x < n_indexes; x++)
 			for (int i = 0; i < chunk; i++)
 			{

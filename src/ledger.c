@@ -26,6 +26,7 @@
 #include "pin.h"
 #include "leaf.h"
 #include "point.h"
+#include "ring.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -351,6 +352,7 @@ evbus_ledger_wait_ticked(EvbusDb *db, const EvbusSubscription *sub, int64 hi)
 							hi - 1, sub->bus_name),
 					 errhint("See the server log for what ails the evbus sequencer.")));
 		}
+		evbus_ring_want_ticks(db);
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
 	}
 	if (deadline != 0)

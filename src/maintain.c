@@ -22,6 +22,7 @@
 #include "pool.h"
 #include "registry.h"
 #include "retry.h"
+#include "ring.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -258,7 +259,11 @@ evbus_maintainer_main(Datum main_arg)
 				}
 			for (int i = 0; i < n; i++)
 			{
-				listening = listening || (!subs[i].has_handler && subs[i].notify && !subs[i].paused);
+				bool		listens = !subs[i].has_handler && subs[i].notify && !subs[i].paused;
+
+				listening = listening || listens;
+				if (listens || subs[i].has_handler)
+					evbus_ring_await(db, subs[i].bus_slot, EVBUS_AWAITED_LATCH);
 				evbus_cursor_reap(db, subs[i].slot, GetCurrentTimestamp());
 			}
 			unserved = evbus_pool_turn(db, subs, n);
@@ -267,6 +272,7 @@ evbus_maintainer_main(Datum main_arg)
 		/* Once sent, the next notification waits its time; what comes meanwhile is in it. */
 		if (notified)
 		{
+			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, evbus_notify_interval, PG_WAIT_EXTENSION);
 			continue;
 		}

@@ -2,15 +2,10 @@
  * publish.c
  *	  evbus.publish() and publish_batch(): events of the current transaction.
  *
- * An event gets its id at once and is buffered twice: as a row for the log and
- * as an entry for the ring.  Rows are written when the buffer is full and before
- * commit, all at once; the entries go to the ring in the commit callback, when
- * the rows are visible.  What of that can fail is done before commit; the
- * callback only copies.
- *
- * Subtransactions: heap_multi_insert stamps the current subtransaction, so only
- * rows of the current level are ever written.  Buffers are stacks with a mark
- * for each level: ROLLBACK TO cuts back to the mark, RELEASE drops the mark.
+ * An event gets its id at once and goes to the outbox (outbox.c): its row is
+ * written to the log when there are many and before commit, its entry goes to the
+ * ring in the commit callback, when the row is visible.  What of that can fail is
+ * done before commit; the callback only copies.
  *
  * Slot (evbus.h): IDLE -> OPEN at the first event -> COMMITTING before commit ->
  * IDLE after the push.  If the sequencer made it LATE meanwhile, or there is too
@@ -31,7 +26,9 @@
 #include "funcapi.h"
 #include "late.h"
 #include "leaf.h"
+#include "memory.h"
 #include "miscadmin.h"
+#include "outbox.h"
 #include "pattern.h"
 #include "point.h"
 #include "registry.h"
@@ -41,18 +38,8 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#define FLUSH_ROWS		1024
-#define FLUSH_BYTES		(1024 * 1024)
-#define RANGE_MAX		65536	/* ids in one EvbusIdRange */
-
-/* A subtransaction that published: where its part of the stacks begins. */
-typedef struct Level
-{
-	int			nesting;
-	int			rows;
-	int			ranges;
-	Size		ring;
-} Level;
+#define LARGE_BATCH		100		/* events; from here on page faults would show */
+#define KEEP_BYTES		(16 * 1024 * 1024)
 
 /* The current transaction, if it published. */
 static struct
@@ -60,21 +47,6 @@ static struct
 	bool		active;
 	EvbusDb    *db;
 	EvbusSlot  *slot;
-	MemoryContext context;
-	EvbusRow   *rows;			/* not yet written */
-	int			n_rows;
-	int			max_rows;
-	Size		row_bytes;
-	char	   *ring;			/* entries for the ring */
-	Size		ring_len;
-	Size		ring_size;
-	bool		ring_dropped;	/* too much: the late row serves */
-	EvbusIdRange *ranges;		/* all ids */
-	int			n_ranges;
-	int			max_ranges;
-	Level	   *levels;
-	int			n_levels;
-	int			max_levels;
 	bool		late;			/* rows in evbus.late were written */
 }			pub;
 
@@ -84,7 +56,7 @@ static bool past_precommit = false;
 PG_FUNCTION_INFO_V1(evbus_publish);
 PG_FUNCTION_INFO_V1(evbus_publish_batch);
 
-/* ------------------------------------------------------------------ buffers */
+/* --------------------------------------------------------------- the slot */
 
 /* The launcher frees the area of a dropped extension once no slot is open in it. */
 static void
@@ -103,15 +75,7 @@ begin(EvbusDb *db)
 	memset(&pub, 0, sizeof(pub));
 	pub.db = db;
 	pub.slot = &evbus_slots[EvbusMyBackend()];
-	pub.context = AllocSetContextCreate(TopTransactionContext, "evbus publish", ALLOCSET_DEFAULT_SIZES);
-	pub.max_rows = 64;
-	pub.rows = MemoryContextAlloc(pub.context, sizeof(EvbusRow) * pub.max_rows);
-	pub.max_ranges = 16;
-	pub.ranges = MemoryContextAlloc(pub.context, sizeof(EvbusIdRange) * pub.max_ranges);
-	pub.max_levels = 8;
-	pub.levels = MemoryContextAlloc(pub.context, sizeof(Level) * pub.max_levels);
-	pub.ring_size = 4096;
-	pub.ring = MemoryContextAlloc(pub.context, pub.ring_size);
+	evbus_outbox_begin();
 	pub.active = true;
 
 	pg_atomic_write_u32(&pub.slot->db, EVBUS_DB_INDEX(db));
@@ -124,7 +88,7 @@ begin(EvbusDb *db)
 	check_area();
 }
 
-/* For callbacks: forget the transaction; its memory goes with it. */
+/* For callbacks: the transaction is over. */
 static void
 forget(void)
 {
@@ -132,111 +96,7 @@ forget(void)
 	pg_atomic_write_u32(&pub.slot->state, EVBUS_SLOT_IDLE);
 	pg_atomic_write_u64(&pub.slot->low, 0);
 	pub.active = false;
-}
-
-/* The mark of the current subtransaction, made if need be. */
-static Level *
-current_level(void)
-{
-	int			nesting = GetCurrentTransactionNestLevel();
-	Level	   *top = pub.n_levels > 0 ? &pub.levels[pub.n_levels - 1] : NULL;
-
-	if (top && top->nesting == nesting)
-		return top;
-	if (pub.n_levels == pub.max_levels)
-		pub.levels = repalloc(pub.levels, sizeof(Level) * (pub.max_levels *= 2));
-	top = &pub.levels[pub.n_levels++];
-	top->nesting = nesting;
-	top->rows = pub.n_rows;
-	top->ranges = pub.n_ranges;
-	top->ring = pub.ring_len;
-	return top;
-}
-
-/* Write the rows of the current level. */
-static void
-flush(void)
-{
-	int			from = current_level()->rows;
-
-	if (pub.n_rows == from)
-		return;
-	evbus_eventlog_write(pub.rows + from, pub.n_rows - from);
-	for (int i = from; i < pub.n_rows; i++)
-	{
-		pub.row_bytes -= pub.rows[i].tuple->t_len;
-		heap_freetuple(pub.rows[i].tuple);
-	}
-	pub.n_rows = from;
-}
-
-static void
-add_range(int32 bus_id, int64 id)
-{
-	EvbusIdRange *last = pub.n_ranges > current_level()->ranges ? &pub.ranges[pub.n_ranges - 1] : NULL;
-
-	if (last && last->bus_id == bus_id && last->first + last->n == id && last->n < RANGE_MAX)
-	{
-		last->n++;
-		return;
-	}
-	if (pub.n_ranges == pub.max_ranges)
-		pub.ranges = repalloc_huge(pub.ranges, sizeof(EvbusIdRange) * (pub.max_ranges *= 2));
-	last = &pub.ranges[pub.n_ranges++];
-	last->first = id;
-	last->n = 1;
-	last->bus_id = bus_id;
-}
-
-/* Append the entry for the ring, or give the ring up for this transaction. */
-static void
-add_ring(const EvbusBus *bus, int64 id, text *type, text *key, bytea *headers, bytea *payload)
-{
-	EvbusRingEntry *entry;
-	Size		type_len = VARSIZE_ANY_EXHDR(type);
-	Size		key_len = key ? VARSIZE_ANY_EXHDR(key) : 0;
-	Size		headers_len = headers ? VARSIZE_ANY_EXHDR(headers) : 0;
-	Size		payload_len = VARSIZE_ANY_EXHDR(payload);
-	bool		inlined = headers_len + payload_len <= EVBUS_INLINE_MAX;
-	Size		len = MAXALIGN(sizeof(EvbusRingEntry) + type_len + key_len + (inlined ? headers_len + payload_len : 0));
-	char	   *out;
-
-	if (pub.ring_dropped)
-		return;
-	if (pub.ring_len + len > EVBUS_RING_BYTES / 8)
-	{
-		pub.ring_dropped = true;
-		pfree(pub.ring);
-		pub.ring = NULL;
-		return;
-	}
-	while (pub.ring_len + len > pub.ring_size)
-		pub.ring = repalloc_huge(pub.ring, pub.ring_size *= 2);
-	entry = (EvbusRingEntry *) (pub.ring + pub.ring_len);
-	entry->len = len;
-	entry->flags = inlined ? EVBUS_RING_INLINE : 0;
-	entry->bus_id = bus->bus_id;
-	entry->bus_slot = bus->slot;
-	entry->type_len = type_len;
-	entry->key_len = key ? (int32) key_len : -1;
-	entry->headers_len = headers ? (int32) headers_len : -1;
-	entry->payload_len = payload_len;
-	entry->unused = 0;
-	entry->event_id = id;
-	entry->position = 0;
-	out = (char *) (entry + 1);
-	memcpy(out, VARDATA_ANY(type), type_len);
-	out += type_len;
-	if (key)
-		memcpy(out, VARDATA_ANY(key), key_len);
-	out += key_len;
-	if (inlined)
-	{
-		if (headers)
-			memcpy(out, VARDATA_ANY(headers), headers_len);
-		memcpy(out + headers_len, VARDATA_ANY(payload), payload_len);
-	}
-	pub.ring_len += len;
+	evbus_outbox_forget();
 }
 
 /* ------------------------------------------------------------------ publish */
@@ -316,48 +176,18 @@ prepare(FunctionCallInfo fcinfo, const char *what, EvbusBus *bus)
 	return db;
 }
 
-/* Buffer one event under an id taken before. */
-static void
-add_event(const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, Jsonb *payload)
-{
-	bytea	   *coded_headers = headers ? evbus_encode_jsonb(headers) : NULL;
-	bytea	   *coded_payload = evbus_encode_jsonb(payload);
-	MemoryContext old;
-	EvbusRow   *row;
-
-	(void) current_level();		/* the mark comes before what it marks */
-	if (pub.n_rows == pub.max_rows)
-		pub.rows = repalloc_huge(pub.rows, sizeof(EvbusRow) * (pub.max_rows *= 2));
-	old = MemoryContextSwitchTo(pub.context);
-	row = &pub.rows[pub.n_rows];
-	row->event_id = id;
-	row->storage_class_id = bus->storage_class_id;
-	row->tuple = evbus_eventlog_form(id, bus->storage_class_id, bus->bus_id,
-									 PointerGetDatum(type), PointerGetDatum(key), key == NULL,
-									 PointerGetDatum(coded_headers), coded_headers == NULL,
-									 PointerGetDatum(coded_payload));
-	MemoryContextSwitchTo(old);
-	pub.n_rows++;
-	pub.row_bytes += row->tuple->t_len;
-	if (!past_precommit)		/* else a late row stands in for it */
-		add_ring(bus, id, type, key, coded_headers, coded_payload);
-	add_range(bus->bus_id, id);
-	if (coded_headers)
-		pfree(coded_headers);
-	pfree(coded_payload);
-
-	if (pub.n_rows - current_level()->rows >= FLUSH_ROWS || pub.row_bytes >= FLUSH_BYTES)
-		flush();
-}
-
 /* After our PRE_COMMIT nobody else will write what was just added. */
 static void
 write_through(void)
 {
+	const EvbusIdRange *ids;
+	int			n;
+
 	if (!past_precommit)
 		return;
-	flush();
-	evbus_late_write(pub.db, pub.ranges + pub.n_ranges - 1, 1);
+	evbus_outbox_flush();
+	ids = evbus_outbox_ids(&n);
+	evbus_late_write(pub.db, ids + n - 1, 1);
 	pub.late = true;
 }
 
@@ -395,12 +225,12 @@ evbus_publish(PG_FUNCTION_ARGS)
 	db = prepare(fcinfo, "evbus.publish()", &bus);
 	check_event(&bus, key, headers, payload);
 	id = evbus_clock_take(&db->clock, 1);
-	add_event(&bus, id, type, key, headers, payload);
+	evbus_outbox_add(&bus, id, type, key, headers, payload, !past_precommit);
 	write_through();
 	PG_RETURN_INT64(id);
 }
 
-/* An optional array argument of publish_batch(); its length must be that of types. */
+/* An optional array argument of publish_batch(); its length must be that of payloads. */
 static bool
 optional_array(FunctionCallInfo fcinfo, int n, const char *name, int count, Datum **values, bool **nulls)
 {
@@ -413,23 +243,14 @@ optional_array(FunctionCallInfo fcinfo, int n, const char *name, int count, Datu
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("arrays must have the same length"),
-				 errdetail("\"types\" has %d elements, \"%s\" has %d.", count, name, length)));
+				 errdetail("\"payloads\" has %d elements, \"%s\" has %d.", count, name, length)));
 	return true;
 }
 
-/*
- * evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[], headers jsonb[])
- * returns setof bigint
- *
- * Stores one event for each element, in that order, all or none; returns their
- * ids, which grow.  The arrays have one dimension and one length; keys and
- * headers may be NULL, and so may their elements.  Empty arrays store nothing.
- * Else as evbus.publish().
- */
-Datum
-evbus_publish_batch(PG_FUNCTION_ARGS)
+/* All events of a call of publish_batch(); returns the first of their consecutive ids. */
+static int64
+publish_all(FunctionCallInfo fcinfo, int *count)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusBus	bus;
 	EvbusDb    *db;
 	Datum	   *types;
@@ -440,46 +261,90 @@ evbus_publish_batch(PG_FUNCTION_ARGS)
 	bool	   *payload_nulls;
 	bool	   *key_nulls = NULL;
 	bool	   *header_nulls = NULL;
-	int			count;
-	int64		id;
+	int			n_types;
+	int			n;
+	int64		first;
 	MemoryContext scratch;
+	MemoryContext old;
 
 	evbus_arg_present(fcinfo, 0, "bus");
-	evbus_arg_array(fcinfo, 1, "types", &types, &type_nulls, &count);
-	evbus_no_nulls(type_nulls, count, "types");
-	evbus_arg_present(fcinfo, 2, "payloads");
-	(void) optional_array(fcinfo, 2, "payloads", count, &payloads, &payload_nulls);
-	evbus_no_nulls(payload_nulls, count, "payloads");
-	(void) optional_array(fcinfo, 3, "keys", count, &keys, &key_nulls);
-	(void) optional_array(fcinfo, 4, "headers", count, &headers, &header_nulls);
+	evbus_arg_array(fcinfo, 1, "types", &types, &type_nulls, &n_types);
+	evbus_no_nulls(type_nulls, n_types, "types");
+	evbus_arg_array(fcinfo, 2, "payloads", &payloads, &payload_nulls, &n);
+	if (n_types != 1 && n_types != n)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("arrays must have the same length"),
+				 errdetail("\"types\" has %d elements, \"payloads\" has %d.", n_types, n),
+				 errhint("Or give one type, for all payloads.")));
+	evbus_no_nulls(payload_nulls, n, "payloads");
+	(void) optional_array(fcinfo, 3, "keys", n, &keys, &key_nulls);
+	(void) optional_array(fcinfo, 4, "headers", n, &headers, &header_nulls);
 
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	db = prepare(fcinfo, "evbus.publish_batch()", &bus);
-	if (count == 0)
-		return (Datum) 0;
-	for (int i = 0; i < count; i++)
+	*count = n;
+	if (n == 0)
+		return 0;
+	for (int i = 0; i < n_types; i++)
 		check_type(DatumGetTextPP(types[i]));
+	if (n >= LARGE_BATCH)
+		evbus_keep_memory(KEEP_BYTES);
 
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "evbus publish_batch", ALLOCSET_DEFAULT_SIZES);
-	id = evbus_clock_take(&db->clock, count);
-	for (int i = 0; i < count; i++, id++)
+	old = MemoryContextSwitchTo(scratch);
+	first = evbus_clock_take(&db->clock, n);
+	for (int i = 0; i < n; i++)
 	{
-		MemoryContext old = MemoryContextSwitchTo(scratch);
 		text	   *key = keys && !key_nulls[i] ? DatumGetTextPP(keys[i]) : NULL;
 		Jsonb	   *header = headers && !header_nulls[i] ? DatumGetJsonbP(headers[i]) : NULL;
 		Jsonb	   *payload = DatumGetJsonbP(payloads[i]);
-		Datum		value = Int64GetDatum(id);
-		bool		isnull = false;
 
 		check_event(&bus, key, header, payload);
-		add_event(&bus, id, DatumGetTextPP(types[i]), key, header, payload);
+		evbus_outbox_add(&bus, first + i, DatumGetTextPP(types[n_types == 1 ? 0 : i]), key, header, payload, !past_precommit);
 		write_through();
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
-		MemoryContextSwitchTo(old);
 		MemoryContextReset(scratch);
 	}
+	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
-	return (Datum) 0;
+	return first;
+}
+
+/*
+ * evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[], headers jsonb[])
+ * returns setof bigint
+ *
+ * Stores one event for each element, in that order, all or none; returns their
+ * ids, which grow.  The arrays have one dimension and one length, but one type
+ * stands for all; keys and headers may be NULL, and so may their elements.  No
+ * payloads store nothing.
+ * All are stored with the first row of the result, whether the others are
+ * fetched or not.  Else as evbus.publish().
+ */
+Datum
+evbus_publish_batch(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *call;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		int64	   *first;
+		int			count;
+		int64		id = publish_all(fcinfo, &count);
+
+		call = SRF_FIRSTCALL_INIT();
+		first = MemoryContextAlloc(call->multi_call_memory_ctx, sizeof(int64));
+		*first = id;
+		call->user_fctx = first;
+		call->max_calls = count;
+	}
+	call = SRF_PERCALL_SETUP();
+	if (call->call_cntr < call->max_calls)
+	{
+		int64		id = *(int64 *) call->user_fctx + (int64) call->call_cntr;
+
+		SRF_RETURN_NEXT(call, Int64GetDatum(id));
+	}
+	SRF_RETURN_DONE(call);
 }
 
 /* ---------------------------------------------------------------- callbacks */
@@ -489,20 +354,23 @@ static void
 before_commit(bool prepared)
 {
 	uint32		open = EVBUS_SLOT_OPEN;
+	const EvbusIdRange *ids;
+	int			n;
 
 	check_area();
 	EVBUS_POINT("publish.precommit");
-	flush();
+	evbus_outbox_flush();
 	EVBUS_POINT("publish.flushed");
 	if (!pg_atomic_compare_exchange_u32(&pub.slot->state, &open, EVBUS_SLOT_COMMITTING) ||
-		prepared || pub.ring_dropped)
+		prepared || evbus_outbox_too_large())
 	{
-		if (pub.n_ranges > 0)
+		ids = evbus_outbox_ids(&n);
+		if (n > 0)
 		{
-			evbus_late_write(pub.db, pub.ranges, pub.n_ranges);
+			evbus_late_write(pub.db, ids, n);
 			pub.late = true;
 		}
-		pub.ring_len = 0;
+		evbus_outbox_leave_ring();
 	}
 	EVBUS_POINT("publish.committing");
 }
@@ -512,9 +380,10 @@ static void
 after_commit(void)
 {
 	EvbusDb    *db = pub.db;
+	bool		awaited;
 
 	EVBUS_POINT("publish.committed");
-	if (pub.ring_len > 0 && !evbus_ring_push(db, pub.ring, pub.ring_len, XactLastCommitEnd))
+	if (!evbus_outbox_push(db, XactLastCommitEnd, &awaited))
 	{
 		uint64		low = pg_atomic_read_u64(&pub.slot->low);
 		uint64		old = pg_atomic_read_u64(&db->lost_low);
@@ -529,7 +398,7 @@ after_commit(void)
 		pg_atomic_write_u32(&db->late, 1);
 	EVBUS_POINT("publish.pushed");
 	forget();
-	evbus_ring_wake(db);
+	evbus_ring_wake(db, awaited);
 }
 
 static void
@@ -562,43 +431,8 @@ publish_xact(XactEvent event, void *arg)
 static void
 publish_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
-	int			nesting;
-	Level	   *top;
-
-	if (!pub.active || pub.n_levels == 0)
-		return;
-	nesting = GetCurrentTransactionNestLevel();
-	top = &pub.levels[pub.n_levels - 1];
-	if (top->nesting < nesting)
-		return;					/* this subtransaction did not publish */
-	switch (event)
-	{
-		case SUBXACT_EVENT_PRE_COMMIT_SUB:
-			if (pub.n_rows >= FLUSH_ROWS || pub.row_bytes >= FLUSH_BYTES)
-				flush();		/* else loops with EXCEPTION grow the parent without end */
-			break;
-		case SUBXACT_EVENT_COMMIT_SUB:
-			if (pub.n_levels > 1 && pub.levels[pub.n_levels - 2].nesting == nesting - 1)
-				pub.n_levels--;
-			else
-				top->nesting = nesting - 1;
-			break;
-		case SUBXACT_EVENT_ABORT_SUB:
-			while (pub.n_rows > top->rows)
-			{
-				HeapTuple	tuple = pub.rows[--pub.n_rows].tuple;
-
-				pub.row_bytes -= tuple->t_len;
-				heap_freetuple(tuple);
-			}
-			pub.n_ranges = top->ranges;
-			if (!pub.ring_dropped)
-				pub.ring_len = top->ring;
-			pub.n_levels--;
-			break;
-		default:
-			break;
-	}
+	if (pub.active)
+		evbus_outbox_subxact(event);
 }
 
 /* Once per process, at load: callbacks must not miss the first PRE_COMMIT. */

@@ -22,16 +22,6 @@
 StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
 
 static void
-ring_copy_in(EvbusDb *db, uint64 offset, const char *from, Size len)
-{
-	Size		at = offset % EVBUS_RING_BYTES;
-	Size		first = Min(len, EVBUS_RING_BYTES - at);
-
-	memcpy(EVBUS_RING(db) + at, from, first);
-	memcpy(EVBUS_RING(db), from + first, len - first);
-}
-
-static void
 ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 {
 	Size		at = offset % EVBUS_RING_BYTES;
@@ -42,17 +32,14 @@ ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 }
 
 /*
- * Append ready-made entries with the LSN of their commit; all of a transaction
- * or none.  False: no space.  For commit callbacks: cannot fail, does not wait
- * but for ring_lock, whose holders do nothing else than this.
+ * Append len bytes of entries, all of a transaction or none: begin, put, end.
+ * False: no space, and that was all.  For commit callbacks: cannot fail, does not
+ * wait but for ring_lock, which is held until end, and whose holders only copy.
  */
 bool
-evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn)
+evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset)
 {
 	uint64		tail;
-
-	for (Size at = 0; at < len; at += ((EvbusRingEntry *) (entries + at))->len)
-		((EvbusRingEntry *) (entries + at))->commit_lsn = lsn;
 
 	LWLockAcquire(&db->ring_lock, LW_EXCLUSIVE);
 	tail = pg_atomic_read_u64(&db->ring_tail);
@@ -63,25 +50,95 @@ evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn)
 	}
 	pg_atomic_write_u64(&db->ring_reserved, tail + len);
 	pg_write_barrier();			/* readers see the warning before the bytes change */
-	ring_copy_in(db, tail, entries, len);
-	pg_write_barrier();			/* the sequencer sees the bytes before the tail moves */
-	pg_atomic_write_u64(&db->ring_tail, tail + len);
-	LWLockRelease(&db->ring_lock);
+	*offset = tail;
 	return true;
 }
 
-/* Wake the sequencer if it sleeps; for commit callbacks. */
-void
-evbus_ring_wake(EvbusDb *db)
+/* Returns the offset after what was put. */
+uint64
+evbus_ring_put(EvbusDb *db, uint64 offset, const void *from, Size len)
 {
-	pg_memory_barrier();		/* what we changed is seen before we look */
-	if (pg_atomic_read_u32(&db->sequencer_sleeps))
-	{
-		uint32		procno = pg_atomic_read_u32(&db->sequencer_procno);
+	Size		at = offset % EVBUS_RING_BYTES;
+	Size		first = Min(len, EVBUS_RING_BYTES - at);
 
-		if (procno > 0)
-			SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
+	memcpy(EVBUS_RING(db) + at, from, first);
+	if (first < len)
+		memcpy(EVBUS_RING(db), (const char *) from + first, len - first);
+	return offset + len;
+}
+
+void
+evbus_ring_end(EvbusDb *db, uint64 offset)
+{
+	pg_write_barrier();			/* the sequencer sees the bytes before the tail moves */
+	pg_atomic_write_u64(&db->ring_tail, offset);
+	LWLockRelease(&db->ring_lock);
+}
+
+static void
+wake_sequencer(EvbusDb *db)
+{
+	uint32		procno = pg_atomic_read_u32(&db->sequencer_procno);
+
+	if (procno > 0)
+		SetLatch(&ProcGlobal->allProcs[procno - 1].procLatch);
+}
+
+/*
+ * Something was pushed, or a flag set: wake the sequencer if need be.  awaited:
+ * somebody waits for an event on one of the buses.  For commit callbacks.
+ */
+void
+evbus_ring_wake(EvbusDb *db, bool awaited)
+{
+	uint32		sleeps;
+
+	pg_memory_barrier();		/* what we changed is seen before we look */
+	sleeps = pg_atomic_read_u32(&db->sequencer_sleeps);
+	if (sleeps == EVBUS_SLEEPS ||
+		(sleeps == EVBUS_NAPS &&
+		 (awaited ||
+		  pg_atomic_read_u64(&db->ring_tail) - pg_atomic_read_u64(&db->ring_ticked) > EVBUS_RING_BYTES / EVBUS_RING_URGENT)))
+		wake_sequencer(db);
+}
+
+/*
+ * The caller is about to sleep until there are events of a bus (EVBUS_AWAITED_*),
+ * and looks once more for them after this.
+ */
+void
+evbus_ring_await(EvbusDb *db, int bus_slot, uint32 how)
+{
+	(void) pg_atomic_fetch_or_u32(&EVBUS_BUS(db, bus_slot)->awaited, how);
+	if (pg_atomic_read_u64(&db->ring_tail) != pg_atomic_read_u64(&db->ring_drained))
+		wake_sequencer(db);
+}
+
+/* Is there an entry without a position that somebody waits for?  For the sequencer. */
+bool
+evbus_ring_awaited(EvbusDb *db)
+{
+	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
+
+	for (uint64 at = pg_atomic_read_u64(&db->ring_drained); at < tail;)
+	{
+		EvbusRingEntry entry;
+
+		if (!evbus_ring_header(db, at, &entry) ||
+			pg_atomic_read_u32(&EVBUS_BUS(db, entry.bus_slot)->awaited) != 0)
+			return true;
+		at += entry.len;
 	}
+	return false;
+}
+
+/* The caller is about to sleep until all that has been pushed is ticked. */
+void
+evbus_ring_want_ticks(EvbusDb *db)
+{
+	pg_atomic_write_u32(&db->tick_wanted, 1);
+	pg_memory_barrier();
+	wake_sequencer(db);
 }
 
 /* Offset below which bytes may be overwritten. */

@@ -23,8 +23,13 @@ typedef struct EvbusRingEntry
 	XLogRecPtr	commit_lsn;
 } EvbusRingEntry;
 
-extern bool evbus_ring_push(EvbusDb *db, char *entries, Size len, XLogRecPtr lsn);
-extern void evbus_ring_wake(EvbusDb *db);
+extern bool evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset);
+extern uint64 evbus_ring_put(EvbusDb *db, uint64 offset, const void *from, Size len);
+extern void evbus_ring_end(EvbusDb *db, uint64 offset);
+extern void evbus_ring_wake(EvbusDb *db, bool awaited);
+extern void evbus_ring_await(EvbusDb *db, int bus_slot, uint32 how);
+extern bool evbus_ring_awaited(EvbusDb *db);
+extern void evbus_ring_want_ticks(EvbusDb *db);
 extern uint64 evbus_ring_oldest(EvbusDb *db);
 extern bool evbus_ring_header(EvbusDb *db, uint64 offset, EvbusRingEntry *header);
 extern bool evbus_ring_data(EvbusDb *db, uint64 offset, const EvbusRingEntry *header, char *to);

@@ -8,8 +8,8 @@
  *		-> what was lost is placed first, from the log
  *		-> entries up to that tail get positions, rows of evbus.late in between
  *		   where their keys say; `drained` rises, readers wake
- *		-> ticks are written and committed (asynchronously); in that
- *		   transaction's own commit callback `ticked` rises
+ *		-> ticks, when they are due, are written and committed (asynchronously);
+ *		   in that transaction's own commit callback `ticked` rises
  *
  * low_id of a tick says that every committed id below has a position or a row
  * in evbus.late: recovery scans the log from there, whether after a crash, a
@@ -47,8 +47,11 @@
 
 #define LATE_ROWS		1024	/* of evbus.late looked at in one turn */
 #define IDLE_MS			1000
+#define TICK_MS			10		/* what is shown waits so long for its tick */
+#define NAP_MS			1		/* while nobody waits for events */
 
 static EvbusDb *db;
+static int64 tick_at = 0;		/* evbus_uptime() at which the next tick is due; 0: nothing to tick */
 static bool low_is_old = false; /* much was recovered: tell the next start where to begin */
 
 PGDLLEXPORT void evbus_sequencer_main(Datum main_arg);
@@ -63,41 +66,96 @@ wake_maintainer(void)
 		SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
 }
 
+/* Give positions to the entries below tail, and show them; false: there were none.  Sets *wanted: tick now. */
+static bool
+place_ring(uint64 tail, bool *wanted)
+{
+	uint64		at = pg_atomic_read_u64(&db->ring_drained);
+	uint32		awaited;
+
+	if (at == tail)
+		return false;
+	while (at < tail)
+	{
+		EvbusRingEntry entry;
+		int64		position = 0;
+
+		if (!evbus_ring_header(db, at, &entry))
+			elog(ERROR, "an undrained ring entry was overwritten");
+		if (!evbus_recovered(entry.event_id))
+			position = evbus_turn_give(entry.bus_id, entry.bus_slot);
+		if (position > 0)
+			evbus_turn_anchor(entry.bus_slot, position, at);
+		evbus_ring_set_position(db, at, position);
+		at += entry.len;
+	}
+	awaited = evbus_turn_show(tail);
+	if (awaited & EVBUS_AWAITED_LATCH)
+		wake_maintainer();
+	if (awaited & EVBUS_AWAITED_CV)
+		*wanted = true;			/* who has waited will ack soon, and wait for the tick */
+	EVBUS_POINT("sequencer.drained");
+	return true;
+}
+
+/* The lowest of low and the ids in the ring from `at` on. */
+static int64
+low_with_ring(uint64 at, uint64 tail, int64 low)
+{
+	while (at < tail)
+	{
+		EvbusRingEntry entry;
+
+		if (!evbus_ring_header(db, at, &entry))
+			elog(ERROR, "an undrained ring entry was overwritten");
+		low = Min(low, entry.event_id);
+		at += entry.len;
+	}
+	return low;
+}
+
+/* Ticks for all that is shown; low is valid once everything below tail is placed. */
+static void
+tick(uint64 tail, int64 low)
+{
+	if (pg_atomic_read_u64(&db->ring_ticked) == pg_atomic_read_u64(&db->ring_drained))
+		return;
+	low = Min(low, (int64) Min(pg_atomic_read_u64(&db->lost_low), PG_INT64_MAX));
+	evbus_turn_tick_ring(low_with_ring(pg_atomic_read_u64(&db->ring_drained), tail, low));
+	low_is_old = false;
+}
+
 /*
- * Give positions to the entries below tail, and tick them; false: there were none.
+ * Give positions to rows of evbus.late and the entries below tail, all ticked in
+ * one transaction and shown by its commit; false: there were none.
  *
- * late: also to rows of evbus.late.  A row goes before the first entry with an id
- * above its key: who published after that row was visible has such an id, and
- * who committed before one of the row's events was published has pushed before
- * that entry.  Rows with keys above bound, the clock before tail was read, wait,
- * for what precedes them may not be below tail; so does what follows them.
+ * A row goes before the first entry with an id above its key: who published after
+ * that row was visible has such an id, and who committed before one of the row's
+ * events was published has pushed before that entry.  Rows with keys above bound,
+ * the clock before tail was read, wait, for what precedes them may not be below
+ * tail; so does what follows them.
  */
 static bool
-drain(uint64 tail, int64 low, bool late, int64 bound)
+place_late(uint64 tail, int64 low, int64 bound)
 {
 	uint64		at = pg_atomic_read_u64(&db->ring_drained);
 	EvbusLateRow *rows = NULL;
-	int			n_rows = 0;
+	int			n_rows;
+	int			all;
 	int			r = 0;
 	int64		stop = PG_INT64_MAX;
 	bool		any;
 
-	if (at == tail && !late)
-		return false;
 	evbus_turn_begin();
-	if (late)
-	{
-		int			all = evbus_late_read(PG_INT64_MAX, LATE_ROWS, &rows);
-
-		n_rows = evbus_late_batch(rows, all, bound);
-		if (n_rows < all)
-			stop = rows[n_rows].late_id;
-		if (n_rows < all || all == LATE_ROWS)
-			pg_atomic_write_u32(&db->late, 1);	/* what waits is for the next turn */
-		if (n_rows == LATE_ROWS)
-			stop = rows[--n_rows].late_id;	/* whether there are more, and from where on, we do not know */
-		evbus_late_delete(rows, n_rows);
-	}
+	all = evbus_late_read(PG_INT64_MAX, LATE_ROWS, &rows);
+	n_rows = evbus_late_batch(rows, all, bound);
+	if (n_rows < all)
+		stop = rows[n_rows].late_id;
+	if (n_rows < all || all == LATE_ROWS)
+		pg_atomic_write_u32(&db->late, 1);	/* what waits is for the next turn */
+	if (n_rows == LATE_ROWS)
+		stop = rows[--n_rows].late_id;	/* whether there are more, and from where on, we do not know */
+	evbus_late_delete(rows, n_rows);
 	while (at < tail)
 	{
 		EvbusRingEntry entry;
@@ -111,8 +169,6 @@ drain(uint64 tail, int64 low, bool late, int64 bound)
 			evbus_turn_place_row(&rows[r++]);
 		if (!evbus_recovered(entry.event_id))
 			position = evbus_turn_place(entry.bus_id, entry.bus_slot, entry.event_id);
-		if (position > 0 && !late)
-			evbus_turn_anchor(entry.bus_slot, position, at);
 		evbus_ring_set_position(db, at, position);
 		at += entry.len;
 	}
@@ -120,54 +176,30 @@ drain(uint64 tail, int64 low, bool late, int64 bound)
 		evbus_turn_place_row(&rows[r++]);
 	any = at > pg_atomic_read_u64(&db->ring_drained) || n_rows > 0;
 	evbus_turn_drained(at);
-	if (!late)
-	{
-		evbus_turn_show();
-		wake_maintainer();
-	}
-	while (at < tail)
-	{
-		EvbusRingEntry entry;
-
-		if (!evbus_ring_header(db, at, &entry))
-			elog(ERROR, "an undrained ring entry was overwritten");
-		low = Min(low, entry.event_id);
-		at += entry.len;
-	}
-	EVBUS_POINT("sequencer.drained");
-	if (evbus_turn_tick(low))
+	if (evbus_turn_tick(low_with_ring(at, tail, low)))
 		low_is_old = false;
 	EVBUS_POINT("sequencer.ticks");
-	if (late)
-		EVBUS_POINT("sequencer.late");
+	EVBUS_POINT("sequencer.late");
 	evbus_turn_end();
-	if (late)
-		wake_maintainer();
+	wake_maintainer();
 	return any;
 }
 
-/* An earlier sequencer gave positions and died before their tick was committed. */
-static void
-tick_again(int64 low)
+/*
+ * A transaction for each drain would cost publishers more than their own rows, so
+ * ticks wait for each other: until an ack or somebody else wants one, or TICK_MS
+ * have passed, or a good part of the ring waits, which cannot be reused before.
+ */
+static bool
+tick_due(void)
 {
-	uint64		at = pg_atomic_read_u64(&db->ring_ticked);
-	uint64		drained = pg_atomic_read_u64(&db->ring_drained);
+	uint64		waiting = pg_atomic_read_u64(&db->ring_drained) - pg_atomic_read_u64(&db->ring_ticked);
 
-	if (at == drained)
-		return;
-	evbus_turn_begin();
-	while (at < drained)
-	{
-		EvbusRingEntry entry;
-
-		if (!evbus_ring_header(db, at, &entry))
-			elog(ERROR, "an unticked ring entry was overwritten");
-		evbus_turn_place_again(entry.bus_id, entry.bus_slot, entry.event_id, entry.position);
-		at += entry.len;
-	}
-	evbus_turn_drained(drained);
-	(void) evbus_turn_tick(low);
-	evbus_turn_end();
+	if (waiting == 0)
+		tick_at = 0;
+	else if (tick_at == 0)
+		tick_at = TimestampTzPlusMilliseconds(evbus_uptime(), TICK_MS);
+	return waiting > EVBUS_RING_BYTES / EVBUS_RING_URGENT || (tick_at != 0 && evbus_uptime() >= tick_at);
 }
 
 /* Nothing came after a recovery: its end would be forgotten without a tick. */
@@ -181,26 +213,30 @@ mark_low(int64 low)
 	low_is_old = false;
 }
 
-/* One turn, as told at the top; false: nothing to do. */
+/* One turn, as told at the top; false: nothing was placed. */
 static bool
 turn(void)
 {
+	bool		wanted = pg_atomic_exchange_u32(&db->tick_wanted, 0) != 0;
 	uint64		clock = pg_atomic_read_u64(&db->clock);
-	uint64		low;
+	int64		low;
 	uint64		tail;
 	bool		late = false;
 	bool		worked;
 
 	pg_memory_barrier();
 	EVBUS_POINT("sequencer.clock");
-	low = Min(clock, evbus_lowest_open());
+	low = (int64) Min(clock, evbus_lowest_open());
 	EVBUS_POINT("sequencer.slots");
 	pg_memory_barrier();
 	tail = pg_atomic_read_u64(&db->ring_tail);
 	EVBUS_POINT("sequencer.tail");
 	pg_memory_barrier();
 	if (pg_atomic_read_u32(&db->late) || pg_atomic_read_u32(&db->lost))
+	{
 		pg_atomic_write_u32(&db->recovered, 0);	/* before the flags go: who waits for all to be placed waits on */
+		tick(tail, low);		/* positions are ticked in their order */
+	}
 	if (pg_atomic_read_u32(&db->lost))
 	{
 		uint64		lost_low;
@@ -225,12 +261,14 @@ turn(void)
 		late = true;
 	}
 	evbus_recovered_forget();
-	worked = drain(tail, (int64) low, late, (int64) clock);
+	worked = late ? place_late(tail, low, (int64) clock) : place_ring(tail, &wanted);
+	if (wanted || tick_due())
+		tick(tail, low);
 	if (!pg_atomic_read_u32(&db->late) && !pg_atomic_read_u32(&db->lost))
 		pg_atomic_write_u32(&db->recovered, 1);
-	/* Not where drain() stopped at once: what it left may be below our low. */
+	/* Not where place_late() stopped at once: what it left may be below our low. */
 	if (!worked && low_is_old && pg_atomic_read_u64(&db->ring_drained) >= tail)
-		mark_low((int64) low);
+		mark_low(low);
 	return worked || pg_atomic_read_u32(&db->late);
 }
 
@@ -275,7 +313,7 @@ start(void)
 	else
 	{
 		evbus_turn_end();
-		tick_again(low);
+		evbus_turn_tick_ring(low);
 		/* A recovery may have been cut short: it is safe to do it again. */
 		evbus_recover(low);
 	}
@@ -283,9 +321,33 @@ start(void)
 	pg_atomic_write_u32(&db->recovered, 1);
 }
 
+/*
+ * Wait for work.  Where events come all the time and nobody waits for them we
+ * only nap, and publishers need not wake us: to be woken for each commit takes as
+ * much of the machine as to write the event.
+ */
+static void
+rest(bool nap)
+{
+	long		timeout = nap ? NAP_MS : IDLE_MS;
+
+	pg_atomic_write_u32(&db->sequencer_sleeps, nap ? EVBUS_NAPS : EVBUS_SLEEPS);
+	pg_memory_barrier();		/* who pushes or begins to wait from here on wakes us */
+	if (nap ? evbus_ring_awaited(db) : pg_atomic_read_u64(&db->ring_tail) != pg_atomic_read_u64(&db->ring_drained))
+		timeout = 0;
+	else if (!nap && tick_at != 0)
+		timeout = Max((tick_at - evbus_uptime() + 999) / 1000, 0);
+	if (timeout > 0 && !pg_atomic_read_u32(&db->tick_wanted) &&
+		!pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late))
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, PG_WAIT_EXTENSION);
+	pg_atomic_write_u32(&db->sequencer_sleeps, EVBUS_AWAKE);
+	ResetLatch(MyLatch);
+}
+
 void
 evbus_sequencer_main(Datum main_arg)
 {
+	int64		look_at = 0;
 	bool		mine = false;
 
 	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
@@ -325,22 +387,19 @@ evbus_sequencer_main(Datum main_arg)
 
 	for (;;)
 	{
+		bool		worked;
+
 		evbus_worker_turn();
-		if (turn())
-			continue;
-		pgstat_report_stat(false);
-
-		StartTransactionCommand();
-		if (evbus_worker_unwanted(db))
-			proc_exit(0);
-		CommitTransactionCommand();
-
-		pg_atomic_write_u32(&db->sequencer_sleeps, 1);
-		pg_memory_barrier();	/* who pushes from here on wakes us */
-		if (pg_atomic_read_u64(&db->ring_tail) == pg_atomic_read_u64(&db->ring_drained) &&
-			!pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late))
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDLE_MS, PG_WAIT_EXTENSION);
-		pg_atomic_write_u32(&db->sequencer_sleeps, 0);
-		ResetLatch(MyLatch);
+		worked = turn();
+		if (!worked || evbus_uptime() >= look_at)
+		{
+			pgstat_report_stat(false);
+			StartTransactionCommand();
+			if (evbus_worker_unwanted(db))
+				proc_exit(0);
+			CommitTransactionCommand();
+			look_at = TimestampTzPlusMilliseconds(evbus_uptime(), IDLE_MS);
+		}
+		rest(worked);
 	}
 }

@@ -1,13 +1,15 @@
 /*-------------------------------------------------------------------------
  * turn.c
- *	  One transaction of the sequencer: positions given, ticks written, and what
- *	  others may see of it.
+ *	  What the sequencer does to what it found: positions given, shown to
+ *	  readers, and written down in ticks.
  *
- * Positions are given in memory first.  What came through the ring may be shown
- * to readers at once (`drained`); everything else when the ticks are committed,
- * because it is found through them.  `ticked`, which lets acks commit, rises in
- * the commit's own callback: whoever dies between the commit and the next line of
- * code would else tick the same positions twice.
+ * What came through the ring gets its positions in memory and is shown at once
+ * (`drained`); a transaction later on writes the ticks of all that was shown
+ * meanwhile, and reads them from the ring, so nothing is remembered twice.  What
+ * came otherwise gets positions in such a transaction and is shown when it is
+ * committed, because readers find it through its tick.  `ticked`, which lets acks
+ * commit, rises in the commit's own callback: whoever dies between the commit and
+ * the next line of code would else tick the same positions twice.
  *-------------------------------------------------------------------------
  */
 #include "turn.h"
@@ -17,11 +19,23 @@
 #include "miscadmin.h"
 #include "point.h"
 #include "registry.h"
+#include "ring.h"
 #include "tick.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/* Positions given in this turn, one list per bus. */
+/* Positions given and not yet shown, by slot of the bus. */
+typedef struct Given
+{
+	int32		bus_id;			/* 0: none */
+	int64		next_position;
+} Given;
+
+static Given *given;			/* [evbus_max_buses] */
+static int *given_slots;		/* those in use */
+static int	n_given = 0;
+
+/* Positions to be ticked in this transaction, one list per bus. */
 typedef struct Placed
 {
 	int32		bus_id;
@@ -58,16 +72,14 @@ evbus_turn_find_bus(int32 bus_id, EvbusBus *bus)
 	return false;
 }
 
-/* Make sure that the positions of a bus are in shared memory; false: no such bus. */
-bool
-evbus_turn_bus(int32 bus_id, int slot)
+/* Read the positions of a bus into shared memory; false: no such bus. */
+static bool
+load_bus(int32 bus_id, int slot)
 {
 	EvbusBusState *bus = EVBUS_BUS(db, slot);
 	int64		next;
 	EvbusBus	found;
 
-	if ((int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
-		return true;
 	if (!evbus_turn_find_bus(bus_id, &found) || found.slot != slot)
 		return false;
 	next = evbus_tick_next_position(bus_id);
@@ -83,7 +95,23 @@ evbus_turn_bus(int32 bus_id, int slot)
 	return true;
 }
 
-/* The list of a bus in this turn. */
+/* Make sure that the positions of a bus are in shared memory; false: no such bus. */
+bool
+evbus_turn_bus(int32 bus_id, int slot)
+{
+	bool		found;
+
+	if ((int32) pg_atomic_read_u32(&EVBUS_BUS(db, slot)->bus_id) == bus_id)
+		return true;
+	if (IsTransactionState())
+		return load_bus(bus_id, slot);
+	evbus_turn_begin();
+	found = load_bus(bus_id, slot);
+	evbus_turn_end();
+	return found;
+}
+
+/* The list of a bus in this transaction. */
 static Placed *
 placed_for(int32 bus_id, int slot)
 {
@@ -117,18 +145,54 @@ evbus_turn_place(int32 bus_id, int slot, int64 id)
 	return evbus_turn_bus(bus_id, slot) ? place(placed_for(bus_id, slot), id) : 0;
 }
 
-/* This one got its position in an earlier turn, which was not committed; ascending. */
-void
-evbus_turn_place_again(int32 bus_id, int slot, int64 id, int64 position)
+/*
+ * The same for an entry of the ring, in no transaction: the position is kept in
+ * the ring, and shown with evbus_turn_show().
+ */
+int64
+evbus_turn_give(int32 bus_id, int slot)
 {
-	Placed	   *p;
+	Given	   *g = &given[slot];
 
-	if (position == 0 || (int32) pg_atomic_read_u32(&EVBUS_BUS(db, slot)->bus_id) != bus_id)
-		return;
-	p = placed_for(bus_id, slot);
-	if (p->n == 0)
-		p->first_position = p->next_position = position;
-	(void) place(p, id);
+	if (!evbus_turn_bus(bus_id, slot))
+		return 0;
+	if (g->bus_id == 0)
+		given_slots[n_given++] = slot;
+	if (g->bus_id != bus_id)	/* or the slot is another bus's by now */
+	{
+		g->bus_id = bus_id;
+		g->next_position = (int64) pg_atomic_read_u64(&EVBUS_BUS(db, slot)->next_position);
+	}
+	return g->next_position++;
+}
+
+/*
+ * All entries below tail have their positions: readers may have them.  Only acks
+ * wait for the ticks.  Returns who waits for them (EVBUS_AWAITED_*); those on
+ * drained_cv are awake.
+ */
+uint32
+evbus_turn_show(uint64 tail)
+{
+	uint32		awaited = 0;
+
+	pg_write_barrier();
+	pg_atomic_write_u64(&db->ring_drained, tail);
+	pg_write_barrier();
+	for (int i = 0; i < n_given; i++)
+	{
+		Given	   *g = &given[given_slots[i]];
+		EvbusBusState *bus = EVBUS_BUS(db, given_slots[i]);
+
+		if ((int32) pg_atomic_read_u32(&bus->bus_id) == g->bus_id)
+			pg_atomic_write_u64(&bus->next_position, (uint64) g->next_position);
+		awaited |= pg_atomic_exchange_u32(&bus->awaited, 0);	/* a barrier: who looks in vain after this is seen */
+		g->bus_id = 0;
+	}
+	n_given = 0;
+	if (awaited & EVBUS_AWAITED_CV)
+		ConditionVariableBroadcast(&db->drained_cv);
+	return awaited;
 }
 
 /* Let readers find this position in the ring, every so often. */
@@ -203,6 +267,8 @@ evbus_turn_init(EvbusDb *database)
 {
 	db = database;
 	turn_context = AllocSetContextCreate(TopMemoryContext, "evbus turn", ALLOCSET_DEFAULT_SIZES);
+	given = MemoryContextAllocZero(TopMemoryContext, sizeof(Given) * evbus_max_buses);
+	given_slots = MemoryContextAlloc(TopMemoryContext, sizeof(int) * evbus_max_buses);
 	RegisterXactCallback(turn_xact, NULL);
 }
 
@@ -232,22 +298,6 @@ evbus_turn_drained(uint64 tail)
 	turn_tail = tail;
 }
 
-/*
- * The same at once, and readers may have what is placed: all of it is in the ring.
- * Only their acks wait for the ticks.
- */
-void
-evbus_turn_show(void)
-{
-	pg_write_barrier();
-	pg_atomic_write_u64(&db->ring_drained, turn_tail);
-	pg_write_barrier();
-	for (int i = 0; i < evbus_max_buses; i++)
-		if (placed[i].bus_id != 0)
-			pg_atomic_write_u64(&EVBUS_BUS(db, i)->next_position, (uint64) placed[i].next_position);
-	ConditionVariableBroadcast(&db->drained_cv);
-}
-
 /* Write the ticks of this turn; false: nothing was placed. */
 bool
 evbus_turn_tick(int64 low_id)
@@ -262,4 +312,36 @@ evbus_turn_tick(int64 low_id)
 		}
 	turn_open = true;
 	return any;
+}
+
+/*
+ * Write down the positions of what is shown and not yet ticked, also where an
+ * earlier sequencer gave them.
+ */
+void
+evbus_turn_tick_ring(int64 low_id)
+{
+	uint64		drained = pg_atomic_read_u64(&db->ring_drained);
+
+	evbus_turn_begin();
+	for (uint64 at = pg_atomic_read_u64(&db->ring_ticked); at < drained;)
+	{
+		EvbusRingEntry entry;
+		Placed	   *p;
+
+		if (!evbus_ring_header(db, at, &entry))
+			elog(ERROR, "an unticked ring entry was overwritten");
+		at += entry.len;
+		if (entry.position == 0 ||
+			(int32) pg_atomic_read_u32(&EVBUS_BUS(db, entry.bus_slot)->bus_id) != entry.bus_id)
+			continue;
+		p = placed_for(entry.bus_id, entry.bus_slot);
+		if (p->n == 0)
+			p->first_position = p->next_position = entry.position;
+		(void) place(p, entry.event_id);
+	}
+	evbus_turn_drained(drained);
+	(void) evbus_turn_tick(low_id);
+	EVBUS_POINT("sequencer.ticks");
+	evbus_turn_end();
 }

@@ -34,6 +34,7 @@
 
 #define FIXED_INTERVAL	USECS_PER_DAY	/* of ticks and dead letters */
 #define LEAVES_AHEAD	2
+#define PLACED_WAIT_MS	1000	/* for the sequencer to tick what is in the ring */
 
 /* Minutes; dead letters older than this go with their leaf. */
 int			evbus_dead_letter_retention = 30 * 24 * 60;
@@ -195,8 +196,7 @@ all_placed(EvbusDb *db, int64 hi)
 	evbus_internal_begin(&state);
 	late = evbus_sql(&plan, "SELECT 1 FROM evbus.late WHERE min_id < $1 LIMIT 1", 1, types, values, NULL, 1) > 0;
 	evbus_internal_end(&state);
-	return !late && pg_atomic_read_u32(&db->recovered) && !pg_atomic_read_u32(&db->lost) &&
-		pg_atomic_read_u64(&db->ring_ticked) >= pg_atomic_read_u64(&db->ring_tail);
+	return !late && evbus_db_wait_drained(db, PLACED_WAIT_MS);
 }
 
 /*

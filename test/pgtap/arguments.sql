@@ -54,7 +54,7 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 -- arrays
 
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
-	$$evbus.publish_batch('b', '{a,b}', '{1}')$$, $$evbus.publish_batch('b', '{a}', '{1,2}')$$, $$evbus.publish_batch('b', '{}', '{1}')$$, $$evbus.publish_batch('b', '{a}', '{}')$$,
+	$$evbus.publish_batch('b', '{a,b}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2,3}')$$, $$evbus.publish_batch('b', '{}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k,l,m}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', headers => ARRAY['{}']::jsonb[])$$, $$evbus.publish_batch('b', '{}', '{}', keys => '{k}')$$,
 	$$evbus.publish_batch('b', '{{a,b},{c,d}}', '{1,2,3,4}')$$, $$evbus.publish_batch('b', '{a,b,c,d}', '{{1,2},{3,4}}')$$, $$evbus.publish_batch('b', '{{a,b}}', '{{1,2}}')$$,

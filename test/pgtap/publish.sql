@@ -1,6 +1,6 @@
 -- publish() and publish_batch(): what they store, when it is seen, what a rollback leaves.
 \ir include/helpers.sql
-SELECT plan(92);
+SELECT plan(97);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.create_bus('second');
@@ -264,5 +264,26 @@ FROM (VALUES
 SELECT throws_ok($$SELECT evbus.publish('nosuch', 'a.b', '{}')$$, 'VB001', NULL, 'an unknown bus is refused');
 SELECT throws_ok($$SELECT * FROM evbus.publish_batch('nosuch', '{a}', '{1}')$$, 'VB001', NULL, 'an unknown bus is refused for a batch');
 SELECT throws_ok($$SELECT * FROM evbus.publish_batch('nosuch', '{}', '{}')$$, 'VB001', NULL, 'an unknown bus is refused also for an empty batch');
+
+-- lengths around those at which a stored value's header changes (126 bytes), with and without key and headers
+
+CREATE TABLE sized AS
+	SELECT n, 'size.' || repeat('t', n) AS type, to_jsonb(repeat('p', n)) AS payload,
+		CASE WHEN n % 2 = 0 THEN repeat('k', n) END AS key, CASE WHEN n % 3 = 0 THEN jsonb_build_object('h', repeat('h', n)) END AS headers
+	FROM generate_series(90, 140) n;
+SELECT evbus.create_bus('sized');
+SELECT evbus.subscribe('sized', 'sizes') AS position \gset
+SELECT is(count(*), 51::bigint, 'values of all lengths are stored') FROM (
+	SELECT evbus.publish_batch('sized', array_agg(type ORDER BY n), array_agg(payload ORDER BY n), array_agg(key ORDER BY n), array_agg(headers ORDER BY n)) FROM sized) p;
+SELECT results_eq($$SELECT type, payload, key, headers FROM evbus.history WHERE bus = 'sized' ORDER BY event_id$$,
+	'SELECT type, payload, key, headers FROM sized ORDER BY n', 'the history has them as they were');
+SELECT results_eq($$SELECT type, payload, key, headers FROM take('sizes', 51) ORDER BY event_id$$,
+	'SELECT type, payload, key, headers FROM sized ORDER BY n', 'and so has the reader');
+
+-- one type for all
+
+SELECT is(count(*), 3::bigint, 'a batch with one type') FROM evbus.publish_batch('sized', '{the.same}', '{7,8,9}');
+SELECT results_eq($$SELECT type, payload FROM take('sizes', 3) ORDER BY event_id$$,
+	$$VALUES ('the.same', '7'::jsonb), ('the.same', '8'), ('the.same', '9')$$, 'gives it to all its events');
 
 SELECT * FROM finish();

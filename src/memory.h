@@ -1,0 +1,9 @@
+/* memory.h: what becomes of freed memory */
+#ifndef EVBUS_MEMORY_H
+#define EVBUS_MEMORY_H
+
+#include "evbus.h"
+
+extern void evbus_keep_memory(Size bytes);
+
+#endif
