@@ -13,7 +13,7 @@
 # Then the functions prepare (once, may be left out), measure (once a round) and finish (once, may be left out).
 #
 # In measure:
-#   sample KEY X SYSTEM ARGS...   runs the system's driver after a checkpoint and records its rate; the driver's other
+#   sample KEY X SYSTEM ARGS...   runs the system's driver, once everything is settled, and records its rate; the driver's other
 #                                 values are in ${result[p50]} and so on.  Does nothing where the system is missing.
 #   record KEY X VALUE UNIT       records anything else
 #   drive SYSTEM ARGS...          runs its driver without recording
@@ -91,8 +91,15 @@ ready() {
 	[ -z "${failed[$1]:-}" ]
 }
 
-checkpoint() {
+# Equal footing: no measurement pays for what the one before has left to be written.
+settle() {
+	local deadline=$((SECONDS + 30))
 	sql -c "CHECKPOINT"
+	while [ -n "${REDIS_SOCKET:-}" ] && redis-cli -s "$REDIS_SOCKET" info persistence | grep -q '^aof_rewrite_in_progress:1' &&
+		[ $SECONDS -lt $deadline ]; do
+		sleep 0.05
+	done
+	sync -f "$work"
 }
 
 # try KEY COMMAND...: runs what prepares a sample of KEY; a failure is that of the series
@@ -110,7 +117,7 @@ sample() {
 	local key=$1 x=$2
 	shift 2
 	ready "$key" || return 0
-	checkpoint
+	settle
 	if drive "$@"; then
 		record "$key" "$x" "${result[rate]}" "${unit:-events/s}"
 	else

@@ -16,7 +16,7 @@ handler_events=$(full_or_quick 500000 150000)
 
 prepare() {
 	sql -c "TRUNCATE bench.plain"
-	checkpoint
+	settle
 	drive plain publish --batch 1000 --events "$handler_events"
 	sql -c "VACUUM (ANALYZE, FREEZE) bench.plain"
 	sql >"$work/setup.out" <<-'SQL'

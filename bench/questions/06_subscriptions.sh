@@ -37,7 +37,7 @@ measure() {
 	events=$(full_or_quick 100000 20000)
 	for x in "${counts[@]}"; do
 		for kind in paused busy; do
-			checkpoint
+			settle
 			wal=$(wal_bytes)
 			sample $kind "$x" evbus publish --name "$kind$x" --batch 1000 --warm 1 --events "$events"
 			ready $kind || continue

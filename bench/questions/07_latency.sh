@@ -37,7 +37,7 @@ latency() {
 	local key=$1
 	shift
 	ready "$key" || return 0
-	checkpoint
+	settle
 	if drive "$@" --rate 1000 --seconds "$(full_or_quick 4 1.5)"; then
 		record "$key" p50 "${result[p50]}" "us"
 		record "$key" p99 "${result[p99]}" "us"

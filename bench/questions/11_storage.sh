@@ -55,7 +55,7 @@ costs() {
 		pgq) try "$key" drive pgq reset || return 0 ;;
 		pgmq) try "$key" drive pgmq reset || return 0 ;;
 	esac
-	checkpoint
+	settle
 	read -r -a before <<<"$(sizes "$system")"
 	wal=$(wal_bytes)
 	cpu=$(cpu_us "$(postmaster)")
