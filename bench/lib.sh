@@ -27,7 +27,6 @@ declare -A result=()			# what the last driver printed
 declare -A database=([pgq]=pgq [pgmq]=pgmq)	# all others: evbus
 declare -A failed=()			# series that failed in this question
 declare -A system_of=()			# KEY -> SYSTEM, in this question
-failures=0
 id=								# of the question
 
 full_or_quick() {
@@ -79,11 +78,20 @@ drive() {
 	done
 }
 
+# What the last driver said.
+complaint() {
+	if [ -s "$work/driver.err" ]; then
+		head -n 1 "$work/driver.err" | tr '\t' ' '
+	else
+		echo "the driver was ended after ${limit:-120} seconds"
+	fi
+}
+
 # fail_series KEY WHY: its row says so, it is not measured any more, and the exit status of the run tells.
 fail_series() {
 	echo "  $1 FAILED: $2" >&2
 	missing "$1" "failed: $2"
-	failures=$((failures + 1))
+	echo "$id, $1: $2" >>"$work/failures"
 }
 
 # ready KEY: can and shall it be measured?
@@ -108,8 +116,8 @@ try() {
 	shift
 	ready "$key" || return 1
 	"$@" >"$work/try.out" 2>&1 && return
-	[ "$1" != drive ] || cat "$work/driver.err" >>"$work/try.out"
-	fail_series "$key" "$1: $(tail -n 1 "$work/try.out" | tr '\t' ' ')"
+	cat "$work/try.out" >&2
+	fail_series "$key" "$1: $(complaint)"
 	return 1
 }
 
@@ -121,7 +129,7 @@ sample() {
 	if drive "$@"; then
 		record "$key" "$x" "${result[rate]}" "${unit:-events/s}"
 	else
-		fail_series "$key" "$(tail -n 1 "$work/driver.err" | tr '\t' ' ')"
+		fail_series "$key" "$(complaint)"
 	fi
 }
 
@@ -158,7 +166,7 @@ empty_all() {
 	local system
 	sql -c "TRUNCATE bench.plain"
 	for system in pgmq pgq redis_everysec redis_always nats; do
-		! has $system || drive $system reset || echo "  $system could not be reset: $(tail -n 1 "$work/driver.err")" >&2
+		! has $system || drive $system reset || echo "  $system could not be reset: $(complaint)" >&2
 	done
 }
 

@@ -42,7 +42,7 @@ latency() {
 		record "$key" p50 "${result[p50]}" "us"
 		record "$key" p99 "${result[p99]}" "us"
 	else
-		fail_series "$key" "$(tail -n 1 "$work/driver.err")"
+		fail_series "$key" "$(complaint)"
 	fi
 }
 
