@@ -117,7 +117,11 @@ try() {
 	ready "$key" || return 1
 	"$@" >"$work/try.out" 2>&1 && return
 	cat "$work/try.out" >&2
-	fail_series "$key" "$1: $(complaint)"
+	if [ -s "$work/try.out" ]; then
+		fail_series "$key" "$1: $(tail -n 1 "$work/try.out")"
+	else
+		fail_series "$key" "$1: $(complaint)"
+	fi
 	return 1
 }
 
