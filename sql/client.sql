@@ -30,6 +30,11 @@ SELECT evbus.extend(ARRAY[:'receipt'], '1 minute');
 SELECT evbus.release(ARRAY[:'receipt']);
 SELECT evbus.ack(ARRAY[:'receipt', :'receipt']);
 
+SELECT count(*) FROM evbus.receive('regress reader', ack => ARRAY[:'receipt', :'receipt']);
+BEGIN READ ONLY;
+SELECT count(*) FROM evbus.receive('regress reader', ack => ARRAY[:'receipt']);
+ROLLBACK;
+
 -- texts that are no receipts: an error
 SELECT evbus.ack('{nonsense}');
 SELECT evbus.ack('{""}');
@@ -56,6 +61,8 @@ SELECT * FROM evbus.receive('regress reader', lease => '0');
 SELECT * FROM evbus.receive('regress reader', lease => '300000 years');
 SELECT * FROM evbus.receive('regress reader', wait => '-1 second');
 SELECT * FROM evbus.receive('regress reader', wait => '1 hour');
+SELECT * FROM evbus.receive('regress reader', ack => '{nonsense}');
+SELECT * FROM evbus.receive('regress reader', ack => '{NULL}');
 SELECT evbus.nack('{}', delay => '-1 second');
 SELECT evbus.extend('{}', '-1 second');
 CALL evbus.wait('no such subscription');

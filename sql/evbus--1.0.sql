@@ -294,9 +294,9 @@ COMMENT ON FUNCTION evbus.seek(text, text) IS 'move a subscription to now, the b
 
 /* --------------------------------------------------------------- clients */
 
-CREATE FUNCTION evbus.receive(subscription text, max_events integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT NULL)
+CREATE FUNCTION evbus.receive(subscription text, max_events integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT NULL, ack text[] DEFAULT NULL)
 RETURNS SETOF evbus.delivery AS 'MODULE_PATHNAME', 'evbus_receive' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
-COMMENT ON FUNCTION evbus.receive(text, integer, interval, interval) IS 'lease up to max_events deliveries; rolling back gives them back at once';
+COMMENT ON FUNCTION evbus.receive(text, integer, interval, interval, text[]) IS 'lease up to max_events deliveries, after acking those given; rolling back gives them back at once';
 
 CREATE FUNCTION evbus.ack(receipts text[])
 RETURNS integer AS 'MODULE_PATHNAME', 'evbus_ack' LANGUAGE C VOLATILE PARALLEL UNSAFE;

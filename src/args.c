@@ -150,6 +150,15 @@ evbus_arg_array(FunctionCallInfo fcinfo, int n, const char *name,
 	deconstruct_array(array, ARR_ELEMTYPE(array), typlen, typbyval, typalign, values, nulls, count);
 }
 
+/* Has the array no elements at all? */
+bool
+evbus_arg_empty(FunctionCallInfo fcinfo, int n)
+{
+	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(n);
+
+	return ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) == 0;
+}
+
 void
 evbus_no_nulls(const bool *nulls, int count, const char *name)
 {

@@ -68,8 +68,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->bus_slot = sub->bus_slot;
 		shared->bus_id = sub->bus_id;
 		shared->frontier = shared->skipped_from = progress->frontier;
-		shared->ring_hint = 0;
-		shared->hint_position = 0;
+		memset(shared->hints, 0, sizeof(shared->hints));
 		shared->open_head = shared->open_tail = shared->retry_head = -1;
 		shared->n_returned = shared->n_held = 0;
 		shared->next_expiry = 0;
@@ -367,7 +366,9 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 	{
 		int32		at = claim->lease;
 		int64		hi = lease->hi;
+		EvbusLeaseChain more;
 
+		evbus_lease_alloc_many(db, claim->sub_slot, n - 1, &more);
 		for (;;)
 		{
 			int32		rest;
@@ -383,7 +384,7 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			made++;
 			if (made == n)
 				break;
-			rest = evbus_lease_alloc(db, claim->sub_slot, false);
+			rest = evbus_lease_next(db, claim->sub_slot, &more);
 			if (rest < 0)
 			{
 				/* No more for us: what follows the last event goes back. */
@@ -401,7 +402,7 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			EVBUS_LEASE(db, rest)->hi = hi;
 			EVBUS_LEASE(db, rest)->attempts = lease->attempts;
 			evbus_lease_grant(shared, EVBUS_LEASE(db, rest));
-			evbus_lease_insert(db, shared, rest);
+			evbus_lease_insert_after(db, shared, rest, at);
 			at = rest;
 			lease = EVBUS_LEASE(db, at);
 		}

@@ -1,12 +1,10 @@
 /*-------------------------------------------------------------------------
  * delivery.c
- *	  Clients: receive, ack, nack, reject, extend, release, wait.
+ *	  Clients: receive, wait, channel.  What they say of what they got is in settle.c.
  *
- * receive() leases deliveries in shared memory and writes nothing.  The others
- * are transactional: they pin leases (cursor.c) and write to the ledger, to
- * evbus.retry or to the dead letters, and all of it takes effect together when
- * the caller commits.  So receive, work and ack in one transaction are exactly
- * once; in several, at least once.
+ * receive() leases deliveries in shared memory and writes nothing; what it is told
+ * to ack beforehand it acks as evbus.ack() does.  Receive, work and ack in one
+ * transaction are exactly once; in several, at least once.
  *-------------------------------------------------------------------------
  */
 #include "delivery.h"
@@ -21,6 +19,7 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "ledger.h"
+#include "memory.h"
 #include "miscadmin.h"
 #include "pin.h"
 #include "nodes/parsenodes.h"
@@ -29,6 +28,7 @@
 #include "receipt.h"
 #include "retry.h"
 #include "ring.h"
+#include "settle.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -36,15 +36,12 @@
 #include "utils/timestamp.h"
 
 #define CLAIM_MAX		4096	/* positions looked at per claim */
+#define KEEP_BYTES		(8 * 1024 * 1024)	/* of freed memory, by a process that receives batches */
+#define PLACE_WAIT_MS	100		/* for the sequencer; it may just be at something else */
 #define WAIT_STEP_MS	100		/* leases and retries become due without a wake-up */
 #define WAIT_MAX		(60 * USECS_PER_SEC)
 
 PG_FUNCTION_INFO_V1(evbus_receive);
-PG_FUNCTION_INFO_V1(evbus_ack);
-PG_FUNCTION_INFO_V1(evbus_nack);
-PG_FUNCTION_INFO_V1(evbus_reject);
-PG_FUNCTION_INFO_V1(evbus_extend);
-PG_FUNCTION_INFO_V1(evbus_release);
 PG_FUNCTION_INFO_V1(evbus_wait);
 PG_FUNCTION_INFO_V1(evbus_channel);
 
@@ -180,11 +177,11 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 			}
 		}
 		EVBUS_POINT("receive.claimed");
+		evbus_pin_room(found.n);
 		made = evbus_cursor_split(db, &claim, found.events, found.n, expires_at, claims);
+		evbus_pin_received(db, claims + 1, made - 1);	/* the first one is the claim's */
 		for (int i = 0; i < made; i++)
 		{
-			if (i > 0)
-				(void) evbus_pin(db, &claims[i], EVBUS_PIN_RECEIVED);
 			out[n].event = found.events[i];
 			out[n].event.attempt = 1 + claims[i].attempts;
 			out[n].claim = claims[i];
@@ -204,15 +201,37 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 }
 
 /*
- * evbus.receive(subscription text, max_events integer, lease interval, wait interval)
- * returns setof evbus.delivery
+ * What was committed before the call is to be found by it: wait until what was in
+ * the ring then has its positions.  The sequencer may nap, but not for long.
+ */
+static void
+wait_placed(EvbusDb *db, int bus_slot, uint64 tail)
+{
+	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), PLACE_WAIT_MS);
+
+	ConditionVariablePrepareToSleep(&db->drained_cv);
+	for (;;)
+	{
+		evbus_ring_await(db, bus_slot, EVBUS_AWAITED_CV);
+		if (pg_atomic_read_u64(&db->ring_drained) >= tail || evbus_uptime() >= deadline)
+			break;
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 1, PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+}
+
+/*
+ * evbus.receive(subscription text, max_events integer, lease interval, wait interval,
+ * ack text[]) returns setof evbus.delivery
  *
  * Leases up to max_events (1 to 10000) deliveries: retries that are due first,
  * then events in order of position.  lease: 1 second to 1 day, NULL the
  * subscription's.  wait: 0 to 60 seconds, NULL not at all; returns as soon as
  * there is one.  Takes effect at once; rolled back, the deliveries go back at once.
+ * ack: receipts, of whatever subscription, that are acked first, as evbus.ack()
+ * does.  With any of them it does not wait: they would stay undone meanwhile.
  * Errors: 22004, 22023, 42501 not the owner, VB004, VB009, VB012 no lease left,
- * VB013 the subscription has a handler.
+ * VB013 the subscription has a handler; with receipts those of evbus.ack().
  */
 Datum
 evbus_receive(PG_FUNCTION_ARGS)
@@ -224,18 +243,31 @@ evbus_receive(PG_FUNCTION_ARGS)
 	int64		wait = PG_ARGISNULL(3) ? 0 : evbus_arg_interval(fcinfo, 3, "wait", 0, WAIT_MAX);
 	EvbusSubscription *sub = consumer_subscription(name);
 	EvbusDb    *db = evbus_db();
-	int64		deadline = evbus_uptime() + wait;
+	int64		deadline;
+	uint64		tail;
 	TimestampTz expires_at;
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 	bool		short_of_leases;
 	Delivery   *out = palloc_extended(sizeof(Delivery) * max, MCXT_ALLOC_HUGE);
 	int			n = 0;
+	bool		acked = false;
+	MemoryContext rows;
+	MemoryContext old;
 
 	PreventCommandDuringRecovery("evbus.receive()");
 	PreventCommandIfParallelMode("evbus.receive()");
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	evbus_db_require_ready(db);
+	if (!PG_ARGISNULL(4) && !evbus_arg_empty(fcinfo, 4))
+	{
+		acked = evbus_settle_ack(fcinfo, 4, "ack", "evbus.receive(ack => ...)") > 0;
+		wait = 0;				/* undone as long as we do not come back, and the table locked */
+	}
 
+	tail = pg_atomic_read_u64(&db->ring_tail);
+	if (max > 1)
+		evbus_keep_memory(KEEP_BYTES);
+	deadline = evbus_uptime() + wait;
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -249,7 +281,8 @@ evbus_receive(PG_FUNCTION_ARGS)
 			n = take_retries(db, sub, max, expires_at, out);
 			if (n < max)
 				n += take_events(db, sub, max - n, expires_at, out + n, &lsn, &short_of_leases);
-			if (n == 0 && short_of_leases)
+			/* Those of what was just acked are free at commit: the next call will see. */
+			if (n == 0 && short_of_leases && !acked)
 				ereport(ERROR,
 						(errcode(ERRCODE_EVBUS_NO_LEASES),
 						 errmsg("no lease is left for subscription \"%s\"", sub->name),
@@ -258,7 +291,15 @@ evbus_receive(PG_FUNCTION_ARGS)
 						 errhint("Ack what was received, receive less at once, or raise evbus.max_leases.")));
 		}
 		left = deadline - evbus_uptime();
-		if (n > 0 || left <= 0)
+		if (n > 0)
+			break;
+		if (pg_atomic_read_u64(&db->ring_drained) < tail && !sub->paused)
+		{
+			wait_placed(db, sub->bus_slot, tail);
+			tail = 0;
+			continue;
+		}
+		if (left <= 0)
 			break;
 		ConditionVariablePrepareToSleep(&db->drained_cv);
 		evbus_ring_await(db, sub->bus_slot, EVBUS_AWAITED_CV);
@@ -274,6 +315,8 @@ evbus_receive(PG_FUNCTION_ARGS)
 	if (lsn != InvalidXLogRecPtr)
 		XLogFlush(lsn);
 
+	rows = AllocSetContextCreate(CurrentMemoryContext, "evbus rows", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(rows);
 	for (int i = 0; i < n; i++)
 	{
 		EvbusReceipt receipt = {
@@ -287,293 +330,16 @@ evbus_receive(PG_FUNCTION_ARGS)
 		Datum		values[11];
 		bool		nulls[11];
 
-		values[0] = CStringGetTextDatum(evbus_receipt_out(&receipt));
+		values[0] = PointerGetDatum(evbus_receipt_out(&receipt));
 		nulls[0] = false;
 		evbus_event_values(&out[i].event, sub, values + 1, nulls + 1);
 		values[10] = TimestampTzGetDatum(expires_at);
 		nulls[10] = false;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		MemoryContextReset(rows);	/* the next row takes the same, while it is in the processor's cache */
 	}
+	MemoryContextSwitchTo(old);
 	return (Datum) 0;
-}
-
-/* ------------------------------------------------------------------- settle */
-
-/* What a client's receipt turned out to be. */
-typedef struct Settled
-{
-	EvbusReceipt receipt;
-	EvbusClaim	claim;
-	EvbusLease	lease;			/* as pinned */
-} Settled;
-
-static int
-settled_by_subscription(const void *a, const void *b)
-{
-	return ((const Settled *) a)->receipt.subscription_id - ((const Settled *) b)->receipt.subscription_id;
-}
-
-/*
- * Read receipts (argument 0) and pin those that are good.  Stale ones are skipped
- * with a WARNING; one that this very transaction received is an ERROR, since its
- * work would be done twice.
- */
-static int
-pin_receipts(FunctionCallInfo fcinfo, EvbusPinAction action, Settled **out)
-{
-	Datum	   *texts;
-	bool	   *nulls;
-	int			n;
-	int			good = 0;
-	int			stale = 0;
-	EvbusDb    *db;
-	EvbusSubscription *sub = NULL;
-	Settled    *all;
-
-	evbus_arg_array(fcinfo, 0, "receipts", &texts, &nulls, &n);
-	evbus_no_nulls(nulls, n, "receipts");
-	db = evbus_db();
-	evbus_pin_init();
-	all = palloc_extended(sizeof(Settled) * Max(n, 1), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < n; i++)
-	{
-		text	   *t = DatumGetTextPP(texts[i]);
-		Settled    *s = &all[good];
-		EvbusReceipt *r = &s->receipt;
-
-		evbus_receipt_in(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), r);
-		s->claim = (EvbusClaim) {.sub_slot = r->sub_slot, .lease = r->lease, .epoch = r->epoch};
-		if (sub == NULL || sub->subscription_id != r->subscription_id)
-			sub = r->incarnation == evbus_receipt_incarnation(db) ? evbus_subscription_by_id(r->subscription_id) : NULL;
-		if (sub != NULL)
-			evbus_check_owner(sub->owner, "subscription", sub->name);
-		/* Attached under its present epoch: what a seek has ended is gone then. */
-		if (sub != NULL && r->incarnation == evbus_receipt_incarnation(db) && r->sub_slot == sub->slot &&
-			evbus_ledger_attach(db, sub) &&
-			evbus_cursor_good(db, &s->claim, r->subscription_id, r->event_id, NULL) &&
-			evbus_pin(db, &s->claim, action) &&
-			evbus_cursor_good(db, &s->claim, r->subscription_id, r->event_id, &s->lease))
-		{
-			good++;
-			continue;
-		}
-		if (r->incarnation == evbus_receipt_incarnation(db) &&
-			(evbus_pinned_here(&s->claim, EVBUS_PIN_ACK) || evbus_pinned_here(&s->claim, EVBUS_PIN_RELEASE)))
-			continue;			/* said before in this transaction */
-		if (r->incarnation == evbus_receipt_incarnation(db) && evbus_pinned_here(&s->claim, EVBUS_PIN_RECEIVED))
-			ereport(ERROR,
-					(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
-					 errmsg("the lease of event " INT64_FORMAT " ran out in this transaction", r->event_id),
-					 errdetail("Another consumer may have it now, so the work of this transaction must not commit."),
-					 errhint("Roll back and receive again, with a longer lease or fewer events.")));
-		stale++;
-	}
-	if (stale > 0)
-		ereport(WARNING,
-				(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
-				 errmsg("%d of %d receipts are stale and changed nothing", stale, n),
-				 errdetail("Their lease ran out, was given back or settled, or is of before a restart.")));
-	qsort(all, good, sizeof(Settled), settled_by_subscription);
-	*out = all;
-	return good;
-}
-
-/* Write what was pinned to the ledger; n receipts of one subscription. */
-static void
-write_ledger(EvbusDb *db, const EvbusSubscription *sub, const Settled *all, int n)
-{
-	EvbusRange *ranges = palloc(sizeof(EvbusRange) * n);
-	int			count = 0;
-	int64		hi = 0;
-
-	for (int i = 0; i < n; i++)
-		if (!all[i].lease.retry)
-		{
-			ranges[count].lo = all[i].lease.lo;
-			ranges[count++].hi = all[i].lease.hi;
-			hi = Max(hi, all[i].lease.hi);
-		}
-	if (count > 0)
-	{
-		evbus_ledger_wait_ticked(db, sub, hi);
-		evbus_ledger_append(db, sub, ranges, count);
-	}
-	pfree(ranges);
-}
-
-/* The event behind a receipt; its attempt counts this delivery. */
-static void
-load_event(EvbusDb *db, const EvbusSubscription *sub, const Settled *s, EvbusEvent *event)
-{
-	EvbusEvents found = {0};
-
-	memset(event, 0, sizeof(*event));
-	event->event_id = s->receipt.event_id;
-	if (s->lease.retry)
-	{
-		if (evbus_retry_load(sub, event))
-		{
-			event->attempt += s->lease.attempts;
-			return;
-		}
-	}
-	else
-	{
-		evbus_read(db, sub, s->lease.lo, s->lease.hi, &found);
-		for (int i = 0; i < found.n; i++)
-			if (found.events[i].event_id == s->receipt.event_id)
-			{
-				*event = found.events[i];
-				event->attempt = 1 + s->lease.attempts;
-				return;
-			}
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_NO_DATA_FOUND),
-			 errmsg("event " INT64_FORMAT " is past its retention", s->receipt.event_id),
-			 errhint("Settle it with evbus.ack().")));
-}
-
-/* ack, nack and reject: failure says which; NULL is ack. */
-static int
-settle(FunctionCallInfo fcinfo, const EvbusFailure *failure, const char *what)
-{
-	Settled    *all;
-	int			n;
-
-	PreventCommandIfReadOnly(what);
-	PreventCommandIfParallelMode(what);
-	n = pin_receipts(fcinfo, EVBUS_PIN_ACK, &all);
-	for (int at = 0; at < n;)
-	{
-		EvbusDb    *db = evbus_db();
-		EvbusSubscription *sub = evbus_subscription_by_id(all[at].receipt.subscription_id);
-		int			count = 1;
-
-		while (at + count < n && all[at + count].receipt.subscription_id == sub->subscription_id)
-			count++;
-		for (int i = at; i < at + count; i++)
-		{
-			EvbusEvent	event;
-
-			if (failure)
-			{
-				load_event(db, sub, &all[i], &event);
-				evbus_retry_fail(db, sub, &event, failure);
-			}
-			else if (all[i].lease.retry)
-				evbus_retry_settle(sub, all[i].receipt.event_id);
-		}
-		write_ledger(db, sub, all + at, count);
-		at += count;
-	}
-	return n;
-}
-
-/*
- * evbus.ack(receipts text[]) returns integer
- *
- * Marks deliveries as done when the caller commits; returns how many receipts
- * were good.  Stale ones change nothing and give a WARNING; but VB008 if they
- * were received in this transaction.  Errors: 22004, 22023 no receipt, 25006,
- * 42501 not the owner, VB009 the position is not ticked in time.
- */
-Datum
-evbus_ack(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(settle(fcinfo, NULL, "evbus.ack()"));
-}
-
-/*
- * evbus.nack(receipts text[], delay interval, error text) returns integer
- *
- * Reports failed deliveries.  delay: 0 to 365 days until the next attempt, NULL
- * the subscription's backoff; error: kept with the retry, cut to 2 kB.  After
- * max_attempts they become dead letters.  Else as evbus.ack().
- */
-Datum
-evbus_nack(PG_FUNCTION_ARGS)
-{
-	EvbusFailure failure = {
-		.sqlerrcode = ERRCODE_EVBUS_REPORTED,
-		.delay = PG_ARGISNULL(1) ? -1 : evbus_arg_interval(fcinfo, 1, "delay", 0, 365 * USECS_PER_DAY),
-		.message = PG_ARGISNULL(2) ? "reported by evbus.nack()" : text_to_cstring(PG_GETARG_TEXT_PP(2))
-	};
-
-	PG_RETURN_INT32(settle(fcinfo, &failure, "evbus.nack()"));
-}
-
-/*
- * evbus.reject(receipts text[], error text) returns integer
- *
- * Gives up on deliveries: dead letters when the caller commits.  Else as evbus.nack().
- */
-Datum
-evbus_reject(PG_FUNCTION_ARGS)
-{
-	EvbusFailure failure = {
-		.sqlerrcode = ERRCODE_EVBUS_REPORTED,
-		.delay = -1,
-		.reject = true,
-		.message = PG_ARGISNULL(1) ? "reported by evbus.reject()" : text_to_cstring(PG_GETARG_TEXT_PP(1))
-	};
-
-	PG_RETURN_INT32(settle(fcinfo, &failure, "evbus.reject()"));
-}
-
-/*
- * evbus.release(receipts text[]) returns integer
- *
- * Gives deliveries back when the caller commits, without counting an attempt.
- * Else as evbus.ack().
- */
-Datum
-evbus_release(PG_FUNCTION_ARGS)
-{
-	Settled    *all;
-
-	PG_RETURN_INT32(pin_receipts(fcinfo, EVBUS_PIN_RELEASE, &all));
-}
-
-/*
- * evbus.extend(receipts text[], lease interval) returns integer
- *
- * Lets leases end that long (1 second to 1 day) from now; at once, and whatever
- * becomes of the transaction.  Returns how many receipts were good.
- */
-Datum
-evbus_extend(PG_FUNCTION_ARGS)
-{
-	Datum	   *texts;
-	bool	   *nulls;
-	int			n;
-	int			good = 0;
-	int64		lease = evbus_arg_interval(fcinfo, 1, "lease", USECS_PER_SEC, USECS_PER_DAY);
-	EvbusDb    *db = evbus_db();
-
-	evbus_arg_array(fcinfo, 0, "receipts", &texts, &nulls, &n);
-	evbus_no_nulls(nulls, n, "receipts");
-	for (int i = 0; i < n; i++)
-	{
-		text	   *t = DatumGetTextPP(texts[i]);
-		EvbusReceipt r;
-		EvbusClaim	claim;
-		EvbusSubscription *sub;
-
-		evbus_receipt_in(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), &r);
-		if (r.incarnation != evbus_receipt_incarnation(db) ||
-			(sub = evbus_subscription_by_id(r.subscription_id)) == NULL)
-			continue;
-		evbus_check_owner(sub->owner, "subscription", sub->name);
-		claim = (EvbusClaim) {.sub_slot = r.sub_slot, .lease = r.lease, .epoch = r.epoch};
-		if (evbus_cursor_renew(db, &claim, r.subscription_id, r.event_id, GetCurrentTimestamp() + lease))
-			good++;
-	}
-	if (good < n)
-		ereport(WARNING,
-				(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
-				 errmsg("%d of %d receipts are stale and changed nothing", n - good, n)));
-	PG_RETURN_INT32(good);
 }
 
 /* --------------------------------------------------------------------- wait */

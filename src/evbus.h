@@ -189,6 +189,15 @@ typedef struct EvbusLease
 	int64		suspect;		/* event_id whose handler ended its worker; 0: none */
 } EvbusLease;
 
+/* Where in the ring a position of a subscription's bus is, as a reader found it. */
+#define EVBUS_HINTS		8
+
+typedef struct EvbusHint
+{
+	int64		position;		/* 0: no hint */
+	uint64		offset;			/* at or before that position's entry */
+} EvbusHint;
+
 typedef struct EvbusSub
 {
 	LWLock		lock;			/* tranche "EvbusSub"; guards all but the atomics */
@@ -198,8 +207,8 @@ typedef struct EvbusSub
 	int32		bus_id;
 	int64		frontier;		/* next position to give out for the first time */
 	int64		skipped_from;	/* [skipped_from, frontier) is done but in no ledger row */
-	uint64		ring_hint;		/* ring offset at or before hint_position's entry */
-	int64		hint_position;	/* 0: no hint */
+	EvbusHint	hints[EVBUS_HINTS]; /* of the last readers: who claimed before another may read after it */
+	uint32		next_hint;
 	int32		open_head;		/* ranges, ascending by lo; retries hang at retry_head */
 	int32		open_tail;
 	int32		retry_head;

@@ -14,9 +14,16 @@
 /* Set by handler workers: they take from the whole pool. */
 bool		evbus_lease_for_worker = false;
 
+/* Clients leave an eighth of the pool to the workers. */
+static int
+clients_share(void)
+{
+	return evbus_max_leases - evbus_max_leases / 8;
+}
+
 /*
- * May this process take one more?  Clients leave an eighth of the pool to the
- * workers, and no subscription's clients take more than half of it.
+ * May this process take one more?  No subscription's clients take more than half
+ * of the pool.
  */
 bool
 evbus_lease_available(EvbusDb *db, int sub_slot)
@@ -25,8 +32,26 @@ evbus_lease_available(EvbusDb *db, int sub_slot)
 
 	if (evbus_lease_for_worker)
 		return db->leases_used < evbus_max_leases;
-	return db->leases_used < evbus_max_leases - evbus_max_leases / 8 &&
+	return db->leases_used < clients_share() &&
 		sub->n_held < evbus_max_leases / 2;
+}
+
+/* Make an entry that was taken from the pool one in no list and no state. */
+static void
+init(EvbusDb *db, int sub_slot, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+
+	lease->sub_slot = sub_slot;
+	lease->epoch++;
+	lease->lo = lease->hi = 0;
+	lease->event_id = 0;
+	lease->expires_at = 0;
+	lease->attempts = 0;
+	lease->pinned = false;
+	lease->retry = false;
+	lease->suspect = 0;
+	lease->next = lease->prev = -1;
 }
 
 /*
@@ -48,47 +73,71 @@ evbus_lease_alloc(EvbusDb *db, int sub_slot, bool remainder)
 	}
 	LWLockRelease(&db->lease_lock);
 	if (i >= 0)
-	{
-		EvbusLease *lease = EVBUS_LEASE(db, i);
+		init(db, sub_slot, i);
+	return i;
+}
 
-		lease->sub_slot = sub_slot;
-		lease->epoch++;
-		lease->lo = lease->hi = 0;
-		lease->event_id = 0;
-		lease->expires_at = 0;
-		lease->attempts = 0;
-		lease->pinned = false;
-		lease->retry = false;
-		lease->suspect = 0;
-		lease->next = lease->prev = -1;
+/* Up to n at once, as many as there are for the likes of us; to be taken with evbus_lease_next(). */
+void
+evbus_lease_alloc_many(EvbusDb *db, int sub_slot, int n, EvbusLeaseChain *out)
+{
+	EvbusSub   *sub = EVBUS_SUB(db, sub_slot);
+
+	*out = EVBUS_NO_LEASES;
+	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
+	n = Min(n, (evbus_lease_for_worker ? evbus_max_leases : clients_share()) - db->leases_used);
+	if (!evbus_lease_for_worker)
+		n = Min(n, evbus_max_leases / 2 - sub->n_held);
+	for (int32 i = db->lease_free; i >= 0 && out->n < n; i = EVBUS_LEASE(db, i)->next)
+	{
+		if (out->n++ == 0)
+			out->head = i;
+		out->tail = i;
+	}
+	if (out->n > 0)
+	{
+		db->lease_free = EVBUS_LEASE(db, out->tail)->next;
+		EVBUS_LEASE(db, out->tail)->next = -1;
+		db->leases_used += out->n;
+	}
+	LWLockRelease(&db->lease_lock);
+}
+
+/* One of those, as evbus_lease_alloc() gives it; -1: that was all. */
+int32
+evbus_lease_next(EvbusDb *db, int sub_slot, EvbusLeaseChain *from)
+{
+	int32		i = from->head;
+
+	if (i >= 0)
+	{
+		from->head = EVBUS_LEASE(db, i)->next;
+		from->n--;
+		init(db, sub_slot, i);
 	}
 	return i;
 }
 
-static void
-lease_free(EvbusDb *db, int32 i)
+/* Back to the pool; the chain is empty then. */
+void
+evbus_lease_free(EvbusDb *db, EvbusLeaseChain *chain)
 {
-	EvbusLease *lease = EVBUS_LEASE(db, i);
-
-	lease->state = EVBUS_LEASE_FREE;
-	lease->epoch++;
-	lease->sub_slot = -1;
+	if (chain->n == 0)
+		return;
 	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
-	lease->next = db->lease_free;
-	db->lease_free = i;
-	db->leases_used--;
+	EVBUS_LEASE(db, chain->tail)->next = db->lease_free;
+	db->lease_free = chain->head;
+	db->leases_used -= chain->n;
 	LWLockRelease(&db->lease_lock);
+	*chain = EVBUS_NO_LEASES;
 }
 
-/* Put a range into the open list, which ascends by lo; most go to the end. */
+/* Put a range into the open list, behind a given one; -1: at the head. */
 void
-evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i)
+evbus_lease_insert_after(EvbusDb *db, EvbusSub *sub, int32 i, int32 after)
 {
 	EvbusLease *lease = EVBUS_LEASE(db, i);
-	int32		after = sub->open_tail;
 
-	while (after >= 0 && EVBUS_LEASE(db, after)->lo > lease->lo)
-		after = EVBUS_LEASE(db, after)->prev;
 	lease->prev = after;
 	if (after >= 0)
 	{
@@ -106,9 +155,20 @@ evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i)
 		sub->open_tail = i;
 }
 
-/* Take out of its list, and free, with the counts put right. */
+/* Put a range where it belongs in the open list, which ascends by lo; most go to the end. */
 void
-evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i)
+evbus_lease_insert(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	int32		after = sub->open_tail;
+
+	while (after >= 0 && EVBUS_LEASE(db, after)->lo > EVBUS_LEASE(db, i)->lo)
+		after = EVBUS_LEASE(db, after)->prev;
+	evbus_lease_insert_after(db, sub, i, after);
+}
+
+/* Take out of its list, with the counts put right, to be freed with others. */
+void
+evbus_lease_unlink(EvbusDb *db, EvbusSub *sub, int32 i, EvbusLeaseChain *out)
 {
 	EvbusLease *lease = EVBUS_LEASE(db, i);
 
@@ -127,7 +187,23 @@ evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i)
 		EVBUS_LEASE(db, lease->next)->prev = lease->prev;
 	else if (!lease->retry)
 		sub->open_tail = lease->prev;
-	lease_free(db, i);
+	lease->state = EVBUS_LEASE_FREE;
+	lease->epoch++;
+	lease->sub_slot = -1;
+	lease->next = out->head;
+	out->head = i;
+	if (out->n++ == 0)
+		out->tail = i;
+}
+
+/* Take out of its list, and free. */
+void
+evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	EvbusLeaseChain chain = EVBUS_NO_LEASES;
+
+	evbus_lease_unlink(db, sub, i, &chain);
+	evbus_lease_free(db, &chain);
 }
 
 /* A range waits for the next claim, a retry is still in its table. */

@@ -15,6 +15,8 @@
 #include "point.h"
 #include "utils/memutils.h"
 
+#define PIN_CHUNK	256			/* leases looked at under one hold of a subscription's lock */
+
 /* What this transaction will do with a lease. */
 typedef struct Pin
 {
@@ -45,6 +47,37 @@ static struct Due
 static int	n_dues = 0;
 static int	max_dues = 0;
 
+/* Room for n more pins; before any lock is taken, as it may fail. */
+void
+evbus_pin_room(int n)
+{
+	int			size = Max(max_pins, 256);
+
+	while (size - n_pins < n)
+		size *= 2;
+	if (size > max_pins)
+	{
+		pins = pins ? repalloc_huge(pins, sizeof(Pin) * size)
+			: MemoryContextAlloc(TopMemoryContext, sizeof(Pin) * size);
+		max_pins = size;
+	}
+}
+
+/* Remember what shall become of a lease; there is room. */
+static void
+push(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo, int level)
+{
+	Pin		   *p = &pins[n_pins++];
+
+	p->db = db;
+	p->sub_slot = claim->sub_slot;
+	p->lease = claim->lease;
+	p->epoch = claim->epoch;
+	p->action = action;
+	p->lo = lo;
+	p->level = level;
+}
+
 /*
  * Tie a lease to this transaction.  False: the lease is no longer the claim's,
  * or another transaction has it.  RECEIVED pins do not keep it from running out.
@@ -56,13 +89,7 @@ pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo)
 	EvbusLease *lease;
 	bool		good;
 
-	if (n_pins == max_pins)		/* before the lock: may fail */
-	{
-		int			size = max_pins ? max_pins * 2 : 256;
-
-		pins = pins ? repalloc(pins, sizeof(Pin) * size) : MemoryContextAlloc(TopMemoryContext, sizeof(Pin) * size);
-		max_pins = size;
-	}
+	evbus_pin_room(1);
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	lease = evbus_lease_held(db, claim);
 	good = lease != NULL && (action == EVBUS_PIN_RECEIVED || !lease->pinned);
@@ -70,17 +97,7 @@ pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo)
 		lease->pinned = true;
 	LWLockRelease(&shared->lock);
 	if (good)
-	{
-		Pin		   *p = &pins[n_pins++];
-
-		p->db = db;
-		p->sub_slot = claim->sub_slot;
-		p->lease = claim->lease;
-		p->epoch = claim->epoch;
-		p->action = action;
-		p->lo = lo;
-		p->level = GetCurrentTransactionNestLevel();
-	}
+		push(db, claim, action, lo, GetCurrentTransactionNestLevel());
 	return good;
 }
 
@@ -95,6 +112,51 @@ bool
 evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo)
 {
 	return pin(db, claim, EVBUS_PIN_PART, lo);
+}
+
+/*
+ * Pin those of n receipts of one subscription that still hold, and say which and
+ * what they are.
+ */
+void
+evbus_pin_held(EvbusDb *db, const EvbusSubscription *sub, EvbusHeld *held, int n, EvbusPinAction action)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int			level = GetCurrentTransactionNestLevel();
+
+	evbus_pin_room(n);
+	for (int at = 0; at < n; at += PIN_CHUNK)
+	{
+		int			end = Min(n, at + PIN_CHUNK);
+
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		for (int i = at; i < end && shared->subscription_id == sub->subscription_id; i++)
+		{
+			EvbusHeld  *h = &held[i];
+			EvbusLease *lease = h->claim.sub_slot == sub->slot ? evbus_lease_held(db, &h->claim) : NULL;
+
+			if (lease == NULL || lease->event_id != h->event_id || lease->pinned)
+				continue;
+			lease->pinned = true;
+			h->good = true;
+			h->retry = lease->retry;
+			h->attempts = lease->attempts;
+			h->lo = lease->lo;
+			h->hi = lease->hi;
+			push(db, &h->claim, action, 0, level);
+		}
+		LWLockRelease(&shared->lock);
+	}
+}
+
+/* An abort gives these leases back, which the caller has just taken; there is room for them. */
+void
+evbus_pin_received(EvbusDb *db, const EvbusClaim *claims, int n)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	for (int i = 0; i < n; i++)
+		push(db, &claims[i], EVBUS_PIN_RECEIVED, 0, level);
 }
 
 /* Has this transaction pinned this lease that way? */
@@ -158,41 +220,84 @@ look_again(void)
 			pg_atomic_write_u64(&EVBUS_SUB(dues[i].db, dues[i].sub_slot)->retry_due, 0);
 }
 
-/* What commit or abort makes of one pin; cannot fail. */
-static void
-pin_end(const Pin *p, bool commit)
+/*
+ * What commit or abort makes of one pin; cannot fail.  The caller holds the
+ * subscription's lock, and frees the chain.  True: others may find work now.
+ */
+static bool
+pin_end(const Pin *p, bool commit, EvbusLeaseChain *freed)
 {
 	EvbusSub   *shared = EVBUS_SUB(p->db, p->sub_slot);
 	EvbusClaim	claim = {.sub_slot = p->sub_slot, .lease = p->lease, .epoch = p->epoch};
-	EvbusLease *lease;
+	EvbusLease *lease = evbus_lease_held(p->db, &claim);
 
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	lease = evbus_lease_held(p->db, &claim);
-	if (lease)
+	if (lease == NULL)
+		return false;
+	if (commit && p->action == EVBUS_PIN_ACK)
 	{
-		if (commit && p->action == EVBUS_PIN_ACK)
-			evbus_lease_remove(p->db, shared, p->lease);
-		else if (commit ? p->action == EVBUS_PIN_RELEASE : p->action == EVBUS_PIN_RECEIVED)
-			evbus_lease_give_back(p->db, shared, p->lease);
-		else if (p->action != EVBUS_PIN_RECEIVED)
-		{
-			lease->pinned = false;	/* it may run out again */
-			if (lease->expires_at != 0 && (shared->next_expiry == 0 || lease->expires_at < shared->next_expiry))
-				shared->next_expiry = lease->expires_at;
-		}
-		if (commit && p->action == EVBUS_PIN_PART)
-		{
-			lease->lo = p->lo;
-			lease->suspect = 0;
-		}
+		evbus_lease_unlink(p->db, shared, p->lease, freed);
+		return false;
 	}
-	LWLockRelease(&shared->lock);
+	if (commit ? p->action == EVBUS_PIN_RELEASE : p->action == EVBUS_PIN_RECEIVED)
+	{
+		evbus_lease_give_back(p->db, shared, p->lease);
+		return true;
+	}
+	if (p->action != EVBUS_PIN_RECEIVED)
+	{
+		lease->pinned = false;	/* it may run out again */
+		if (lease->expires_at != 0 && (shared->next_expiry == 0 || lease->expires_at < shared->next_expiry))
+			shared->next_expiry = lease->expires_at;
+	}
+	if (commit && p->action == EVBUS_PIN_PART)
+	{
+		lease->lo = p->lo;
+		lease->suspect = 0;
+	}
+	return false;
+}
+
+/*
+ * End the pins from `from` on, the newest first: what a transaction received and
+ * acked is acked first.  Those of one subscription share the hold of its lock.
+ */
+static bool
+end_pins(int from, bool commit)
+{
+	bool		work = false;
+
+	while (n_pins > from)
+	{
+		Pin		   *first = &pins[n_pins - 1];
+		EvbusSub   *shared = EVBUS_SUB(first->db, first->sub_slot);
+		EvbusLeaseChain freed = EVBUS_NO_LEASES;
+
+		if (commit && first->action == EVBUS_PIN_RECEIVED)
+		{
+			n_pins--;			/* stays as it is */
+			continue;
+		}
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		for (int i = 0; i < PIN_CHUNK && n_pins > from; i++)
+		{
+			Pin		   *p = &pins[n_pins - 1];
+
+			if (p->db != first->db || p->sub_slot != first->sub_slot)
+				break;
+			work = pin_end(p, commit, &freed) || work;
+			n_pins--;
+		}
+		evbus_lease_free(first->db, &freed);
+		LWLockRelease(&shared->lock);
+	}
+	return work;
 }
 
 static void
 pin_xact(XactEvent event, void *arg)
 {
 	EvbusDb    *db;
+	bool		wake;
 
 	if (n_pins == 0 && n_dues == 0)
 		return;
@@ -203,9 +308,9 @@ pin_xact(XactEvent event, void *arg)
 			db = n_pins > 0 ? pins[0].db : dues[0].db;
 			if (event == XACT_EVENT_COMMIT)
 				EVBUS_POINT("ack.committed");
-			/* Downwards: what a transaction received and acked is acked first. */
-			for (int i = n_pins - 1; i >= 0; i--)
-				pin_end(&pins[i], event == XACT_EVENT_COMMIT);
+			/* Acks make no work for others, unless these wait for leases. */
+			wake = n_dues > 0 || evbus_lease_for_worker || db->leases_used >= evbus_max_leases / 4 * 3;
+			wake = end_pins(0, event == XACT_EVENT_COMMIT) || wake;
 			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
 			{
 				pg_atomic_uint64 *due = &EVBUS_SUB(dues[i].db, dues[i].sub_slot)->retry_due;
@@ -217,8 +322,9 @@ pin_xact(XactEvent event, void *arg)
 			}
 			if (event == XACT_EVENT_ABORT)
 				look_again();
-			n_pins = n_dues = 0;
-			ConditionVariableBroadcast(&db->drained_cv);
+			n_dues = 0;
+			if (wake)
+				ConditionVariableBroadcast(&db->drained_cv);
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			if (n_pins > 0)
@@ -249,8 +355,13 @@ pin_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, 
 		for (int i = n_pins - 1; i >= 0 && pins[i].level >= level; i--)
 			pins[i].level = level - 1;
 	else
-		while (n_pins > 0 && pins[n_pins - 1].level >= level)
-			pin_end(&pins[--n_pins], false);
+	{
+		int			from = n_pins;
+
+		while (from > 0 && pins[from - 1].level >= level)
+			from--;
+		(void) end_pins(from, false);
+	}
 }
 
 /* Once per process that will use the above. */

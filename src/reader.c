@@ -46,7 +46,7 @@ read_cold(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbus
 		return;
 	evbus_ledger_wait_ticked(db, sub, hi);
 	out->lsn = Max(out->lsn, (XLogRecPtr) pg_atomic_read_u64(&db->ticked_lsn));
-	chunk = palloc(sizeof(EvbusEvent) * COLD_CHUNK);
+	chunk = palloc(sizeof(EvbusEvent) * Min(hi - from, COLD_CHUNK));
 	for (int64 at = from; at < hi; at += COLD_CHUNK)
 	{
 		int			n = evbus_tick_read(sub->bus_id, at, Min(hi, at + COLD_CHUNK), chunk);
@@ -73,15 +73,18 @@ find_offset(EvbusDb *db, const EvbusSubscription *sub, int64 position)
 	int64		best_position = 0;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	if (shared->hint_position > 0 && shared->hint_position <= position)
+	for (int i = 0; i < EVBUS_HINTS; i++)
 	{
-		best = shared->ring_hint + 1;
-		best_position = shared->hint_position;
+		const EvbusHint *hint = &shared->hints[i];
+
+		if (hint->position > best_position && hint->position <= position && hint->offset >= oldest)
+		{
+			best = hint->offset + 1;
+			best_position = hint->position;
+		}
 	}
 	LWLockRelease(&shared->lock);
-	if (best == 0 || best - 1 < oldest)
-	{
-		best = 0;
+	if (best == 0)
 		for (int i = 0; i < EVBUS_ANCHORS; i++)
 		{
 			uint64		offset = pg_atomic_read_u64(&bus->anchors[i].offset);
@@ -96,7 +99,6 @@ find_offset(EvbusDb *db, const EvbusSubscription *sub, int64 position)
 			best = offset;
 			best_position = at;
 		}
-	}
 	return best;
 }
 
@@ -106,11 +108,10 @@ set_hint(EvbusDb *db, const EvbusSubscription *sub, int64 position, uint64 offse
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (shared->subscription_id == sub->subscription_id &&
-		(position > shared->hint_position || shared->ring_hint < evbus_ring_oldest(db)))
+	if (shared->subscription_id == sub->subscription_id)
 	{
-		shared->hint_position = position;
-		shared->ring_hint = offset;
+		shared->hints[shared->next_hint % EVBUS_HINTS].position = position;
+		shared->hints[shared->next_hint++ % EVBUS_HINTS].offset = offset;
 	}
 	LWLockRelease(&shared->lock);
 }

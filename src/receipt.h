@@ -15,7 +15,7 @@ typedef struct EvbusReceipt
 } EvbusReceipt;
 
 extern uint64 evbus_receipt_incarnation(EvbusDb *db);
-extern char *evbus_receipt_out(const EvbusReceipt *receipt);
+extern text *evbus_receipt_out(const EvbusReceipt *receipt);
 extern void evbus_receipt_in(const char *text, int len, EvbusReceipt *receipt);
 
 #endif

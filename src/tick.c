@@ -11,14 +11,18 @@
  */
 #include "tick.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/stratnum.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "internal.h"
 #include "leaf.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "varint.h"
 
 #define TICK_MAX	4096		/* ids in one row; readers rely on it */
@@ -135,43 +139,137 @@ evbus_tick_mark(EvbusDb *db, int64 low_id)
 }
 
 /*
+ * The tick read last.  It never changes, and who reads on in small steps finds the
+ * next ids in it; leaves before its own hold lower positions only.
+ */
+static struct
+{
+	Oid			relid;			/* of evbus.tick; another oid is another extension */
+	int32		bus_id;			/* 0: none */
+	EvbusLeaf	leaf;
+	int64		first;
+	int			n;
+	int64		ids[TICK_MAX];
+}			last_tick;
+
+/* Those of [lo, hi) that the last tick names; returns how many. */
+static int
+take_ids(int64 lo, int64 hi, EvbusEvent *events)
+{
+	int			count = 0;
+
+	for (int64 at = Max(lo, last_tick.first); at < Min(hi, last_tick.first + last_tick.n); at++)
+	{
+		memset(&events[count], 0, sizeof(EvbusEvent));
+		events[count].event_id = last_tick.ids[at - last_tick.first];
+		events[count++].position = at;
+	}
+	return count;
+}
+
+/* Remember a row of evbus.tick. */
+static void
+remember(HeapTuple tuple, TupleDesc desc, const EvbusLeaf *leaf)
+{
+	Datum		values[TICK_COLUMNS];
+	bool		nulls[TICK_COLUMNS];
+	int			n;
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	last_tick.bus_id = 0;		/* should what follows fail */
+	n = DatumGetInt32(values[3]);
+	if (n < 0 || n > TICK_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("a row of evbus.tick names %d ids", n)));
+	decode_ids(DatumGetByteaPP(values[6]), last_tick.ids, n);
+	last_tick.leaf = *leaf;
+	last_tick.first = DatumGetInt64(values[2]);
+	last_tick.n = n;
+	last_tick.bus_id = DatumGetInt32(values[1]);
+}
+
+/* The same for [lo, hi) out of the ticks of one leaf. */
+static int
+read_leaf(const EvbusLeaf *leaf, int32 bus_id, int64 lo, int64 hi, Snapshot snapshot, EvbusEvent *events)
+{
+	Relation	rel = try_relation_open(leaf->relid, AccessShareLock);
+	Relation	index;
+	ScanKeyData keys[3];		/* made anew for each scan, which changes them */
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			count = 0;
+
+	if (rel == NULL)
+		return 0;				/* dropped meanwhile */
+	(void) RelationGetIndexList(rel);
+	index = index_open(rel->rd_pkindex, AccessShareLock);
+	ScanKeyInit(&keys[0], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(bus_id));
+
+	/* The last one that begins at lo or before, then those that follow. */
+	ScanKeyInit(&keys[1], 3, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(lo));
+	scan = systable_beginscan_ordered(rel, index, snapshot, 2, keys);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+	{
+		remember(tuple, RelationGetDescr(rel), leaf);
+		count = take_ids(lo, hi, events);
+	}
+	systable_endscan_ordered(scan);
+	if (lo + count < hi)
+	{
+		ScanKeyInit(&keys[0], 2, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(bus_id));
+		ScanKeyInit(&keys[1], 3, BTGreaterStrategyNumber, F_INT8GT, Int64GetDatum(lo));
+		ScanKeyInit(&keys[2], 3, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(hi));
+		scan = systable_beginscan_ordered(rel, index, snapshot, 3, keys);
+		while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+		{
+			remember(tuple, RelationGetDescr(rel), leaf);
+			count += take_ids(lo, hi, events + count);
+		}
+		systable_endscan_ordered(scan);
+	}
+	index_close(index, AccessShareLock);
+	relation_close(rel, AccessShareLock);
+	return count;
+}
+
+/*
  * Ids of the positions [lo, hi) in ascending order: sets event_id and position,
  * and the rest to zero.  Returns how many; those whose ticks are dropped lack.
  */
 int
 evbus_tick_read(int32 bus_id, int64 lo, int64 hi, EvbusEvent *events)
 {
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {INT4OID, INT8OID, INT8OID};
-	Datum		values[] = {Int32GetDatum(bus_id), Int64GetDatum(lo - TICK_MAX), Int64GetDatum(hi)};
-	EvbusInternal state;
-	int			count = 0;
-	uint64		rows;
-	int64		ids[TICK_MAX];
+	Oid			relid = evbus_relid("tick");
+	bool		known = last_tick.bus_id == bus_id && last_tick.relid == relid && lo >= last_tick.first;
+	int64		from = known ? last_tick.leaf.lo : 0;
+	EvbusLeaf  *leaves;
+	int			n_leaves;
+	Snapshot	snapshot;
+	int			count = known ? take_ids(lo, hi, events) : 0;
 
-	evbus_internal_begin(&state);
-	rows = evbus_sql(&plan,
-					 "SELECT first_position, n, ids FROM evbus.tick"
-					 " WHERE bus_id = $1 AND first_position > $2 AND first_position < $3 ORDER BY first_position",
-					 3, types, values, NULL, 0);
-	for (uint64 r = 0; r < rows; r++)
-	{
-		int64		first = DatumGetInt64(evbus_column(r, 1, NULL));
-		int			n = DatumGetInt32(evbus_column(r, 2, NULL));
+	lo += count;
+	if (lo >= hi)
+		return count;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(snapshot);	/* for TOAST */
+	n_leaves = evbus_leaf_list(relid, &leaves);
+	if (last_tick.relid != relid)
+		last_tick.bus_id = 0;
+	last_tick.relid = relid;
+	for (int i = 0; i < n_leaves && lo < hi; i++)
+		if (leaves[i].lo >= from)
+		{
+			int			n = read_leaf(&leaves[i], bus_id, lo, hi, snapshot, events + count);
 
-		if (first + n <= lo)
-			continue;
-		decode_ids(DatumGetByteaPP(evbus_column(r, 3, NULL)), ids, n);
-		for (int i = 0; i < n; i++)
-			if (first + i >= lo && first + i < hi)
-			{
-				memset(&events[count], 0, sizeof(EvbusEvent));
-				events[count].event_id = ids[i];
-				events[count].position = first + i;
-				count++;
-			}
-	}
-	evbus_internal_end(&state);
+			count += n;
+			if (n > 0)
+				lo = events[count - 1].position + 1;
+		}
+	pfree(leaves);
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
 	return count;
 }
 

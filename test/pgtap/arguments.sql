@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(597);
+SELECT plan(600);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.subscribe('b', 's', types => '{wanted}') AS position \gset
@@ -25,7 +25,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.subscribe('b', 'x', max_attempts => NULL)$$, $$evbus.subscribe('b', 'x', backoff_initial => NULL)$$, $$evbus.subscribe('b', 'x', backoff_max => NULL)$$,
 	$$evbus.subscribe('b', 'x', lease => NULL)$$, $$evbus.subscribe('b', 'x', timeout => NULL)$$, $$evbus.subscribe('b', 'x', notify => NULL)$$,
 	$$evbus.alter_subscription(NULL)$$, $$evbus.alter_subscription('s', types => '{a,NULL}')$$, $$evbus.unsubscribe(NULL)$$, $$evbus.pause(NULL)$$, $$evbus.resume(NULL)$$,
-	$$evbus.seek(NULL, 'now')$$, $$evbus.seek('s', NULL)$$, $$evbus.receive(NULL)$$, $$evbus.receive('s', NULL)$$,
+	$$evbus.seek(NULL, 'now')$$, $$evbus.seek('s', NULL)$$, $$evbus.receive(NULL)$$, $$evbus.receive('s', NULL)$$, $$evbus.receive('s', ack => '{NULL}')$$,
 	$$evbus.ack(NULL)$$, $$evbus.ack('{NULL}')$$, $$evbus.nack(NULL)$$, $$evbus.nack('{NULL}')$$, $$evbus.reject(NULL)$$, $$evbus.reject('{NULL}')$$,
 	$$evbus.extend(NULL, '1 minute')$$, $$evbus.extend('{NULL}', '1 minute')$$, $$evbus.extend('{}', NULL)$$, $$evbus.release(NULL)$$, $$evbus.release('{NULL}')$$,
 	$$CALL evbus.wait(NULL)$$, $$CALL evbus.wait('s', NULL)$$, $$evbus.channel(NULL)$$,
@@ -63,6 +63,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.subscribe('b', 'x', types => '{{a},{b}}')$$, $$evbus.subscribe('b', 'x', types => '{}')$$, $$evbus.alter_subscription('s', types => '{{a},{b}}')$$, $$evbus.alter_subscription('s', types => '{}')$$,
 	$$evbus.ack('{{a,b},{c,d}}')$$, $$evbus.nack('{{a,b},{c,d}}')$$, $$evbus.reject('{{a,b},{c,d}}')$$, $$evbus.extend('{{a,b},{c,d}}', '1 minute')$$, $$evbus.release('{{a,b},{c,d}}')$$,
 	$$evbus.ack(ARRAY[''])$$, $$evbus.ack(ARRAY['1'])$$, $$evbus.ack(ARRAY[repeat('x', 1000000)])$$,
+	$$evbus.receive('s', ack => '{{a},{b}}')$$, $$evbus.receive('s', ack => '{a}')$$,
 	$$evbus.redrive('{{1,2},{3,4}}'::bigint[])$$, $$evbus.purge_dead_letters('{{1,2},{3,4}}'::bigint[])$$, $$evbus.redrive(types => '{{a},{b}}')$$, $$evbus.redrive(types => '{}')$$,
 	$$evbus.purge_dead_letters(types => '{{a},{b}}')$$, $$evbus.purge_dead_letters(types => '{}')$$]);
 

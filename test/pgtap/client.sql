@@ -1,6 +1,6 @@
 -- Clients: receive, ack, nack, reject, extend, release; receipts and leases.
 \ir include/helpers.sql
-SELECT plan(99);
+SELECT plan(100);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.subscribe('orders', 'reader', backoff_initial => '1 hour', backoff_max => '2 hours') AS position \gset
@@ -282,5 +282,16 @@ SELECT is(consume('reader', 4), 'cursor.1 cursor.2 cursor.3 cursor.4', 'a cursor
 
 SELECT throws_ok($$SELECT * FROM evbus.receive('nosuch')$$, 'VB004', NULL, 'an unknown subscription cannot receive');
 SELECT throws_ok($$CALL evbus.wait('nosuch')$$, 'VB004', NULL, 'an unknown subscription cannot be waited for');
+
+-- who publishes and then receives gets it, though nobody waited for it before
+
+SELECT evbus.create_bus('own');
+SELECT evbus.subscribe('own', 'own_reader', notify => false) AS position \gset
+CREATE TABLE own_reads (n bigint);
+\o /dev/null
+SELECT $$SELECT evbus.publish('own', 'own.event', '1')$$, $$INSERT INTO own_reads SELECT count(*) FROM evbus.receive('own_reader')$$
+FROM generate_series(1, 200) \gexec
+\o
+SELECT results_eq('SELECT n, count(*) FROM own_reads GROUP BY n', 'VALUES (1::bigint, 200::bigint)', 'each receive finds what was committed before it');
 
 SELECT * FROM finish();

@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(157);
+SELECT plan(160);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -78,6 +78,9 @@ FROM (VALUES
 	($$SELECT evbus.alter_bus('orders', retention => '1 day')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$)) AS v (call);
 SELECT throws_ok(format($$SELECT evbus.%s(ARRAY[%L]%s)$$, verb, :'alices', rest), '42501', NULL, 'another role, with a receipt of hers: ' || verb)
 FROM (VALUES ('ack', ''), ('nack', ''), ('reject', ''), ('release', ''), ('extend', ', interval ''1 hour''')) AS v (verb, rest);
+SELECT ok(evbus.subscribe('orders', 'bobs') >= 0, 'another role has a subscription, too');
+SELECT throws_ok(format($$SELECT * FROM evbus.receive('bobs', ack => ARRAY[%L])$$, :'alices'), '42501', NULL, 'another role, with a receipt of hers: receive(ack => ...)');
+SELECT lives_ok($$SELECT evbus.unsubscribe('bobs')$$, 'and ends it');
 RESET ROLE;
 SELECT results_eq($$SELECT in_flight FROM evbus.subscription_lag WHERE subscription = 'alices'$$, $$VALUES (1::bigint)$$, 'nothing of that changed the delivery');
 SET ROLE evbus_test_alice;

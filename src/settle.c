@@ -1,0 +1,327 @@
+/*-------------------------------------------------------------------------
+ * settle.c
+ *	  What clients say of their deliveries: ack, nack, reject, release, extend.
+ *
+ * A receipt names a lease, and is good as long as the lease is what it was then.
+ * All but extend are transactional: they pin the leases (pin.c), so that these
+ * cannot run out any more, and write to the ledger, to evbus.retry or to the dead
+ * letters; all of it takes effect together when the caller commits.
+ *-------------------------------------------------------------------------
+ */
+#include "settle.h"
+
+#include "args.h"
+#include "cursor.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "pin.h"
+#include "reader.h"
+#include "receipt.h"
+#include "retry.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evbus_ack);
+PG_FUNCTION_INFO_V1(evbus_nack);
+PG_FUNCTION_INFO_V1(evbus_reject);
+PG_FUNCTION_INFO_V1(evbus_extend);
+PG_FUNCTION_INFO_V1(evbus_release);
+
+static int
+by_subscription(const void *a, const void *b)
+{
+	return ((const EvbusHeld *) a)->subscription_id - ((const EvbusHeld *) b)->subscription_id;
+}
+
+/* How many of n settled, beginning with the first, are of one subscription. */
+static int
+run_length(const EvbusHeld *all, int n)
+{
+	int			count = 1;
+
+	while (count < n && all[count].ours == all[0].ours && all[count].subscription_id == all[0].subscription_id)
+		count++;
+	return count;
+}
+
+/* Read receipts; errors if one never was one. */
+static EvbusHeld *
+read_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusDb *db, int *n)
+{
+	Datum	   *texts;
+	bool	   *nulls;
+	EvbusHeld    *all;
+
+	evbus_arg_array(fcinfo, arg, name, &texts, &nulls, n);
+	evbus_no_nulls(nulls, *n, name);
+	all = palloc_extended(sizeof(EvbusHeld) * Max(*n, 1), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < *n; i++)
+	{
+		text	   *t = DatumGetTextPP(texts[i]);
+		EvbusReceipt r;
+
+		evbus_receipt_in(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), &r);
+		all[i] = (EvbusHeld) {
+			.ours = r.incarnation == evbus_receipt_incarnation(db),
+			.subscription_id = r.subscription_id,
+			.event_id = r.event_id,
+			.claim = {.sub_slot = r.sub_slot, .lease = r.lease, .epoch = r.epoch}
+		};
+	}
+	return all;
+}
+
+static void
+warn_stale(int stale, int n)
+{
+	if (stale > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
+				 errmsg("%d of %d receipts are stale and changed nothing", stale, n),
+				 errdetail("Their lease ran out, was given back or settled, or is of before a restart.")));
+}
+
+/*
+ * Pin the leases of the receipts that are good; returns how many, in order of
+ * subscription.  Stale ones are skipped with a WARNING; one that this very
+ * transaction received is an ERROR, since its work would be done twice.
+ */
+static int
+pin_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusPinAction action, EvbusHeld **out)
+{
+	EvbusDb    *db = evbus_db();
+	int			n;
+	int			count;
+	int			good = 0;
+	int			stale = 0;
+	EvbusHeld    *all = read_receipts(fcinfo, arg, name, db, &n);
+
+	evbus_pin_init();
+	if (n > 0 && run_length(all, n) < n)
+		qsort(all, n, sizeof(EvbusHeld), by_subscription);
+	for (int at = 0; at < n; at += count)
+	{
+		EvbusSubscription *sub = all[at].ours ? evbus_subscription_by_id(all[at].subscription_id) : NULL;
+
+		count = run_length(all + at, n - at);
+		if (sub == NULL)
+			continue;
+		evbus_check_owner(sub->owner, "subscription", sub->name);
+		/* Attached under its present epoch: what a seek has ended is gone then. */
+		if (evbus_ledger_attach(db, sub))
+			evbus_pin_held(db, sub, all + at, count, action);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		EvbusClaim *claim = &all[i].claim;
+
+		if (all[i].good)
+			all[good++] = all[i];
+		else if (all[i].ours &&
+				 (evbus_pinned_here(claim, EVBUS_PIN_ACK) || evbus_pinned_here(claim, EVBUS_PIN_RELEASE)))
+			continue;			/* said before in this transaction */
+		else if (all[i].ours && evbus_pinned_here(claim, EVBUS_PIN_RECEIVED))
+			ereport(ERROR,
+					(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
+					 errmsg("the lease of event " INT64_FORMAT " ran out in this transaction", all[i].event_id),
+					 errdetail("Another consumer may have it now, so the work of this transaction must not commit."),
+					 errhint("Roll back and receive again, with a longer lease or fewer events.")));
+		else
+			stale++;
+	}
+	warn_stale(stale, n);
+	*out = all;
+	return good;
+}
+
+/* Write what was pinned to the ledger; n receipts of one subscription. */
+static void
+write_ledger(EvbusDb *db, const EvbusSubscription *sub, const EvbusHeld *all, int n)
+{
+	EvbusRange *ranges = palloc(sizeof(EvbusRange) * n);
+	int			count = 0;
+	int64		hi = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!all[i].retry)
+		{
+			ranges[count].lo = all[i].lo;
+			ranges[count++].hi = all[i].hi;
+			hi = Max(hi, all[i].hi);
+		}
+	if (count > 0)
+	{
+		evbus_ledger_wait_ticked(db, sub, hi);
+		evbus_ledger_append(db, sub, ranges, count);
+	}
+	pfree(ranges);
+}
+
+/* The event behind a receipt; its attempt counts this delivery. */
+static void
+load_event(EvbusDb *db, const EvbusSubscription *sub, const EvbusHeld *held, EvbusEvent *event)
+{
+	EvbusEvents found = {0};
+
+	memset(event, 0, sizeof(*event));
+	event->event_id = held->event_id;
+	if (held->retry)
+	{
+		if (evbus_retry_load(sub, event))
+		{
+			event->attempt += held->attempts;
+			return;
+		}
+	}
+	else
+	{
+		evbus_read(db, sub, held->lo, held->hi, &found);
+		for (int i = 0; i < found.n; i++)
+			if (found.events[i].event_id == held->event_id)
+			{
+				*event = found.events[i];
+				event->attempt = 1 + held->attempts;
+				return;
+			}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_NO_DATA_FOUND),
+			 errmsg("event " INT64_FORMAT " is past its retention", held->event_id),
+			 errhint("Settle it with evbus.ack().")));
+}
+
+/* ack, nack and reject: failure says which; NULL is ack.  Returns how many receipts were good. */
+static int
+settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *failure, const char *what)
+{
+	EvbusHeld    *all;
+	int			n;
+	int			count;
+
+	PreventCommandIfReadOnly(what);
+	PreventCommandIfParallelMode(what);
+	n = pin_receipts(fcinfo, arg, name, EVBUS_PIN_ACK, &all);
+	for (int at = 0; at < n; at += count)
+	{
+		EvbusDb    *db = evbus_db();
+		EvbusSubscription *sub = evbus_subscription_by_id(all[at].subscription_id);
+
+		count = run_length(all + at, n - at);
+		for (int i = at; i < at + count; i++)
+		{
+			EvbusEvent	event;
+
+			if (failure)
+			{
+				load_event(db, sub, &all[i], &event);
+				evbus_retry_fail(db, sub, &event, failure);
+			}
+			else if (all[i].retry)
+				evbus_retry_settle(sub, all[i].event_id);
+		}
+		write_ledger(db, sub, all + at, count);
+	}
+	pfree(all);
+	return n;
+}
+
+/* What evbus.ack() does, for another function's argument of that name. */
+int
+evbus_settle_ack(FunctionCallInfo fcinfo, int arg, const char *name, const char *what)
+{
+	return settle(fcinfo, arg, name, NULL, what);
+}
+
+/*
+ * evbus.ack(receipts text[]) returns integer
+ *
+ * Marks deliveries as done when the caller commits; returns how many receipts
+ * were good.  Stale ones change nothing and give a WARNING; but VB008 if they
+ * were received in this transaction.  Errors: 22004, 22023 no receipt, 25006,
+ * 42501 not the owner, VB009 the position is not ticked in time.
+ */
+Datum
+evbus_ack(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(settle(fcinfo, 0, "receipts", NULL, "evbus.ack()"));
+}
+
+/*
+ * evbus.nack(receipts text[], delay interval, error text) returns integer
+ *
+ * Reports failed deliveries.  delay: 0 to 365 days until the next attempt, NULL
+ * the subscription's backoff; error: kept with the retry, cut to 2 kB.  After
+ * max_attempts they become dead letters.  Else as evbus.ack().
+ */
+Datum
+evbus_nack(PG_FUNCTION_ARGS)
+{
+	EvbusFailure failure = {
+		.sqlerrcode = ERRCODE_EVBUS_REPORTED,
+		.delay = PG_ARGISNULL(1) ? -1 : evbus_arg_interval(fcinfo, 1, "delay", 0, 365 * USECS_PER_DAY),
+		.message = PG_ARGISNULL(2) ? "reported by evbus.nack()" : text_to_cstring(PG_GETARG_TEXT_PP(2))
+	};
+
+	PG_RETURN_INT32(settle(fcinfo, 0, "receipts", &failure, "evbus.nack()"));
+}
+
+/*
+ * evbus.reject(receipts text[], error text) returns integer
+ *
+ * Gives up on deliveries: dead letters when the caller commits.  Else as evbus.nack().
+ */
+Datum
+evbus_reject(PG_FUNCTION_ARGS)
+{
+	EvbusFailure failure = {
+		.sqlerrcode = ERRCODE_EVBUS_REPORTED,
+		.delay = -1,
+		.reject = true,
+		.message = PG_ARGISNULL(1) ? "reported by evbus.reject()" : text_to_cstring(PG_GETARG_TEXT_PP(1))
+	};
+
+	PG_RETURN_INT32(settle(fcinfo, 0, "receipts", &failure, "evbus.reject()"));
+}
+
+/*
+ * evbus.release(receipts text[]) returns integer
+ *
+ * Gives deliveries back when the caller commits, without counting an attempt.
+ * Else as evbus.ack().
+ */
+Datum
+evbus_release(PG_FUNCTION_ARGS)
+{
+	EvbusHeld    *all;
+
+	PG_RETURN_INT32(pin_receipts(fcinfo, 0, "receipts", EVBUS_PIN_RELEASE, &all));
+}
+
+/*
+ * evbus.extend(receipts text[], lease interval) returns integer
+ *
+ * Lets leases end that long (1 second to 1 day) from now; at once, and whatever
+ * becomes of the transaction.  Returns how many receipts were good.
+ */
+Datum
+evbus_extend(PG_FUNCTION_ARGS)
+{
+	int			n;
+	int			good = 0;
+	int64		lease = evbus_arg_interval(fcinfo, 1, "lease", USECS_PER_SEC, USECS_PER_DAY);
+	EvbusDb    *db = evbus_db();
+	EvbusHeld    *all = read_receipts(fcinfo, 0, "receipts", db, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		EvbusSubscription *sub = all[i].ours ? evbus_subscription_by_id(all[i].subscription_id) : NULL;
+
+		if (sub == NULL)
+			continue;
+		evbus_check_owner(sub->owner, "subscription", sub->name);
+		if (evbus_cursor_renew(db, &all[i].claim, all[i].subscription_id, all[i].event_id, GetCurrentTimestamp() + lease))
+			good++;
+	}
+	warn_stale(n - good, n);
+	PG_RETURN_INT32(good);
+}
