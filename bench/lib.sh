@@ -26,7 +26,6 @@ declare -A unavailable=()		# why a system cannot be measured
 declare -A result=()			# what the last driver printed
 declare -A database=([pgq]=pgq [pgmq]=pgmq)	# all others: evbus
 declare -A failed=()			# series that failed in this question
-declare -A system_of=()			# KEY -> SYSTEM, in this question
 id=								# of the question
 
 full_or_quick() {
@@ -51,7 +50,6 @@ missing() { declared missing "$id" "$1" "$2"; failed[$1]=1; }
 need() { declared need "$id" "$1" "$2" "$3" "$4" "${5:-}" "${6:-}"; }
 rounds() { question_rounds=$1; }
 series() {
-	system_of[$1]=$2
 	declared series "$id" "$1" "$2" "$3"
 	has "$2" || missing "$1" "${unavailable[$2]}"
 }
@@ -131,7 +129,7 @@ sample() {
 	ready "$key" || return 0
 	settle
 	if drive "$@"; then
-		record "$key" "$x" "${result[rate]}" "${unit:-events/s}"
+		record "$key" "$x" "${result[rate]}" "events/s"
 	else
 		fail_series "$key" "$(complaint)"
 	fi

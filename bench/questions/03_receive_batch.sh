@@ -13,7 +13,7 @@ series nats nats "NATS JetStream fetch and ack"
 for batch in 100 1000; do
 	for x in 1 4; do
 		need two $batch/$x '>=' 8 pgmq
-		need two $batch/$x '>=' $([ $batch = 100 ] && echo 2 || echo 1) pgq
+		need two $batch/$x '>=' $((batch == 100 ? 2 : 1)) pgq
 	done
 done
 
