@@ -181,8 +181,20 @@ wal_bytes() {
 	sql -c "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
 }
 
-# cpu_us PID...: microseconds of CPU that these processes and all their descendants, also those that have ended, have used
+# cpu_us PID: microseconds of CPU that this process and all its descendants, also those that have ended, have used.
+# One that ends just now could be missed, or counted twice; so it is read until two readings agree, within two ticks.
 cpu_us() {
+	local before=-1 now tries
+	for tries in {1..100}; do
+		now=$(cpu_reading "$1")
+		[ "$before" = -1 ] || [ $((now - before)) -lt 0 ] || [ $((now - before)) -gt 20000 ] || break
+		before=$now
+		sleep 0.03
+	done
+	echo "$now"
+}
+
+cpu_reading() {
 	# cat, as processes end meanwhile, and that would end awk.
 	{ cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v roots="$*" -v hz="$(getconf CLK_TCK)" '
 		function wanted(pid) {
