@@ -19,6 +19,13 @@ CREATE FUNCTION bench.single(event evbus.event) RETURNS void LANGUAGE plpgsql AS
 CREATE FUNCTION bench.batches(events evbus.event[]) RETURNS void LANGUAGE plpgsql AS
 	'BEGIN PERFORM cardinality(events); END';
 
+-- One that tells whether each event came, and came once.
+CREATE TABLE bench.counter (events bigint NOT NULL, positions numeric NOT NULL);
+INSERT INTO bench.counter VALUES (0, 0);
+CREATE FUNCTION bench.counted(events evbus.event[]) RETURNS void LANGUAGE sql AS $$
+	UPDATE bench.counter SET events = counter.events + cardinality($1), positions = positions + (SELECT sum(position) FROM unnest($1))
+$$;
+
 -- The same functions called over the rows of bench.plain, ids 1 to n, a thousand in a transaction.
 CREATE PROCEDURE bench.loop_single(n bigint) LANGUAGE plpgsql AS $$
 DECLARE

@@ -23,17 +23,28 @@ prepare() {
 		SELECT evbus.create_bus('handled');
 		SELECT evbus.subscribe('handled', 'handled_single', handler => 'bench.single(evbus.event)', batch_size => 1000);
 		SELECT evbus.subscribe('handled', 'handled_batches', handler => 'bench.batches(evbus.event[])', batch_size => 1000);
-		SELECT evbus.pause(s) FROM unnest('{handled_single, handled_batches}'::text[]) s;
+		SELECT evbus.subscribe('handled', 'handled_counted', handler => 'bench.counted(evbus.event[])', batch_size => 1000);
+		SELECT evbus.pause(s) FROM unnest('{handled_single, handled_batches, handled_counted}'::text[]) s;
 	SQL
 }
 
 measure() {
 	local events=(--events "$handler_events")
 	drive evbus publish --name handled --batch 1000 --clients 2 "${events[@]}"
-	lag_is handled "$handler_events"
+	lag_is handled_single "$handler_events"
 	sample evbus "one event" evbus drain --name handled_single "${events[@]}"
 	sample loop "one event" plain call --sql "CALL bench.loop_single($handler_events)" "${events[@]}"
 	sample select "one event" plain call --sql "SELECT bench.select_single($handler_events)" "${events[@]}"
 	sample evbus "arrays" evbus drain --name handled_batches "${events[@]}"
 	sample loop "arrays" plain call --sql "CALL bench.loop_batches($handler_events)" "${events[@]}"
+}
+
+# Positions count without holes, so their sum says whether each came once.
+finish() {
+	local events=$((question_rounds * handler_events))
+	drive evbus drain --name handled_counted --events $events
+	[ "$(sql -c "SELECT (events, positions) = ($events, $events::numeric * ($events + 1) / 2) FROM bench.counter")" = t ] || {
+		echo "the counting handler has not seen each of $events events once: $(sql -c "SELECT * FROM bench.counter")" >&2
+		return 1
+	}
 }

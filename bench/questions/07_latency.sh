@@ -2,7 +2,7 @@
 # How soon an event arrives.
 
 title "From publish to handler committed and to client received, 1000 events a second" "percentile"
-about "One publisher, paced at 1000 events a second, $(full_or_quick 4 1.5) seconds a measurement; each time begins before the publishing transaction is sent. Handler: f(evbus.event), which inserts one row; its time ends when its transaction has committed and is flushed (a commit callback notes it, bench/driver/module.c). Client: a second connection that waits in receive(100, wait => '10 s') and acks with the next call where evbus has that, with ack() else; its time ends when it holds the event. Compared with two INSERTs of single rows by one client, one after the other, paced alike."
+about "One publisher, paced at 1000 events a second, $(full_or_quick 4 1.5) seconds a measurement; each time begins before the publishing transaction is sent. Handler: f(evbus.event), which inserts one row; its time ends when its transaction has committed and is flushed (a commit callback notes it, bench/driver/module.c). Client: a second connection that waits in receive(100, wait => '10 s') and acks with ack() before it waits again, or with receive(..., ack => receipts), which looks for more at the same time, where evbus has that; its time ends when it holds the event. Compared with two INSERTs of single rows by one client, one after the other, paced alike."
 series pair plain "two committed single-row transactions"
 series handler evbus "publish to handler committed"
 series client evbus "publish to client received"
