@@ -3,7 +3,7 @@
 
 title "What an event costs, batches of 100" "per event"
 about "$(full_or_quick 100000 20000) events are published, received and acked by one client in batches of 100, one transaction each; plain INSERT only writes its rows. WAL: all that the server wrote meanwhile. Heap and index: growth of all tables (with TOAST) and indexes of the system. Dead: rows updated or deleted. CPU: of all processes of the server, the workers of evbus included; autovacuum, which is off here, would come on top where there are dead rows. Redis and NATS: CPU of the server only."
-series insert plain "INSERT ... SELECT unnest(arrays), nothing read"
+series insert plain "INSERT of the same rows, nothing read"
 series evbus evbus "evbus"
 series pgmq pgmq "pgmq"
 series pgq pgq "PgQ"
