@@ -7,7 +7,7 @@ about "Cost of each = what an event takes longer to publish than without subscri
 series paused evbus "publish rate, paused"
 series busy evbus "publish rate, with handlers"
 series paused_cost evbus "cost of each, paused (time)"
-series busy_cost evbus "cost of each, with handlers (CPU time of the publisher)"
+series busy_cost evbus "cost of each, with handlers (publisher's CPU)"
 series paused_wal evbus "WAL of each, paused"
 series busy_wal evbus "WAL of each, with handlers"
 for x in 1 4 16; do
