@@ -55,10 +55,16 @@ endif
 .PHONY: demo test bench bench-check soak chaos model
 demo test:
 	@tool/$@
-bench soak:
-	@test -x bench/$(if $(filter soak,$@),soak,run) || { echo "there is no $@ in this checkout" >&2; exit 1; }
+
+# make bench; make bench QUICK=1; make bench PGMQ_SQL=/path/to/pgmq.sql; make bench QUESTIONS='latency storage'
+bench:
+	@tool/setup bench
+	@bench/run $(QUESTIONS)
+
+soak:
+	@test -x bench/soak || { echo "there is no soak in this checkout" >&2; exit 1; }
 	@tool/setup
-	@bench/$(if $(filter soak,$@),soak,run)
+	@bench/soak
 
 # make bench-check; make bench-check UPDATE=1
 bench-check:

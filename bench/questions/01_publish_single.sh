@@ -1,0 +1,31 @@
+# shellcheck shell=bash
+# Publishing one event per transaction.
+
+title "Publish, one event per transaction" "clients"
+about "Prepared statements, each its own transaction, $(full_or_quick 1.2 0.35) seconds a measurement. Redis: one XADD at a time. NATS: one publish at a time, with its acknowledgement."
+series select plain "SELECT 1"
+series insert plain "INSERT of the same row"
+series evbus evbus "evbus.publish()"
+series pgmq pgmq "pgmq.send()"
+series pgq pgq "pgq.insert_event()"
+series redis_everysec redis_everysec "Redis XADD, fsync every second"
+series redis_always redis_always "Redis XADD, fsync always"
+series nats nats "NATS JetStream publish, file"
+for x in 1 4 16; do
+	need evbus $x '>=' 0.95 insert
+done
+
+measure() {
+	local x seconds=(--seconds "$(full_or_quick 1.2 0.35)")
+	empty_all
+	for x in 1 4 16; do
+		sample select $x plain select --clients $x "${seconds[@]}"
+		sample insert $x plain publish --clients $x "${seconds[@]}"
+		sample evbus $x evbus publish --name quiet --clients $x "${seconds[@]}"
+		sample pgmq $x pgmq publish --clients $x "${seconds[@]}"
+		sample pgq $x pgq publish --clients $x "${seconds[@]}"
+		sample redis_everysec $x redis_everysec publish --clients $x "${seconds[@]}"
+		sample redis_always $x redis_always publish --clients $x "${seconds[@]}"
+		sample nats $x nats publish --clients $x "${seconds[@]}"
+	done
+}
