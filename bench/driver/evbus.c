@@ -65,7 +65,7 @@ open_publish(int n)
 
 	if (n == 0 && options.batch > 1)
 	{
-		types = types_array(options.batch);
+		types = "{" TYPE "}";	/* one stands for all */
 		payload_list = payloads_array(options.batch);
 	}
 	prepare(client->conn, "", options.batch > 1 ? "SELECT evbus.publish_batch($1, $2::text[], $3::jsonb[])" :
