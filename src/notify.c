@@ -6,11 +6,17 @@
  * do it.  Here it is sent in a transaction of its own, committed asynchronously,
  * once per channel and evbus.notify_interval at most.  It is a hint: there may be
  * something to receive; the payload is empty.
+ *
+ * Who was told and has received nothing since need not be told again: a hundred
+ * clients that listen and do something else would be woken a hundred times a
+ * second each.  He is told again when somebody has received, and at the latest
+ * after REMIND_MS.
  *-------------------------------------------------------------------------
  */
 #include "notify.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "commands/async.h"
 #include "delivery.h"
 #include "reader.h"
@@ -18,6 +24,8 @@
 #include "utils/timestamp.h"
 
 #define LOOK_MAX	1000	/* more new events than this are not looked at: some will be wanted */
+
+#define REMIND_MS	1000
 
 /* ms; least time between two notifications of a channel. */
 int			evbus_notify_interval = 10;
@@ -27,6 +35,8 @@ typedef struct Seen
 {
 	int32		subscription_id;
 	int64		next_position;
+	int64		frontier;		/* what had been received */
+	int64		told_at;		/* by evbus_uptime(); 0: never */
 	int64		retry_due;
 } Seen;
 
@@ -47,8 +57,8 @@ wanted(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 next)
 }
 
 /*
- * Notify the subscriptions for which something new is there; false: none.  In no
- * transaction.
+ * Notify the subscriptions for which something new is there; false: there was
+ * nothing new.  In no transaction.
  */
 bool
 evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
@@ -68,6 +78,7 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		int64		next = (int32) pg_atomic_read_u32(&bus->bus_id) == subs[i].bus_id
 			? (int64) pg_atomic_read_u64(&bus->next_position) : 0;
 		int64		due = (int64) pg_atomic_read_u64(&shared->retry_due);
+		int64		frontier = shared->frontier;
 		bool		fresh;
 		char		channel[NAMEDATALEN];
 
@@ -81,12 +92,20 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		}
 		fresh = pg_atomic_exchange_u32(&shared->notify, 0) != 0 ||
 			(due <= now && last->retry_due != due && due != 0);
-		if (!fresh && next > last->next_position)
-			fresh = wanted(db, &subs[i], Max(last->next_position, shared->frontier), next);
-		last->next_position = next;
 		last->retry_due = due <= now ? due : 0;
+		if (next > last->next_position)
+		{
+			any = true;
+			if (!fresh && last->told_at != 0 && frontier == last->frontier &&
+				!TimestampDifferenceExceeds(last->told_at, evbus_uptime(), REMIND_MS))
+				continue;		/* and what is new stays so */
+			fresh = fresh || wanted(db, &subs[i], Max(last->next_position, frontier), next);
+		}
+		last->next_position = next;
 		if (!fresh)
 			continue;
+		last->frontier = frontier;
+		last->told_at = evbus_uptime();
 		StartTransactionCommand();
 		evbus_channel_name(&subs[i], channel);
 		Async_Notify(channel, "");

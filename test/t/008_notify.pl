@@ -86,6 +86,20 @@ $node->safe_psql('postgres', q(SELECT evbus.alter_subscription('silent', notify 
 $node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'c', '1')));
 like(heard(qr/"evbus_silent"/), qr/"evbus_silent"/, 'notify can be switched on later');
 
+# Who was told and receives nothing is not told again and again, but reminded once a second.
+{
+	receive_all($node, 'postgres', 'reader', $node->safe_psql('postgres', q(SELECT lag FROM evbus.subscription_lag WHERE subscription = 'reader')));
+	heard();
+	$node->safe_psql('postgres', q(DO $$BEGIN FOR i IN 1 .. 125 LOOP PERFORM evbus.publish('orders', 'again', to_jsonb(i)); COMMIT; PERFORM pg_sleep(0.02); END LOOP; END$$));
+	my $told = () = heard() =~ /"evbus_reader"/g;
+	cmp_ok($told, '>=', 2, 'a listener that receives nothing is reminded');
+	cmp_ok($told, '<=', 5, 'once a second');
+	is(scalar(receive_all($node, 'postgres', 'reader', 125)), 125, 'it receives');
+	heard();
+	$node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'next', '1')));
+	like(heard(qr/"evbus_reader"/), qr/"evbus_reader"/, 'and is told of the next event');
+}
+
 $listener->quit;
 $node->stop;
 done_testing();
