@@ -10,7 +10,6 @@
  */
 #include "handler.h"
 
-
 #include "access/xact.h"
 #include "batch.h"
 #include "clock.h"

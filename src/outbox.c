@@ -80,9 +80,6 @@ evbus_outbox_begin(void)
 {
 	if (context == NULL)
 		context = GenerationContextCreate(TopMemoryContext, "evbus outbox", ALLOCSET_DEFAULT_SIZES);
-	n_rows = n_ranges = n_levels = 0;
-	ring_bytes = 0;
-	too_large = false;
 }
 
 /* The transaction is over; cannot fail. */
@@ -90,6 +87,8 @@ void
 evbus_outbox_forget(void)
 {
 	n_rows = n_ranges = n_levels = 0;
+	ring_bytes = 0;
+	too_large = false;
 	MemoryContextReset(context);
 	rows = trim(rows, &max_rows);
 	ranges = trim(ranges, &max_ranges);
@@ -150,9 +149,9 @@ evbus_outbox_flush(void)
 }
 
 static void
-add_range(int32 bus_id, int64 id)
+add_range(const Level *level, int32 bus_id, int64 id)
 {
-	EvbusIdRange *last = n_ranges > current_level()->ranges ? &ranges[n_ranges - 1] : NULL;
+	EvbusIdRange *last = n_ranges > level->ranges ? &ranges[n_ranges - 1] : NULL;
 
 	if (last && last->bus_id == bus_id && last->first + last->n == id && last->n < RANGE_MAX)
 	{
@@ -234,7 +233,7 @@ evbus_outbox_add(const EvbusBus *bus, int64 id, text *type, text *key,
 		too_large = true;
 	level->unwritten++;
 	level->bytes += row->tuple.t_len;
-	add_range(bus->bus_id, id);
+	add_range(level, bus->bus_id, id);
 	if (level->unwritten >= FLUSH_ROWS || level->bytes >= FLUSH_BYTES)
 		evbus_outbox_flush();
 }
@@ -246,10 +245,12 @@ evbus_outbox_too_large(void)
 	return too_large;
 }
 
-/* A late row stands in for all events. */
+/* A late row stands in for all events so far. */
 void
 evbus_outbox_leave_ring(void)
 {
+	for (int i = 0; i < n_rows; i++)
+		rows[i]->ring_len = 0;	/* who drops a row takes its part off the sum */
 	ring_bytes = 0;
 }
 

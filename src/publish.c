@@ -15,13 +15,11 @@
  */
 #include "publish.h"
 
-#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "args.h"
 #include "clock.h"
-#include "codec.h"
 #include "eventlog.h"
 #include "funcapi.h"
 #include "late.h"
@@ -35,7 +33,6 @@
 #include "ring.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #define LARGE_BATCH		100		/* events; from here on page faults would show */
@@ -354,8 +351,6 @@ static void
 before_commit(bool prepared)
 {
 	uint32		open = EVBUS_SLOT_OPEN;
-	const EvbusIdRange *ids;
-	int			n;
 
 	check_area();
 	EVBUS_POINT("publish.precommit");
@@ -364,7 +359,9 @@ before_commit(bool prepared)
 	if (!pg_atomic_compare_exchange_u32(&pub.slot->state, &open, EVBUS_SLOT_COMMITTING) ||
 		prepared || evbus_outbox_too_large())
 	{
-		ids = evbus_outbox_ids(&n);
+		int			n;
+		const EvbusIdRange *ids = evbus_outbox_ids(&n);
+
 		if (n > 0)
 		{
 			evbus_late_write(pub.db, ids, n);

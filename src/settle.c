@@ -50,7 +50,7 @@ read_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusDb *db, i
 {
 	Datum	   *texts;
 	bool	   *nulls;
-	EvbusHeld    *all;
+	EvbusHeld  *all;
 
 	evbus_arg_array(fcinfo, arg, name, &texts, &nulls, n);
 	evbus_no_nulls(nulls, *n, name);
@@ -94,7 +94,7 @@ pin_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusPinAction 
 	int			count;
 	int			good = 0;
 	int			stale = 0;
-	EvbusHeld    *all = read_receipts(fcinfo, arg, name, db, &n);
+	EvbusHeld  *all = read_receipts(fcinfo, arg, name, db, &n);
 
 	evbus_pin_init();
 	if (n > 0 && run_length(all, n) < n)
@@ -194,7 +194,7 @@ load_event(EvbusDb *db, const EvbusSubscription *sub, const EvbusHeld *held, Evb
 static int
 settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *failure, const char *what)
 {
-	EvbusHeld    *all;
+	EvbusHeld  *all;
 	int			n;
 	int			count;
 
@@ -292,7 +292,7 @@ evbus_reject(PG_FUNCTION_ARGS)
 Datum
 evbus_release(PG_FUNCTION_ARGS)
 {
-	EvbusHeld    *all;
+	EvbusHeld  *all;
 
 	PG_RETURN_INT32(pin_receipts(fcinfo, 0, "receipts", EVBUS_PIN_RELEASE, &all));
 }
@@ -310,7 +310,7 @@ evbus_extend(PG_FUNCTION_ARGS)
 	int			good = 0;
 	int64		lease = evbus_arg_interval(fcinfo, 1, "lease", USECS_PER_SEC, USECS_PER_DAY);
 	EvbusDb    *db = evbus_db();
-	EvbusHeld    *all = read_receipts(fcinfo, 0, "receipts", db, &n);
+	EvbusHeld  *all = read_receipts(fcinfo, 0, "receipts", db, &n);
 
 	for (int i = 0; i < n; i++)
 	{
