@@ -12,8 +12,6 @@
 
 #include "args.h"
 
-#define RECEIPT_CHARS	43		/* 32 bytes in base64, without padding */
-
 uint64
 evbus_receipt_incarnation(EvbusDb *db)
 {
@@ -26,16 +24,13 @@ evbus_receipt_incarnation(EvbusDb *db)
  */
 static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-text *
-evbus_receipt_out(const EvbusReceipt *receipt)
+void
+evbus_receipt_write(const EvbusReceipt *receipt, char *out)
 {
-	text	   *result = palloc(VARHDRSZ + RECEIPT_CHARS);
-	char	   *out = VARDATA(result);
 	unsigned char bytes[sizeof(EvbusReceipt) + 1] = {0};
 
 	StaticAssertStmt(sizeof(EvbusReceipt) == 32, "a receipt has 32 bytes");
 	memcpy(bytes, receipt, sizeof(EvbusReceipt));
-	SET_VARSIZE(result, VARHDRSZ + RECEIPT_CHARS);
 	for (int i = 0; i < sizeof(bytes); i += 3)
 	{
 		uint32		three = bytes[i] << 16 | bytes[i + 1] << 8 | bytes[i + 2];
@@ -46,6 +41,15 @@ evbus_receipt_out(const EvbusReceipt *receipt)
 		if (i < sizeof(bytes) - 3)
 			*out++ = letters[three & 63];
 	}
+}
+
+text *
+evbus_receipt_out(const EvbusReceipt *receipt)
+{
+	text	   *result = palloc(VARHDRSZ + EVBUS_RECEIPT_CHARS);
+
+	SET_VARSIZE(result, VARHDRSZ + EVBUS_RECEIPT_CHARS);
+	evbus_receipt_write(receipt, VARDATA(result));
 	return result;
 }
 
@@ -65,14 +69,14 @@ decode(const char *text, int len, EvbusReceipt *receipt)
 			values[(unsigned char) letters[i]] = i;
 		ready = true;
 	}
-	if (len != RECEIPT_CHARS)
+	if (len != EVBUS_RECEIPT_CHARS)
 		return false;
 	for (int i = 0; i < sizeof(bytes) / 3; i++)
 	{
 		uint32		four[4];
 
 		for (int k = 0; k < 4; k++)
-			four[k] = i * 4 + k < RECEIPT_CHARS ? values[(unsigned char) text[i * 4 + k]] : 0;
+			four[k] = i * 4 + k < EVBUS_RECEIPT_CHARS ? values[(unsigned char) text[i * 4 + k]] : 0;
 		all |= four[0] | four[1] | four[2] | four[3];
 		bytes[i * 3] = four[0] << 2 | four[1] >> 4;
 		bytes[i * 3 + 1] = four[1] << 4 | four[2] >> 2;

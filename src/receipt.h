@@ -4,6 +4,8 @@
 
 #include "evbus.h"
 
+#define EVBUS_RECEIPT_CHARS	43	/* 32 bytes in base64, without padding */
+
 typedef struct EvbusReceipt
 {
 	uint64		incarnation;	/* of shared memory, and database */
@@ -15,6 +17,7 @@ typedef struct EvbusReceipt
 } EvbusReceipt;
 
 extern uint64 evbus_receipt_incarnation(EvbusDb *db);
+extern void evbus_receipt_write(const EvbusReceipt *receipt, char *out);
 extern text *evbus_receipt_out(const EvbusReceipt *receipt);
 extern void evbus_receipt_in(const char *text, int len, EvbusReceipt *receipt);
 
