@@ -26,6 +26,8 @@ from callgrind import LIMIT, compare, grown, other_surroundings, print_profile, 
 REFERENCE_LIMIT = 0.05	# plain INSERT or COPY moved by more: this machine counts otherwise
 PATIENCE = 120			# seconds until something that does not come is an error
 RECEIVE = "SELECT * FROM evbus.receive($1, $2)"
+RECEIVE_LINES = "SELECT receipts, lines FROM evbus.receive_lines($1, $2)"
+RECEIVE_LINES_NEXT = "SELECT receipts, lines FROM evbus.receive_lines($1, $2, ack => $3)"
 ACK = "SELECT evbus.ack($1)"
 
 
@@ -320,6 +322,38 @@ def receive(s, n, size, combined=False):
 	return counts
 
 
+def receive_lines(s, n, size, combined=False):
+	"""The same with one row a batch."""
+	s.fill("client", max(n // 1000, 1) * 1000)
+	s.wait_lag("client", max(n // 1000, 1) * 1000)
+	quiet(s.pid("evbus sequencer"))
+	s.dump(s.client.pid)
+	receipts = "{}"
+	for _ in range(n // size):
+		if combined:
+			rows = s.client.execute(RECEIVE_LINES_NEXT, "client", size, receipts)
+		else:
+			rows = s.client.execute(RECEIVE_LINES, "client", size)
+		receipts, lines = rows[0]
+		if lines.count("\n") != size - 1 or lines[-1] != "}":
+			fail(f"{lines.count(chr(10)) + 1} of {size} events received")
+		if not combined and s.client.execute(ACK, receipts) != [[str(size)]]:
+			fail("a receipt was stale")
+	counts = s.dump(s.client.pid)
+	if combined:
+		s.client.execute(ACK, receipts)
+	s.observer.execute("SELECT evbus.seek('client', 'now')")
+	return counts
+
+
+def op_receive_lines(s, n):
+	return receive_lines(s, n, 1000)
+
+
+def op_receive_lines_next(s, n):
+	return receive_lines(s, n, 1000, True)
+
+
 def op_receive_1000(s, n):
 	return receive(s, n, 1000)
 
@@ -348,6 +382,8 @@ OPERATIONS = {
 	"handler-array": (op_handler_array, 5000, "the worker of a handler f(evbus.event[]): NULL, batch_size 1000"),
 	"handler-behind": (op_handler_behind, 5000, "the same, its events read from the log and not from the ring"),
 	"receive-1000": (op_receive_1000, 6000, "the backend of receive(1000), then ack, two transactions"),
+	"receive-lines": (op_receive_lines, 6000, "the backend of receive_lines(1000), then ack, two transactions"),
+	"lines-next": (op_receive_lines_next, 6000, "the backend of receive_lines(1000, ack => the last ones), one transaction"),
 	"receive-100": (op_receive_100, 4000, "the backend of receive(100), then ack, two transactions"),
 	"receive-1": (op_receive_1, 300, "the backend of receive(1), then ack, two transactions"),
 	"receive-next": (op_receive_next, 300, "the backend of receive(1, ack => the last one), one transaction"),

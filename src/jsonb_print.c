@@ -16,6 +16,9 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
+/* Whatever prints a value leaves room for what stands between it and the next. */
+#define SPARE	8
+
 /* --------------------------------------------------------------------- strings */
 
 /* What a byte is escaped as: 0 not at all, u by its number, else a backslash and this. */
@@ -26,7 +29,6 @@ static const char escapes[256] = {
 };
 
 #define EACH(byte)	(UINT64CONST(0x0101010101010101) * (byte))
-#define SPARE		8			/* words are stored whole, beyond the end of a string */
 
 /*
  * Is one of eight bytes below a space, a quote or a backslash?  A byte from which
@@ -43,69 +45,105 @@ needs_escape(uint64 word)
 			 ((backslash - EACH(1)) & ~backslash)) & EACH(0x80)) != 0;
 }
 
+/*
+ * Copy a string in which nothing needs an escape, as most are; false: something does.
+ * By eight bytes, the last of them once more where the length is no multiple.
+ */
+static inline bool
+copy_plain(char *to, const char *s, int len)
+{
+	uint64		word;
+
+	if (len >= 8)
+	{
+		for (int at = 0; at < len - 8; at += 8)
+		{
+			memcpy(&word, s + at, 8);
+			if (needs_escape(word))
+				return false;
+			memcpy(to + at, &word, 8);
+		}
+		memcpy(&word, s + len - 8, 8);
+		memcpy(to + len - 8, &word, 8);
+		return !needs_escape(word);
+	}
+	if (len >= 4)
+	{
+		uint32		first;
+		uint32		last;
+
+		memcpy(&first, s, 4);
+		memcpy(&last, s + len - 4, 4);
+		memcpy(to, &first, 4);
+		memcpy(to + len - 4, &last, 4);
+		return !needs_escape((uint64) first << 32 | last);
+	}
+	for (int at = 0; at < len; at++)
+	{
+		to[at] = s[at];
+		if (escapes[(unsigned char) s[at]] != 0)
+			return false;
+	}
+	return true;
+}
+
+/* The same of any string; NULL: too long. */
+static char *
+copy_escaped(StringInfo out, char *to, const char *s, int len, int max)
+{
+	const char *end = s + len;
+
+	while (s < end)
+	{
+		const char *run = s;
+		unsigned char c;
+
+		while (end - s >= 8)
+		{
+			uint64		word;
+
+			memcpy(&word, s, 8);
+			if (needs_escape(word))
+				break;
+			s += 8;
+		}
+		while (s < end && escapes[(unsigned char) *s] == 0)
+			s++;
+		memcpy(to, run, s - run);
+		to += s - run;
+		if (s == end)
+			break;
+
+		c = *s++;
+		out->len = to - out->data;
+		to = evbus_print_room(out, 6 + (end - s) + 1 + SPARE, max);
+		if (to == NULL)
+			return NULL;
+		*to++ = '\\';
+		*to++ = escapes[c];
+		if (escapes[c] == 'u')
+		{
+			EVBUS_PRINT(to, "00");
+			*to++ = '0' + (c >> 4);
+			*to++ = "0123456789abcdef"[c & 15];
+		}
+	}
+	return to;
+}
+
 /* A string in quotes; false as below. */
 bool
 evbus_json_print_string(StringInfo out, const char *s, int len, int max)
 {
-	const char *end = s + len;
-	char	   *to = evbus_print_room(out, len + 2 + SPARE, max);
+	char	   *to = evbus_print_room(out, 1 + len + 1 + SPARE, max);
 
 	if (to == NULL)
 		return false;
 	*to++ = '"';
-	while (s < end)
-	{
-		const char *stop = end;
-		uint64		word = EACH(' ');
-
-		if (end - s >= sizeof(uint64))
-		{
-			memcpy(&word, s, sizeof(uint64));
-			if (!needs_escape(word))
-			{
-				memcpy(to, &word, sizeof(uint64));
-				s += sizeof(uint64);
-				to += sizeof(uint64);
-				continue;
-			}
-			stop = s + sizeof(uint64);
-		}
-		else if (end - s >= sizeof(uint32))
-		{
-			memcpy(&word, s, sizeof(uint32));
-			if (!needs_escape(word))
-			{
-				memcpy(to, s, sizeof(uint32));
-				s += sizeof(uint32);
-				to += sizeof(uint32);
-				continue;
-			}
-		}
-
-		/* One of these needs it, or they are the last few. */
-		for (; s < stop; s++)
-		{
-			unsigned char c = *s;
-
-			if (likely(escapes[c] == 0))
-			{
-				*to++ = c;
-				continue;
-			}
-			out->len = to - out->data;
-			to = evbus_print_room(out, end - s + 6 + 1 + SPARE, max);
-			if (to == NULL)
-				return false;
-			*to++ = '\\';
-			*to++ = escapes[c];
-			if (escapes[c] == 'u')
-			{
-				EVBUS_PRINT(to, "00");
-				*to++ = '0' + (c >> 4);
-				*to++ = "0123456789abcdef"[c & 15];
-			}
-		}
-	}
+	if (likely(copy_plain(to, s, len)))
+		to += len;
+	else if ((to = copy_escaped(out, to, s, len, max)) == NULL)
+		return false;
 	*to++ = '"';
 	out->len = to - out->data;
 	return true;
@@ -140,7 +178,7 @@ print_long_numeric(StringInfo out, const char *numeric, int max)
 {
 	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out, PointerGetDatum(numeric)));
 	int			len = strlen(text);
-	char	   *to = evbus_print_room(out, len, max);
+	char	   *to = evbus_print_room(out, len + SPARE, max);
 
 	if (to != NULL)
 	{
@@ -165,7 +203,7 @@ print_numeric(StringInfo out, const char *numeric, int max)
 
 	if (!VARATT_IS_4B_U(numeric) || (words[0] & NUMERIC_FORM) != NUMERIC_SHORT)
 		return print_long_numeric(out, numeric, max);
-	to = evbus_print_room(out, SHORT_NUMERIC_MAX, max);
+	to = evbus_print_room(out, SHORT_NUMERIC_MAX + SPARE, max);
 	if (to == NULL)
 		return false;
 	n = (VARSIZE(numeric) - VARHDRSZ) / sizeof(uint16) - 1;
@@ -209,18 +247,27 @@ print_numeric(StringInfo out, const char *numeric, int max)
 /* ------------------------------------------------------------------ containers */
 
 static inline bool
-print_bytes(StringInfo out, const char *s, int len, int max)
+print_word(StringInfo out, const char *word, int len, int max)
 {
-	char	   *to = evbus_print_room(out, SPARE, max);
+	char	   *to = evbus_print_room(out, len + SPARE, max);
 
 	if (to == NULL)
 		return false;
-	memcpy(to, s, len);
+	memcpy(to, word, len);
 	out->len += len;
 	return true;
 }
 
-#define PRINT(literal)	print_bytes(out, literal, sizeof(literal) - 1, max)
+#define WORD(literal)	print_word(out, literal, sizeof(literal) - 1, max)
+
+/* What stands between two values: there is room. */
+static inline void
+print_between(StringInfo out, char sign)
+{
+	out->data[out->len] = sign;
+	out->data[out->len + 1] = ' ';
+	out->len += 2;
+}
 
 /* An entry's bytes end where the entry says: the first of some tells where, the others how long they are. */
 static inline uint32
@@ -243,7 +290,7 @@ print_container(StringInfo out, const JsonbContainer *container, int max)
 
 	check_stack_depth();
 	CHECK_FOR_INTERRUPTS();
-	if (!scalar && !(object ? PRINT("{") : PRINT("[")))
+	if (!scalar && !print_word(out, object ? "{" : "[", 1, max))
 		return false;
 	for (uint32 i = 0; i < count; i++)
 	{
@@ -251,14 +298,15 @@ print_container(StringInfo out, const JsonbContainer *container, int max)
 		uint32		end = entry_end(entry, at);
 		bool		good;
 
-		if (i > 0 && !PRINT(", "))
-			return false;
+		if (i > 0)
+			print_between(out, ',');
 		if (object)
 		{
 			uint32		key_end = entry_end(entries[i], key_at);
 
-			if (!evbus_json_print_string(out, data + key_at, key_end - key_at, max) || !PRINT(": "))
+			if (!evbus_json_print_string(out, data + key_at, key_end - key_at, max))
 				return false;
+			print_between(out, ':');
 			key_at = key_end;
 		}
 		if (JBE_ISSTRING(entry))
@@ -268,16 +316,16 @@ print_container(StringInfo out, const JsonbContainer *container, int max)
 		else if (JBE_ISCONTAINER(entry))
 			good = print_container(out, (const JsonbContainer *) (data + INTALIGN(at)), max);
 		else if (JBE_ISBOOL_TRUE(entry))
-			good = PRINT("true");
+			good = WORD("true");
 		else if (JBE_ISBOOL_FALSE(entry))
-			good = PRINT("false");
+			good = WORD("false");
 		else
-			good = PRINT("null");
+			good = WORD("null");
 		if (!good)
 			return false;
 		at = end;
 	}
-	return scalar || (object ? PRINT("}") : PRINT("]"));
+	return scalar || print_word(out, object ? "}" : "]", 1, max);
 }
 
 /*
