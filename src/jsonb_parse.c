@@ -30,8 +30,6 @@ struct EvbusJsonbParser
 	uint32		max_tokens;
 	StringInfoData strings;		/* those with escapes, without them */
 	char	   *string;			/* where the next one goes */
-	const char *at;				/* in the text */
-	const char *end;
 	EvbusJsonbWriter writer;
 };
 
@@ -63,24 +61,20 @@ add_token(EvbusJsonbParser *p, uint32 type, const char *start, uint32 len)
 	token->len = len;
 	token->start = start;
 	token->next = ++p->n_tokens;
-	return p->n_tokens - 1;
+	return token->next - 1;
 }
 
-static inline void
-skip_space(EvbusJsonbParser *p)
-{
-	while (p->at < p->end && (*p->at == ' ' || *p->at == '\n' || *p->at == '\t' || *p->at == '\r'))
-		p->at++;
-}
+/*
+ * Of what follows, each function begins at `at` and returns where it ended, or NULL
+ * for what is not taken.
+ */
 
-/* Is the next byte this one?  Then it is passed. */
-static inline bool
-take(EvbusJsonbParser *p, char c)
+static inline const char *
+skip_space(const char *at, const char *end)
 {
-	if (p->at >= p->end || *p->at != c)
-		return false;
-	p->at++;
-	return true;
+	while (at < end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r'))
+		at++;
+	return at;
 }
 
 /* The end of what a string can hold as it is: eight bytes at a time while none is a quote, backslash or control character. */
@@ -109,236 +103,221 @@ plain_end(const char *at, const char *end)
 	return at;
 }
 
-static bool
-take_hex4(EvbusJsonbParser *p, pg_wchar *code)
+/* A character's code in four hexadecimal digits. */
+static const char *
+parse_hex4(const char *at, const char *end, pg_wchar *code)
 {
+	if (end - at < 4)
+		return NULL;
 	*code = 0;
 	for (int i = 0; i < 4; i++)
 	{
-		char		c = p->at < p->end ? *p->at++ : '\0';
+		char		c = *at++;
 
 		if (c >= '0' && c <= '9')
 			*code = *code * 16 + (c - '0');
 		else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
 			*code = *code * 16 + ((c | 0x20) - 'a' + 10);
 		else
-			return false;
+			return NULL;
 	}
-	return true;
+	return at;
 }
 
-/* What stands behind \u, as bytes of the server's encoding. */
-static bool
-take_unicode(EvbusJsonbParser *p)
+/* What stands behind \u, to **out in the server's encoding. */
+static const char *
+parse_unicode(const char *at, const char *end, char **out)
 {
 	pg_wchar	code;
 	pg_wchar	second;
 
-	if (!take_hex4(p, &code) || code == 0 || is_utf16_surrogate_second(code))
-		return false;
+	at = parse_hex4(at, end, &code);
+	if (at == NULL || code == 0 || is_utf16_surrogate_second(code))
+		return NULL;
 	if (is_utf16_surrogate_first(code))
 	{
-		if (!take(p, '\\') || !take(p, 'u') || !take_hex4(p, &second) || !is_utf16_surrogate_second(second))
-			return false;
+		if (end - at < 2 || at[0] != '\\' || at[1] != 'u')
+			return NULL;
+		at = parse_hex4(at + 2, end, &second);
+		if (at == NULL || !is_utf16_surrogate_second(second))
+			return NULL;
 		code = surrogate_pair_to_codepoint(code, second);
 	}
 	if (code < 0x80)
-		*p->string++ = (char) code;
+		*(*out)++ = (char) code;
 	else if (GetDatabaseEncoding() == PG_UTF8)
 	{
-		unicode_to_utf8(code, (unsigned char *) p->string);
-		p->string += pg_utf_mblen((unsigned char *) p->string);
+		unicode_to_utf8(code, (unsigned char *) *out);
+		*out += pg_utf_mblen((unsigned char *) *out);
 	}
 	else
-		return false;
-	return true;
+		return NULL;
+	return at;
 }
 
-static bool
-take_escape(EvbusJsonbParser *p)
+/* What stands behind a backslash. */
+static const char *
+parse_escape(const char *at, const char *end, char **out)
 {
-	char		c = p->at < p->end ? *p->at++ : '\0';
+	static const char escapes[] = "\"\"\\\\//b\bf\fn\nr\rt\t";	/* letter, meaning */
 
-	switch (c)
-	{
-		case '"':
-		case '\\':
-		case '/':
-			*p->string++ = c;
-			return true;
-		case 'b':
-			*p->string++ = '\b';
-			return true;
-		case 'f':
-			*p->string++ = '\f';
-			return true;
-		case 'n':
-			*p->string++ = '\n';
-			return true;
-		case 'r':
-			*p->string++ = '\r';
-			return true;
-		case 't':
-			*p->string++ = '\t';
-			return true;
-		case 'u':
-			return take_unicode(p);
-		default:
-			return false;
-	}
+	if (at >= end)
+		return NULL;
+	if (*at == 'u')
+		return parse_unicode(at + 1, end, out);
+	for (const char *escape = escapes; *escape; escape += 2)
+		if (*at == escape[0])
+		{
+			*(*out)++ = escape[1];
+			return at + 1;
+		}
+	return NULL;
 }
 
 /* Behind the opening quote. */
-static bool
-parse_string(EvbusJsonbParser *p)
+static const char *
+parse_string(EvbusJsonbParser *p, const char *at, const char *end)
 {
-	const char *start = p->at;
-	const char *unescaped;
+	const char *start = at;
+	char	   *out;
 
-	p->at = plain_end(p->at, p->end);
-	if (take(p, '"'))
+	at = plain_end(at, end);
+	if (at < end && *at == '"')
 	{
-		add_token(p, JENTRY_ISSTRING, start, p->at - 1 - start);
-		return true;
+		add_token(p, JENTRY_ISSTRING, start, at - start);
+		return at + 1;
 	}
-	unescaped = p->string;
+	out = p->string;
 	for (;;)
 	{
-		memcpy(p->string, start, p->at - start);
-		p->string += p->at - start;
-		if (take(p, '"'))
-		{
-			add_token(p, JENTRY_ISSTRING, unescaped, p->string - unescaped);
-			return true;
-		}
-		if (!take(p, '\\') || !take_escape(p))
-			return false;		/* also a control character, and the end */
-		start = p->at;
-		p->at = plain_end(p->at, p->end);
+		memcpy(out, start, at - start);
+		out += at - start;
+		if (at < end && *at == '"')
+			break;
+		if (at >= end || *at != '\\')
+			return NULL;		/* a control character, or the end */
+		start = parse_escape(at + 1, end, &out);
+		if (start == NULL)
+			return NULL;
+		at = plain_end(start, end);
 	}
+	add_token(p, JENTRY_ISSTRING, p->string, out - p->string);
+	p->string = out;
+	return at + 1;
 }
 
-static int
-take_digits(EvbusJsonbParser *p)
+static const char *
+skip_digits(const char *at, const char *end)
 {
-	const char *start = p->at;
-
-	while (p->at < p->end && *p->at >= '0' && *p->at <= '9')
-		p->at++;
-	return p->at - start;
+	while (at < end && *at >= '0' && *at <= '9')
+		at++;
+	return at;
 }
 
-static bool
-parse_number(EvbusJsonbParser *p)
+static const char *
+parse_number(EvbusJsonbParser *p, const char *at, const char *end)
 {
-	const char *start = p->at;
-	int			digits;
+	const char *start = at;
+	const char *digits;
 
-	(void) take(p, '-');
-	if (p->at < p->end && *p->at == '0')
+	if (*at == '-')
+		at++;
+	digits = at;
+	at = at < end && *at == '0' ? at + 1 : skip_digits(at, end);
+	if (at == digits || at - digits > EVBUS_JSON_WHOLE_MAX)
+		return NULL;
+	if (at < end && *at == '.')
 	{
-		p->at++;
-		digits = 1;
+		digits = ++at;
+		at = skip_digits(at, end);
+		if (at == digits || at - digits > EVBUS_JSON_FRACTION_MAX)
+			return NULL;
 	}
-	else
-		digits = take_digits(p);
-	if (digits == 0 || digits > EVBUS_JSON_WHOLE_MAX)
-		return false;
-	if (take(p, '.'))
-	{
-		digits = take_digits(p);
-		if (digits == 0 || digits > EVBUS_JSON_FRACTION_MAX)
-			return false;
-	}
-	add_token(p, JENTRY_ISNUMERIC, start, p->at - start);
-	return true;				/* whatever else stands there is no separator */
+	add_token(p, JENTRY_ISNUMERIC, start, at - start);
+	return at;					/* whatever else stands here is no separator */
 }
 
-static bool
-parse_word(EvbusJsonbParser *p, const char *word, int len, uint32 type)
+static const char *
+parse_word(EvbusJsonbParser *p, const char *at, const char *end, const char *word, int len, uint32 type)
 {
-	if (p->end - p->at < len || memcmp(p->at, word, len) != 0)
-		return false;
-	p->at += len;
+	if (end - at < len || memcmp(at, word, len) != 0)
+		return NULL;
 	add_token(p, type, NULL, 0);
-	return true;
+	return at + len;
 }
 
-static bool parse_value(EvbusJsonbParser *p, int depth);
+static const char *parse_value(EvbusJsonbParser *p, const char *at, const char *end, int depth);
 
 /* Behind the opening bracket. */
-static bool
-parse_container(EvbusJsonbParser *p, uint32 type, char closing, int depth)
+static const char *
+parse_container(EvbusJsonbParser *p, const char *at, const char *end, uint32 type, int depth)
 {
+	char		closing = type == EVBUS_JSON_OBJECT ? '}' : ']';
 	uint32		container = add_token(p, type, NULL, 0);
 	uint32		n = 0;
 
-	skip_space(p);
-	if (!take(p, closing))
+	at = skip_space(at, end);
+	if (at < end && *at == closing)
+		return at + 1;
+	if (depth >= DEPTH_MAX)
+		return NULL;
+	for (;;)
 	{
-		if (depth >= DEPTH_MAX)
-			return false;
-		do
+		if (type == EVBUS_JSON_OBJECT)
 		{
-			if (type == EVBUS_JSON_OBJECT)
-			{
-				skip_space(p);
-				if (!take(p, '"') || !parse_string(p))
-					return false;
-				skip_space(p);
-				if (!take(p, ':'))
-					return false;
-			}
-			if (!parse_value(p, depth + 1))
-				return false;
-			n++;
-		} while (take(p, ','));
-		if (!take(p, closing))
-			return false;
+			at = skip_space(at, end);
+			if (at >= end || *at != '"' || (at = parse_string(p, at + 1, end)) == NULL)
+				return NULL;
+			at = skip_space(at, end);
+			if (at >= end || *at++ != ':')
+				return NULL;
+		}
+		at = parse_value(p, at, end, depth + 1);
+		if (at == NULL || at >= end)
+			return NULL;
+		n++;
+		if (*at == closing)
+			break;
+		if (*at++ != ',')
+			return NULL;
 	}
 	p->tokens[container].len = n;
 	p->tokens[container].next = p->n_tokens;
-	return true;
+	return at + 1;
 }
 
 /* A value and the space around it. */
-static bool
-parse_value(EvbusJsonbParser *p, int depth)
+static const char *
+parse_value(EvbusJsonbParser *p, const char *at, const char *end, int depth)
 {
-	bool		valid;
-
-	skip_space(p);
-	if (p->at >= p->end)
-		return false;
-	switch (*p->at)
+	at = skip_space(at, end);
+	if (at >= end)
+		return NULL;
+	switch (*at)
 	{
 		case '{':
-			p->at++;
-			valid = parse_container(p, EVBUS_JSON_OBJECT, '}', depth);
+			at = parse_container(p, at + 1, end, EVBUS_JSON_OBJECT, depth);
 			break;
 		case '[':
-			p->at++;
-			valid = parse_container(p, EVBUS_JSON_ARRAY, ']', depth);
+			at = parse_container(p, at + 1, end, EVBUS_JSON_ARRAY, depth);
 			break;
 		case '"':
-			p->at++;
-			valid = parse_string(p);
+			at = parse_string(p, at + 1, end);
 			break;
 		case 't':
-			valid = parse_word(p, "true", 4, JENTRY_ISBOOL_TRUE);
+			at = parse_word(p, at, end, "true", 4, JENTRY_ISBOOL_TRUE);
 			break;
 		case 'f':
-			valid = parse_word(p, "false", 5, JENTRY_ISBOOL_FALSE);
+			at = parse_word(p, at, end, "false", 5, JENTRY_ISBOOL_FALSE);
 			break;
 		case 'n':
-			valid = parse_word(p, "null", 4, JENTRY_ISNULL);
+			at = parse_word(p, at, end, "null", 4, JENTRY_ISNULL);
 			break;
 		default:
-			valid = parse_number(p);
+			at = parse_number(p, at, end);
 			break;
 	}
-	skip_space(p);
-	return valid;
+	return at ? skip_space(at, end) : NULL;
 }
 
 /* As everybody else would have it parsed. */
@@ -357,13 +336,11 @@ evbus_jsonb_parse(EvbusJsonbParser *p, const char *text, int len)
 {
 	if (len > LEN_MAX)
 		return parse_by_server(text, len);
-	p->at = text;
-	p->end = text + len;
 	p->n_tokens = 0;
 	resetStringInfo(&p->strings);
 	enlargeStringInfo(&p->strings, len);	/* without escapes nothing is longer */
 	p->string = p->strings.data;
-	if (!parse_value(p, 0) || p->at != p->end)
+	if (parse_value(p, text, text + len, 0) != text + len)
 		return parse_by_server(text, len);
 	return evbus_jsonb_write(&p->writer, p->tokens, p->n_tokens, len);
 }

@@ -34,17 +34,25 @@ evbus_jsonb_writer(EvbusJsonbWriter *w)
 	initStringInfo(&w->out);
 	initStringInfo(&w->pairs);
 }
-/* Zeros up to the next multiple of four. */
-static inline void
-pad(EvbusJsonbWriter *w, char **out)
+/* Zeros up to the next multiple of four; the buffer itself is aligned. */
+static inline char *
+pad(char *out)
 {
-	while ((*out - w->out.data) % sizeof(int32) != 0)
-		*(*out)++ = '\0';
+	while ((uintptr_t) out % sizeof(int32) != 0)
+		*out++ = '\0';
+	return out;
+}
+
+static inline char *
+write_text(char *out, const char *text, uint32 len)
+{
+	memcpy(out, text, len);
+	return out + len;
 }
 
 /* A number as numeric_in() makes it: groups of four digits around the point, without zero groups at either end. */
-static void
-write_number(const EvbusJsonToken *token, char **out)
+static char *
+write_number(const EvbusJsonToken *token, char *out)
 {
 	const char *at = token->start;
 	const char *end = at + token->len;
@@ -57,7 +65,7 @@ write_number(const EvbusJsonToken *token, char **out)
 	int			first = 0;
 	int			n = 0;
 	uint16		header;
-	char	   *number = *out;
+	char	   *number = out;
 
 	at += negative;
 	point = memchr(at, '.', end - at);
@@ -95,12 +103,16 @@ write_number(const EvbusJsonToken *token, char **out)
 	}
 
 	header = NUMERIC_SHORT | (negative ? SHORT_NEGATIVE : 0) | SHORT_DSCALE(fraction) | SHORT_WEIGHT(weight);
-	*out += VARHDRSZ;
-	memcpy(*out, &header, sizeof(header));
-	*out += sizeof(header);
-	memcpy(*out, groups + first, (n - first) * sizeof(int16));
-	*out += (n - first) * sizeof(int16);
-	SET_VARSIZE(number, *out - number);
+	out += VARHDRSZ;
+	memcpy(out, &header, sizeof(header));
+	out += sizeof(header);
+	for (int i = first; i < n; i++)
+	{
+		memcpy(out, &groups[i], sizeof(int16));
+		out += sizeof(int16);
+	}
+	SET_VARSIZE(number, out - number);
+	return out;
 }
 
 /* Keys in the order of jsonb: the shorter one first, else by their bytes; of equal ones the later. */
@@ -158,30 +170,31 @@ put_entry(char *entries, uint32 i, JEntry entry, uint32 total)
 	memcpy(entries + i * sizeof(JEntry), &entry, sizeof(entry));
 }
 
-static JEntry write_value(EvbusJsonbWriter *w, uint32 at, char **out);
+static char *write_value(EvbusJsonbWriter *w, uint32 at, char *out, JEntry *entry);
 
-static void
-write_array(EvbusJsonbWriter *w, uint32 at, uint32 n, uint32 flags, char **out)
+static char *
+write_array(EvbusJsonbWriter *w, uint32 at, uint32 n, uint32 flags, char *out)
 {
 	uint32		header = n | flags;
-	char	   *entries;
+	char	   *entries = out + sizeof(header);
 	uint32		total = 0;
 
-	memcpy(*out, &header, sizeof(header));
-	entries = *out + sizeof(header);
-	*out = entries + n * sizeof(JEntry);
+	memcpy(out, &header, sizeof(header));
+	out = entries + n * sizeof(JEntry);
 	for (uint32 i = 0; i < n; i++)
 	{
-		JEntry		entry = write_value(w, at, out);
+		JEntry		entry;
 
+		out = write_value(w, at, out, &entry);
 		total += JBE_OFFLENFLD(entry);
 		put_entry(entries, i, entry, total);
 		at = w->tokens[at].next;
 	}
+	return out;
 }
 
-static void
-write_object(EvbusJsonbWriter *w, uint32 at, uint32 n, char **out)
+static char *
+write_object(EvbusJsonbWriter *w, uint32 at, uint32 n, char *out)
 {
 	Pair	   *pairs = (Pair *) (w->pairs.data + w->pairs.len);
 	int			mark = w->pairs.len;
@@ -200,54 +213,53 @@ write_object(EvbusJsonbWriter *w, uint32 at, uint32 n, char **out)
 	w->pairs.len += n * sizeof(Pair);	/* room there is, see evbus_jsonb_write() */
 
 	header = n | JB_FOBJECT;
-	memcpy(*out, &header, sizeof(header));
-	entries = *out + sizeof(header);
-	*out = entries + 2 * n * sizeof(JEntry);
+	memcpy(out, &header, sizeof(header));
+	entries = out + sizeof(header);
+	out = entries + 2 * n * sizeof(JEntry);
 	for (uint32 i = 0; i < n; i++)
 	{
-		memcpy(*out, pairs[i].key, pairs[i].len);
-		*out += pairs[i].len;
+		out = write_text(out, pairs[i].key, pairs[i].len);
 		total += pairs[i].len;
 		put_entry(entries, i, JENTRY_ISSTRING | pairs[i].len, total);
 	}
 	for (uint32 i = 0; i < n; i++)
 	{
-		JEntry		entry = write_value(w, pairs[i].value, out);
+		JEntry		entry;
 
+		out = write_value(w, pairs[i].value, out, &entry);
 		total += JBE_OFFLENFLD(entry);
 		put_entry(entries, n + i, entry, total);
 	}
 	w->pairs.len = mark;
+	return out;
 }
 
-/* A token with all that is in it; returns its entry, whose length counts the padding before it. */
-static JEntry
-write_value(EvbusJsonbWriter *w, uint32 at, char **out)
+/* A token with all that is in it, and its entry, whose length counts the padding before it. */
+static char *
+write_value(EvbusJsonbWriter *w, uint32 at, char *out, JEntry *entry)
 {
 	const EvbusJsonToken *token = &w->tokens[at];
-	char	   *start = *out;
+	char	   *start = out;
 
 	switch (token->type)
 	{
 		case JENTRY_ISSTRING:
-			memcpy(*out, token->start, token->len);
-			*out += token->len;
-			return JENTRY_ISSTRING | token->len;
+			out = write_text(out, token->start, token->len);
+			break;
 		case JENTRY_ISNUMERIC:
-			pad(w, out);
-			write_number(token, out);
-			return JENTRY_ISNUMERIC | (uint32) (*out - start);
+			out = write_number(token, pad(out));
+			break;
 		case EVBUS_JSON_ARRAY:
-			pad(w, out);
-			write_array(w, at + 1, token->len, JB_FARRAY, out);
-			return JENTRY_ISCONTAINER | (uint32) (*out - start);
+			out = write_array(w, at + 1, token->len, JB_FARRAY, pad(out));
+			break;
 		case EVBUS_JSON_OBJECT:
-			pad(w, out);
-			write_object(w, at + 1, token->len, out);
-			return JENTRY_ISCONTAINER | (uint32) (*out - start);
-		default:
-			return token->type;	/* a word */
+			out = write_object(w, at + 1, token->len, pad(out));
+			break;
+		default:				/* a word: all is in the type */
+			break;
 	}
+	*entry = (token->type & JENTRY_TYPEMASK) | (uint32) (out - start);
+	return out;
 }
 
 /*
@@ -258,6 +270,7 @@ evbus_jsonb_write(EvbusJsonbWriter *w, const EvbusJsonToken *tokens, uint32 n, S
 {
 	Jsonb	   *json;
 	char	   *out;
+	JEntry		entry;
 
 	/* Of a token: an entry, padding, and the fixed part of a container or number; text grows by no more than that. */
 	resetStringInfo(&w->out);
@@ -269,9 +282,9 @@ evbus_jsonb_write(EvbusJsonbWriter *w, const EvbusJsonToken *tokens, uint32 n, S
 	json = (Jsonb *) w->out.data;
 	out = VARDATA(json);
 	if ((tokens[0].type & JENTRY_TYPEMASK) == JENTRY_ISCONTAINER)
-		(void) write_value(w, 0, &out);
+		out = write_value(w, 0, out, &entry);
 	else
-		write_array(w, 0, 1, JB_FARRAY | JB_FSCALAR, &out);
+		out = write_array(w, 0, 1, JB_FARRAY | JB_FSCALAR, out);
 	SET_VARSIZE(json, out - w->out.data);
 	return json;
 }
