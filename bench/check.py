@@ -110,6 +110,7 @@ TYPE = "order.created"
 PAYLOADS = [payload(i) for i in range(1000)]
 TYPES_ARRAY = array([TYPE] * 1000)
 PAYLOADS_ARRAY = array(PAYLOADS)
+PAYLOADS_LINES = "\n".join(PAYLOADS)
 SIZES = {"usual": 1000, "small": 1000, "large": 100}	# events in a batch of this kind
 
 
@@ -189,6 +190,12 @@ class Server:
 			if len(rows) != 1000:
 				fail(f"publish_batch() returned {len(rows)} ids")
 
+	def publish_lines(self, bus, n):
+		for _ in range(n // 1000):
+			rows = self.client.execute("SELECT events FROM evbus.publish_lines($1, $2, $3)", bus, TYPE, PAYLOADS_LINES)
+			if rows != [["1000"]]:
+				fail(f"publish_lines() returned {rows}")
+
 	def fill(self, bus, n, kind="usual"):
 		"""The same, cheaper, where publishing is not what is counted: the JSON is parsed already."""
 		size = SIZES[kind]
@@ -244,6 +251,13 @@ def op_publish_batch(s, n):
 	with s.held(s.pid("evbus sequencer")):
 		s.dump(s.client.pid)
 		s.publish_batches("quiet", n)
+		return s.dump(s.client.pid)
+
+
+def op_publish_lines(s, n):
+	with s.held(s.pid("evbus sequencer")):
+		s.dump(s.client.pid)
+		s.publish_lines("quiet", n)
 		return s.dump(s.client.pid)
 
 
@@ -376,6 +390,7 @@ OPERATIONS = {
 	"copy": (op_copy, 3000, "reference: the backend of COPY of such rows, 1000 a transaction"),
 	"publish": (op_publish, 500, "the backend of publish(), one a transaction, prepared"),
 	"publish-batch": (op_publish_batch, 3000, "the backend of publish_batch() of 1000"),
+	"publish-lines": (op_publish_lines, 3000, "the backend of publish_lines() of 1000"),
 	"sequencer": (op_sequencer, 24000, "the sequencer, per event of one turn with many"),
 	"sequencer-turn": (op_sequencer_turn, 400, "the sequencer, per turn of one event, with falling asleep and waking"),
 	"handler": (op_handler, 4000, "the worker of a handler f(evbus.event): NULL, batch_size 1000"),

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  * publish.c
- *	  evbus.publish() and publish_batch(): events of the current transaction.
+ *	  evbus.publish(), publish_batch(), publish_lines(): events of the current
+ *	  transaction.
  *
  * An event gets its id at once and goes to the outbox (outbox.c): its row is
  * written to the log when there are many and before commit, its entry goes to the
@@ -15,6 +16,7 @@
  */
 #include "publish.h"
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -22,6 +24,7 @@
 #include "clock.h"
 #include "eventlog.h"
 #include "funcapi.h"
+#include "jsonb_parse.h"
 #include "late.h"
 #include "leaf.h"
 #include "memory.h"
@@ -52,6 +55,7 @@ static bool past_precommit = false;
 
 PG_FUNCTION_INFO_V1(evbus_publish);
 PG_FUNCTION_INFO_V1(evbus_publish_batch);
+PG_FUNCTION_INFO_V1(evbus_publish_lines);
 
 /* --------------------------------------------------------------- the slot */
 
@@ -121,6 +125,15 @@ check_type(text *type)
 }
 
 static void
+check_headers(Jsonb *headers)
+{
+	if (headers && !JB_ROOT_IS_OBJECT(headers))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("headers must be a JSON object")));
+}
+
+static void
 check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload)
 {
 	Size		size = VARSIZE(payload) - VARHDRSZ;
@@ -130,10 +143,6 @@ check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("key is too long"),
 				 errdetail("It has %d bytes; the limit is %d.", (int) VARSIZE_ANY_EXHDR(key), EVBUS_KEY_MAX)));
-	if (headers && !JB_ROOT_IS_OBJECT(headers))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("headers must be a JSON object")));
 	if (headers)
 		size += VARSIZE(headers) - VARHDRSZ;
 	if (size > (Size) bus->max_payload_bytes)
@@ -220,6 +229,7 @@ evbus_publish(PG_FUNCTION_ARGS)
 
 	check_type(type);
 	db = prepare(fcinfo, "evbus.publish()", &bus);
+	check_headers(headers);
 	check_event(&bus, key, headers, payload);
 	id = evbus_clock_take(&db->clock, 1);
 	evbus_outbox_add(&bus, id, type, key, headers, payload, !past_precommit);
@@ -227,9 +237,9 @@ evbus_publish(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(id);
 }
 
-/* An optional array argument of publish_batch(); its length must be that of payloads. */
+/* An optional array argument; it must have an element for each event, `count` of them in `events`. */
 static bool
-optional_array(FunctionCallInfo fcinfo, int n, const char *name, int count, Datum **values, bool **nulls)
+optional_array(FunctionCallInfo fcinfo, int n, const char *name, const char *events, int count, Datum **values, bool **nulls)
 {
 	int			length;
 
@@ -239,8 +249,8 @@ optional_array(FunctionCallInfo fcinfo, int n, const char *name, int count, Datu
 	if (length != count)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("arrays must have the same length"),
-				 errdetail("\"payloads\" has %d elements, \"%s\" has %d.", count, name, length)));
+				 errmsg("\"%s\" must have as many elements as there are events", name),
+				 errdetail("\"%s\" has %d, \"%s\" has %d.", events, count, name, length)));
 	return true;
 }
 
@@ -275,8 +285,8 @@ publish_all(FunctionCallInfo fcinfo, int *count)
 				 errdetail("\"types\" has %d elements, \"payloads\" has %d.", n_types, n),
 				 errhint("Or give one type, for all payloads.")));
 	evbus_no_nulls(payload_nulls, n, "payloads");
-	(void) optional_array(fcinfo, 3, "keys", n, &keys, &key_nulls);
-	(void) optional_array(fcinfo, 4, "headers", n, &headers, &header_nulls);
+	(void) optional_array(fcinfo, 3, "keys", "payloads", n, &keys, &key_nulls);
+	(void) optional_array(fcinfo, 4, "headers", "payloads", n, &headers, &header_nulls);
 
 	db = prepare(fcinfo, "evbus.publish_batch()", &bus);
 	*count = n;
@@ -296,6 +306,7 @@ publish_all(FunctionCallInfo fcinfo, int *count)
 		Jsonb	   *header = headers && !header_nulls[i] ? DatumGetJsonbP(headers[i]) : NULL;
 		Jsonb	   *payload = DatumGetJsonbP(payloads[i]);
 
+		check_headers(header);
 		check_event(&bus, key, header, payload);
 		evbus_outbox_add(&bus, first + i, DatumGetTextPP(types[n_types == 1 ? 0 : i]), key, header, payload, !past_precommit);
 		write_through();
@@ -342,6 +353,118 @@ evbus_publish_batch(PG_FUNCTION_ARGS)
 		SRF_RETURN_NEXT(call, Int64GetDatum(id));
 	}
 	SRF_RETURN_DONE(call);
+}
+
+/* --------------------------------------------------------------------- lines */
+
+/* How many lines a text has; a newline at its end begins no other. */
+static int
+count_lines(const char *at, const char *end)
+{
+	int			n = 0;
+
+	while (at < end)
+	{
+		const char *newline = memchr(at, '\n', end - at);
+
+		n++;
+		at = newline ? newline + 1 : end;
+	}
+	return n;
+}
+
+/* Context of errors: which line. */
+static void
+tell_line(void *arg)
+{
+	errcontext("evbus.publish_lines(), line %d", *(int *) arg);
+}
+
+/*
+ * evbus.publish_lines(bus text, type text, lines text, keys text[], headers jsonb)
+ * returns record (first_id bigint, events integer)
+ *
+ * Stores one event for each line, in that order, all or none.  lines: JSON values
+ * with a newline between them, so none within one; a newline at the end is allowed,
+ * an empty line is not.  type and headers are those of every event; keys, if not
+ * NULL, has an element for each line.
+ * The ids are first_id and those that follow it, without a gap; no lines store
+ * nothing and first_id is NULL.
+ * Errors: 22P02 and others of jsonb's input, with the line; else as evbus.publish().
+ */
+Datum
+evbus_publish_lines(PG_FUNCTION_ARGS)
+{
+	EvbusBus	bus;
+	EvbusDb    *db;
+	text	   *type;
+	text	   *lines;
+	Datum	   *keys;
+	bool	   *key_nulls;
+	Jsonb	   *headers;
+	const char *at;
+	const char *end;
+	bool		with_keys;
+	int			line = 0;
+	int			n;
+	ErrorContextCallback context = {.previous = error_context_stack, .callback = tell_line, .arg = &line};
+	EvbusJsonbParser *parser;
+	MemoryContext scratch;
+	MemoryContext old;
+	TupleDesc	desc;
+	Datum		values[2] = {0};
+	bool		nulls[2] = {true, false};
+
+	evbus_arg_present(fcinfo, 0, "bus");
+	evbus_arg_present(fcinfo, 1, "type");
+	evbus_arg_present(fcinfo, 2, "lines");
+	type = PG_GETARG_TEXT_PP(1);
+	lines = PG_GETARG_TEXT_PP(2);
+	at = VARDATA_ANY(lines);
+	end = at + VARSIZE_ANY_EXHDR(lines);
+	n = count_lines(at, end);
+	with_keys = optional_array(fcinfo, 3, "keys", "lines", n, &keys, &key_nulls);
+	headers = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "evbus.publish_lines() must return a row");
+
+	check_type(type);
+	check_headers(headers);
+	db = prepare(fcinfo, "evbus.publish_lines()", &bus);
+	if (n >= LARGE_BATCH)
+		evbus_keep_memory(KEEP_BYTES);
+
+	parser = evbus_jsonb_parser();
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "evbus publish_lines", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(scratch);
+	error_context_stack = &context;
+	if (n > 0)
+	{
+		int64		first = evbus_clock_take(&db->clock, n);
+
+		values[0] = Int64GetDatum(first);
+		nulls[0] = false;
+		while (line < n)
+		{
+			const char *newline = memchr(at, '\n', end - at);
+			text	   *key = with_keys && !key_nulls[line] ? DatumGetTextPP(keys[line]) : NULL;
+			Jsonb	   *payload;
+
+			line++;				/* for people they count from 1 */
+			CHECK_FOR_INTERRUPTS();
+			payload = evbus_jsonb_parse(parser, at, (newline ? newline : end) - at);
+			check_event(&bus, key, headers, payload);
+			evbus_outbox_add(&bus, first + line - 1, type, key, headers, payload, !past_precommit);
+			write_through();
+			MemoryContextReset(scratch);
+			at = newline ? newline + 1 : end;
+		}
+	}
+	error_context_stack = context.previous;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+	values[1] = Int32GetDatum(n);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
 /* ---------------------------------------------------------------- callbacks */

@@ -35,6 +35,7 @@ typedef struct Client
 static const char *types;
 static const char *payload_list;
 static bool one_call;
+static bool by_lines;
 static char size[12];			/* of a batch, as text */
 
 static Client *
@@ -65,11 +66,12 @@ open_publish(int n)
 
 	if (n == 0 && options.batch > 1)
 	{
-		types = "{" TYPE "}";	/* one stands for all */
-		payload_list = payloads_array(options.batch);
+		types = by_lines ? TYPE : "{" TYPE "}";	/* one stands for all */
+		payload_list = by_lines ? payloads_lines(options.batch) : payloads_array(options.batch);
 	}
-	prepare(client->conn, "", options.batch > 1 ? "SELECT evbus.publish_batch($1, $2::text[], $3::jsonb[])" :
-			"SELECT evbus.publish($1, $2, $3)");
+	prepare(client->conn, "", options.batch == 1 ? "SELECT evbus.publish($1, $2, $3)" :
+			by_lines ? "SELECT events FROM evbus.publish_lines($1, $2, $3)" :
+			"SELECT evbus.publish_batch($1, $2::text[], $3::jsonb[])");
 	client->cpu_before = backend_cpu_ns(client->conn);
 	return client;
 }
@@ -105,8 +107,8 @@ step_publish(void *arg, int wanted)
 		values[2] = payload_list;
 	}
 	result = expect(client->conn, PQexecPrepared(client->conn, "", 3, values, NULL, NULL, 0), PGRES_TUPLES_OK);
-	if (PQntuples(result) != wanted)
-		fail("%d ids for %d events", PQntuples(result), wanted);
+	if (by_lines ? atoi(PQgetvalue(result, 0, 0)) != wanted : PQntuples(result) != wanted)
+		fail("not all of %d events were stored", wanted);
 	PQclear(result);
 	client->published += wanted;
 	return wanted;
@@ -379,6 +381,7 @@ main(int argc, char **argv)
 
 	parse_options(argc, argv);
 	one_call = strcmp(option("calls", "two"), "one") == 0;
+	by_lines = strcmp(option("by", "arrays"), "lines") == 0;
 	snprintf(size, sizeof(size), "%d", options.batch);
 	if (operation_is("publish"))
 		run_workload(&publish);

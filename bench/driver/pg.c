@@ -86,6 +86,17 @@ payloads_array(int n)
 	return array;
 }
 
+const char *
+payloads_lines(int n)
+{
+	char	   *lines = malloc(n * (MAX_PAYLOAD + 1) + 1);
+	char	   *out = lines;
+
+	for (int i = 0; i < n; i++)
+		out += sprintf(out, "%s\n", payloads[i]);
+	return lines;
+}
+
 void
 copy_in(PGconn *conn, const char *sql, const char *buffer, int length)
 {

@@ -23,6 +23,8 @@ extern int64_t number(PGconn *conn, const char *sql, const char *argument, int64
 /* Arrays as text of the first n events: {order.created,...} and {"{\"order_id\"...}",...}.  Not to be freed. */
 extern const char *types_array(int n);
 extern const char *payloads_array(int n);
+/* The payloads of the first n events, a line each. */
+extern const char *payloads_lines(int n);
 
 /* CPU time that the connection's server process has used so far; it must be on this machine. */
 extern int64_t backend_cpu_ns(PGconn *conn);
