@@ -422,10 +422,12 @@ def measure(server, operation):
 
 
 def operations(server):
-	"""Those that this evbus has."""
-	has_next = server.observer.execute("SELECT count(*) FROM pg_proc WHERE pronamespace = 'evbus'::regnamespace"
-									   " AND proname = 'receive' AND 'ack' = ANY (proargnames)") != [["0"]]
-	return [op for op in OPERATIONS if op != "receive-next" or has_next]
+	"""Those that this evbus has: a function, and an argument of it, may be newer."""
+	needs = {"receive-next": "receive ack", "publish-lines": "publish_lines bus", "receive-lines": "receive_lines ack",
+			 "lines-next": "receive_lines ack"}
+	there = [row[0] for row in server.observer.execute("SELECT DISTINCT proname || ' ' || argument FROM pg_proc, unnest(proargnames) argument"
+														" WHERE pronamespace = 'evbus'::regnamespace")]
+	return [op for op in OPERATIONS if op not in needs or needs[op] in there]
 
 
 # ----------------------------------------------------------------------- main
