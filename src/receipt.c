@@ -60,6 +60,7 @@ decode(const char *text, int len, EvbusReceipt *receipt)
 	static int8 values[256];
 	static bool ready = false;
 	unsigned char bytes[sizeof(EvbusReceipt) + 1];
+	unsigned char padded[EVBUS_RECEIPT_CHARS + 1];	/* in fours */
 	uint32		all = 0;
 
 	if (!ready)
@@ -71,19 +72,20 @@ decode(const char *text, int len, EvbusReceipt *receipt)
 	}
 	if (len != EVBUS_RECEIPT_CHARS)
 		return false;
+	memcpy(padded, text, EVBUS_RECEIPT_CHARS);
+	padded[EVBUS_RECEIPT_CHARS] = letters[0];
 	for (int i = 0; i < sizeof(bytes) / 3; i++)
 	{
-		uint32		four[4];
+		const unsigned char *in = padded + i * 4;
+		uint32		four = values[in[0]] << 18 | values[in[1]] << 12 | values[in[2]] << 6 | values[in[3]];
 
-		for (int k = 0; k < 4; k++)
-			four[k] = i * 4 + k < EVBUS_RECEIPT_CHARS ? values[(unsigned char) text[i * 4 + k]] : 0;
-		all |= four[0] | four[1] | four[2] | four[3];
-		bytes[i * 3] = four[0] << 2 | four[1] >> 4;
-		bytes[i * 3 + 1] = four[1] << 4 | four[2] >> 2;
-		bytes[i * 3 + 2] = four[2] << 6 | four[3];
+		all |= four;			/* negative once a letter is none */
+		bytes[i * 3] = four >> 16;
+		bytes[i * 3 + 1] = four >> 8;
+		bytes[i * 3 + 2] = four;
 	}
 	memcpy(receipt, bytes, sizeof(EvbusReceipt));
-	return all < 64 && bytes[sizeof(EvbusReceipt)] == 0;
+	return all < 1 << 24 && bytes[sizeof(EvbusReceipt)] == 0;
 }
 
 /* Errors 22023 if the text never was a receipt. */
