@@ -1,6 +1,6 @@
 -- receive_lines(): what receive() hands out as rows, as JSON lines; to the byte what SQL prints.
 \ir include/helpers.sql
-SELECT plan(56);
+SELECT plan(57);
 
 SELECT evbus.create_bus('b"us\');
 SELECT evbus.subscribe('b"us\', 'rows') AS position, evbus.subscribe('b"us\', 'lines', backoff_initial => '1 hour', backoff_max => '2 hours') AS position2 \gset
@@ -127,7 +127,9 @@ SELECT receipts AS lost FROM evbus.receive_lines('one', 10) \gset
 ROLLBACK;
 SELECT receipts AS second, lines FROM evbus.receive_lines('one', 10) \gset
 SELECT is((SELECT string_agg(format('%s %s', payload, attempt), ', ') FROM deliveries(:'lines')), '3 1, 4 1, 5 1', 'a rollback gives them back, and counts no attempt');
+SELECT clock_timestamp() AS start \gset
 SELECT is_empty(format($$SELECT * FROM evbus.receive_lines('one', 10, wait => '30 seconds', ack => %L)$$, :'second'), 'with receipts it does not wait');
+SELECT ok(clock_timestamp() - :'start' < interval '15 seconds', 'but comes back at once');
 SELECT results_eq('SELECT * FROM held', $$VALUES (0::bigint, 0::bigint)$$, 'nothing is left');
 SELECT clock_timestamp() AS start \gset
 SELECT is_empty($$SELECT * FROM evbus.receive_lines('one', wait => '300 milliseconds')$$, 'without any it waits as told');
