@@ -182,6 +182,7 @@ CREATE TABLE evbus.retry (
 	key			text,
 	headers		bytea,
 	payload		bytea NOT NULL,
+	earlier_failures jsonb,
 	PRIMARY KEY (subscription_id, event_id)
 );
 CREATE INDEX retry_due ON evbus.retry (subscription_id, due_at);
@@ -205,9 +206,80 @@ CREATE TABLE evbus.dead_letter_log (
 	type		text NOT NULL,
 	key			text,
 	headers		bytea,
-	payload		bytea NOT NULL
+	payload		bytea NOT NULL,
+	earlier_failures jsonb
 ) PARTITION BY RANGE (dead_letter_id);
 COMMENT ON TABLE evbus.dead_letter_log IS 'deliveries given up on, with their own copy of the event; read it through evbus.dead_letter';
+
+CREATE TABLE evbus.dead_letter_count (
+	bus			text NOT NULL,
+	subscription text NOT NULL,
+	type		text NOT NULL,
+	sqlstate	text NOT NULL,
+	reason		text NOT NULL,
+	hour		timestamptz NOT NULL,
+	died		bigint NOT NULL,
+	gone		bigint NOT NULL,
+	PRIMARY KEY (bus, subscription, type, sqlstate, reason, hour)
+);
+COMMENT ON TABLE evbus.dead_letter_count IS 'dead letters counted by the hour of their id, so that reports need not scan them; written by the maintainer alone';
+COMMENT ON COLUMN evbus.dead_letter_count.gone IS 'of those that died in this hour: redriven or discarded since';
+
+/* No key: whoever adds to it waits for nobody. */
+CREATE TABLE evbus.dead_letter_delta (LIKE evbus.dead_letter_count);
+COMMENT ON TABLE evbus.dead_letter_delta IS 'changes that the maintainer has not yet folded into evbus.dead_letter_count; reports add up both';
+
+CREATE SEQUENCE evbus.dead_letter_audit_id_seq;
+CREATE TABLE evbus.dead_letter_audit (
+	audit_id	bigint PRIMARY KEY DEFAULT pg_catalog.nextval('evbus.dead_letter_audit_id_seq'),
+	at			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	action		text NOT NULL,
+	role		text NOT NULL,
+	login		text NOT NULL,
+	reason		text NOT NULL,
+	bus			text NOT NULL,
+	subscription text NOT NULL,
+	dead_letters bigint NOT NULL,
+	oldest_id	bigint NOT NULL,
+	newest_id	bigint NOT NULL,
+	event_id	bigint,
+	old_payload	jsonb
+);
+COMMENT ON TABLE evbus.dead_letter_audit IS 'who edited or discarded dead letters, when and why; evbus only ever adds to it';
+COMMENT ON COLUMN evbus.dead_letter_audit.action IS 'edit: one dead letter, whose payload was old_payload; discard: so many of a subscription in one call';
+COMMENT ON COLUMN evbus.dead_letter_audit.role IS 'current user of the call; login is the session user';
+COMMENT ON COLUMN evbus.dead_letter_audit.oldest_id IS 'lowest dead_letter_id it was about; newest_id is the highest';
+
+CREATE SEQUENCE evbus.redrive_job_id_seq;
+CREATE TABLE evbus.redrive_job (
+	redrive_job_id bigint PRIMARY KEY,
+	subscription text,
+	subscription_id integer,
+	bus			text,
+	bus_id		integer,
+	types		text[],
+	sqlstate	text,
+	dead_after	timestamptz,
+	dead_before	timestamptz,
+	max_events	bigint,
+	rate		integer NOT NULL,
+	role		regrole NOT NULL,
+	login		text NOT NULL,
+	state		text NOT NULL DEFAULT 'running',
+	total		bigint NOT NULL,
+	done		bigint NOT NULL DEFAULT 0,
+	after_id	bigint NOT NULL DEFAULT 0,
+	upto_id		bigint NOT NULL,
+	paced_at	timestamptz,
+	created_at	timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	started_at	timestamptz,
+	finished_at	timestamptz,
+	error		text
+);
+COMMENT ON TABLE evbus.redrive_job IS 'paced redrives that the maintainer works off; read it through evbus.redrive_list';
+COMMENT ON COLUMN evbus.redrive_job.after_id IS 'dead letters up to this id were looked at';
+COMMENT ON COLUMN evbus.redrive_job.upto_id IS 'newer ones are not for this job: what it redrives and fails again, is left';
+COMMENT ON COLUMN evbus.redrive_job.paced_at IS 'what was due until then is redriven';
 
 SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class_id_seq', '');
@@ -221,6 +293,12 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.ack_0', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.ack_1', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.ack_2', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.retry', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_count', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_delta', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_audit', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_audit_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.redrive_job', $$WHERE state = 'running'$$);
+SELECT pg_catalog.pg_extension_config_dump('evbus.redrive_job_id_seq', '');
 
 /* ----------------------------------------------------------------- buses */
 
@@ -344,19 +422,29 @@ COMMENT ON FUNCTION evbus.redrive(bigint[]) IS 'try these dead letters again; re
 
 CREATE FUNCTION evbus.redrive(subscription text DEFAULT NULL, bus text DEFAULT NULL, types text[] DEFAULT NULL,
 							  sqlstate text DEFAULT NULL, dead_after timestamptz DEFAULT NULL,
-							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL)
+							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL,
+							  rate integer DEFAULT NULL, dry_run boolean DEFAULT false)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_redrive' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.redrive(text, text, text[], text, timestamptz, timestamptz, bigint) IS 'try the dead letters that match every given filter again; returns how many';
+COMMENT ON FUNCTION evbus.redrive(text, text, text[], text, timestamptz, timestamptz, bigint, integer, boolean)
+	IS 'try the dead letters that match every given filter again; returns how many; with a rate, so many a second in the background, and returns the job';
 
-CREATE FUNCTION evbus.purge_dead_letters(dead_letter_ids bigint[])
-RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_purge_dead_letters_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.purge_dead_letters(bigint[]) IS 'delete these dead letters; returns how many';
+CREATE FUNCTION evbus.cancel_redrive(job bigint)
+RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_cancel_redrive' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.cancel_redrive(bigint) IS 'end a redrive in the background; false: it had ended before';
 
-CREATE FUNCTION evbus.purge_dead_letters(subscription text DEFAULT NULL, bus text DEFAULT NULL, types text[] DEFAULT NULL,
+CREATE FUNCTION evbus.discard(dead_letter_ids bigint[], reason text)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_discard_ids' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.discard(bigint[], text) IS 'delete these dead letters and record why; returns how many';
+
+CREATE FUNCTION evbus.discard(subscription text DEFAULT NULL, bus text DEFAULT NULL, types text[] DEFAULT NULL,
 							  sqlstate text DEFAULT NULL, dead_after timestamptz DEFAULT NULL,
-							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL)
-RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.purge_dead_letters(text, text, text[], text, timestamptz, timestamptz, bigint) IS 'delete the dead letters that match every given filter; returns how many';
+							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL, reason text DEFAULT NULL)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_discard' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.discard(text, text, text[], text, timestamptz, timestamptz, bigint, text) IS 'delete the dead letters that match every given filter and record why; a reason must be given; returns how many';
+
+CREATE FUNCTION evbus.edit_dead_letter(dead_letter_id bigint, payload jsonb, reason text)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_edit_dead_letter' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.edit_dead_letter(bigint, jsonb, text) IS 'replace the payload of a dead letter before its redrive; the old one goes to evbus.dead_letter_audit';
 
 /* ----------------------------------------------------------------- upkeep */
 
@@ -398,6 +486,10 @@ COMMENT ON FUNCTION evbus._event_time(bigint) IS 'the time inside an event_id';
 CREATE FUNCTION evbus._time_event(timestamptz) RETURNS bigint
 AS 'MODULE_PATHNAME', 'evbus_time_event' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evbus._time_event(timestamptz) IS 'the smallest event_id of a time: history by event_id >= evbus._time_event(t) uses the index';
+
+CREATE FUNCTION evbus._event_hour(bigint) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'evbus_event_hour' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._event_hour(bigint) IS 'the hour of an event_id; dead letters are counted by it';
 
 CREATE FUNCTION evbus._type_matches(type text, patterns text[]) RETURNS boolean
 AS 'MODULE_PATHNAME', 'evbus_type_matches' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -465,25 +557,82 @@ COMMENT ON VIEW evbus.history IS 'every event within retention, whether delivere
 
 CREATE VIEW evbus.retry_list AS
 SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload) AS payload, evbus._decode(r.headers) AS headers,
-	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message
+	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message,
+	   r.redrives, r.earlier_failures
 FROM evbus.retry r JOIN evbus.subscription x USING (subscription_id) JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.retry_list IS 'deliveries that failed and wait for their next attempt';
 
 CREATE VIEW evbus.dead_letter AS
 SELECT d.dead_letter_id, d.dead_at, d.subscription, d.bus, d.event_id, d.position, d.type, d.key,
 	   evbus._decode(d.payload) AS payload, evbus._decode(d.headers) AS headers, evbus._event_time(d.event_id) AS published_at,
-	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives
+	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives, d.earlier_failures
 FROM evbus.dead_letter_log d;
 COMMENT ON VIEW evbus.dead_letter IS 'deliveries given up on';
+COMMENT ON COLUMN evbus.dead_letter.earlier_failures IS 'how its earlier lives ended, the newest 20, oldest first: an array of {dead_letter_id, dead_at, attempts, reason, sqlstate, message, redriven_at, redriven_by}; NULL if it was never redriven';
 COMMENT ON COLUMN evbus.dead_letter.reason IS 'max_attempts: tried often enough; permanent: the SQLSTATE says that trying again is no use; rejected: by evbus.reject()';
 
+CREATE VIEW evbus.dead_letter_trend AS
+SELECT c.bus, c.subscription, c.type, c.sqlstate, c.reason, c.hour,
+	   pg_catalog.sum(c.died)::bigint AS died, pg_catalog.sum(c.died - c.gone)::bigint AS dead_letters
+FROM (SELECT * FROM evbus.dead_letter_count UNION ALL SELECT * FROM evbus.dead_letter_delta) c
+GROUP BY c.bus, c.subscription, c.type, c.sqlstate, c.reason, c.hour;
+COMMENT ON VIEW evbus.dead_letter_trend IS 'dead letters by hour: how many there were, how many are left';
+COMMENT ON COLUMN evbus.dead_letter_trend.died IS 'deliveries that became dead letters in this hour';
+COMMENT ON COLUMN evbus.dead_letter_trend.dead_letters IS 'those of them that were neither redriven nor discarded since';
+
+/* Numbers from the counts; of each group only its oldest and newest are looked at, by index. */
 CREATE VIEW evbus.dead_letter_summary AS
-SELECT d.bus, d.subscription, d.type, d.sqlstate, d.reason, pg_catalog.count(*) AS dead_letters,
-	   pg_catalog.min(d.dead_at) AS oldest, pg_catalog.max(d.dead_at) AS newest,
-	   (pg_catalog.array_agg(d.message ORDER BY d.dead_letter_id DESC))[1] AS last_message
-FROM evbus.dead_letter_log d
-GROUP BY d.bus, d.subscription, d.type, d.sqlstate, d.reason;
+SELECT g.bus, g.subscription, g.type, g.sqlstate, g.reason, g.dead_letters, o.dead_at AS oldest, n.dead_at AS newest, n.message AS last_message
+FROM (SELECT t.bus, t.subscription, t.type, t.sqlstate, t.reason, pg_catalog.sum(t.dead_letters)::bigint AS dead_letters,
+			 evbus._time_event(pg_catalog.min(t.hour)) AS oldest_from, evbus._time_event(pg_catalog.min(t.hour) + interval '1 hour') AS oldest_to,
+			 evbus._time_event(pg_catalog.max(t.hour)) AS newest_from, evbus._time_event(pg_catalog.max(t.hour) + interval '1 hour') AS newest_to
+	  FROM evbus.dead_letter_trend t
+	  WHERE t.dead_letters > 0
+	  GROUP BY t.bus, t.subscription, t.type, t.sqlstate, t.reason) g
+	 CROSS JOIN LATERAL (SELECT d.dead_at FROM evbus.dead_letter_log d
+						 WHERE d.bus = g.bus AND d.subscription = g.subscription AND d.type = g.type AND d.sqlstate = g.sqlstate AND d.reason = g.reason
+							   AND d.dead_letter_id >= g.oldest_from AND d.dead_letter_id < g.oldest_to
+						 ORDER BY d.dead_letter_id LIMIT 1) o
+	 CROSS JOIN LATERAL (SELECT d.dead_at, d.message FROM evbus.dead_letter_log d
+						 WHERE d.bus = g.bus AND d.subscription = g.subscription AND d.type = g.type AND d.sqlstate = g.sqlstate AND d.reason = g.reason
+							   AND d.dead_letter_id >= g.newest_from AND d.dead_letter_id < g.newest_to
+						 ORDER BY d.dead_letter_id DESC LIMIT 1) n;
 COMMENT ON VIEW evbus.dead_letter_summary IS 'dead letters by bus, subscription, type and error';
+
+CREATE FUNCTION evbus.dead_letter_top(since interval DEFAULT '1 day', max_rows integer DEFAULT 10,
+								OUT bus text, OUT subscription text, OUT sqlstate text, OUT reason text, OUT died bigint, OUT dead_letters bigint,
+								OUT types bigint, OUT newest timestamptz, OUT last_message text)
+RETURNS SETOF record LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+	IF since IS NULL OR max_rows IS NULL THEN
+		RAISE EXCEPTION 'argument "%" must not be null', CASE WHEN since IS NULL THEN 'since' ELSE 'max_rows' END USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF since <= interval '0' OR max_rows < 1 THEN
+		RAISE EXCEPTION '%', CASE WHEN max_rows < 1 THEN 'max_rows must be at least 1' ELSE 'since must be more than 0' END USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN QUERY
+	SELECT g.bus, g.subscription, g.sqlstate, g.reason, g.died, g.dead_letters, g.types, l.newest, l.last_message
+	FROM (SELECT t.bus, t.subscription, t.sqlstate, t.reason, sum(t.died)::bigint AS died, sum(t.dead_letters)::bigint AS dead_letters, count(DISTINCT t.type) AS types
+		  FROM evbus.dead_letter_trend t
+		  WHERE t.hour >= date_trunc('hour', now() - dead_letter_top.since, 'UTC')
+		  GROUP BY t.bus, t.subscription, t.sqlstate, t.reason
+		  ORDER BY died DESC, t.bus, t.subscription, t.sqlstate, t.reason LIMIT max_rows) g
+		 LEFT JOIN LATERAL (SELECT s.newest, s.last_message FROM evbus.dead_letter_summary s
+							WHERE s.bus = g.bus AND s.subscription = g.subscription AND s.sqlstate = g.sqlstate AND s.reason = g.reason
+							ORDER BY s.newest DESC LIMIT 1) l ON true
+	ORDER BY g.died DESC, g.bus, g.subscription, g.sqlstate, g.reason;
+END $$;
+COMMENT ON FUNCTION evbus.dead_letter_top(interval, integer) IS 'the errors that made most dead letters lately, in whole hours: by bus, subscription and SQLSTATE, with the last message';
+
+CREATE VIEW evbus.redrive_list AS
+SELECT j.redrive_job_id AS job, j.state, j.subscription, j.bus, j.types, j.sqlstate, j.dead_after, j.dead_before, j.max_events, j.rate,
+	   j.total, j.done, j.role, j.login, j.created_at, j.started_at, j.finished_at, j.error
+FROM evbus.redrive_job j;
+COMMENT ON VIEW evbus.redrive_list IS 'redrives in the background and how far they are';
+COMMENT ON COLUMN evbus.redrive_list.state IS 'running, done, cancelled, or failed: then error says why';
+COMMENT ON COLUMN evbus.redrive_list.total IS 'dead letters that matched when it was registered';
+COMMENT ON COLUMN evbus.redrive_list.role IS 'whose rights it has: the current user of the call; login is the session user';
 
 /* ------------------------------------------------------------- privileges */
 

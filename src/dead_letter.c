@@ -5,6 +5,11 @@
  *
  * A dead letter's id comes from the clock as event ids do: it is the partition
  * key and the primary key at once.  What brings them back is in redrive.c.
+ *
+ * Millions of them cannot be counted by looking at them.  So whoever adds or
+ * removes some also appends rows of evbus.dead_letter_delta, in the same transaction,
+ * and waits for nobody; the maintainer, alone, folds those into evbus.dead_letter_count.
+ * The views add up both: exact at any time, without a scan.
  *-------------------------------------------------------------------------
  */
 #include "dead_letter.h"
@@ -12,11 +17,25 @@
 #include "access/relation.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
+#include "fmgr.h"
 #include "internal.h"
 #include "leaf.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+
+#define FOLD_ROWS		"20000"	/* changes folded in one statement */
+
+PG_FUNCTION_INFO_V1(evbus_event_hour);
+
+/* evbus._event_hour(bigint) returns timestamptz: the hour in UTC an id is of; what dead letters are counted by */
+Datum
+evbus_event_hour(PG_FUNCTION_ARGS)
+{
+	TimestampTz t = evbus_clock_to_time(PG_GETARG_INT64(0));
+
+	PG_RETURN_TIMESTAMPTZ(t - t % USECS_PER_HOUR);
+}
 
 /* Move a delivery here, in the current transaction; its retry, if any, ends. */
 void
@@ -54,12 +73,46 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 	evbus_internal_begin(&internal);
 	evbus_sql(&plan,
 			  "WITH r AS (DELETE FROM evbus.retry WHERE subscription_id = $3 AND event_id = $6"
-			  " RETURNING first_failed_at, redrives)"
+			  " RETURNING first_failed_at, redrives, earlier_failures),"
+			  " c AS (INSERT INTO evbus.dead_letter_delta (bus, subscription, type, sqlstate, reason, hour, died, gone)"
+			  "  VALUES ($5, $4, $12, $10, $9, evbus._event_hour($1), 1, 0))"
 			  " INSERT INTO evbus.dead_letter_log (dead_letter_id, dead_at, subscription_id, subscription, bus,"
 			  " event_id, position, attempts, reason, first_failed_at, last_failed_at, sqlstate, message, redrives,"
-			  " type, key, headers, payload)"
+			  " type, key, headers, payload, earlier_failures)"
 			  " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce((SELECT first_failed_at FROM r), $2), $2, $10, $11,"
-			  " coalesce((SELECT redrives FROM r), 0), $12, $13, $14, $15",
+			  " coalesce((SELECT redrives FROM r), 0), $12, $13, $14, $15, (SELECT earlier_failures FROM r)",
 			  15, types, values, nulls, 0);
 	evbus_internal_end(&internal);
+}
+
+/*
+ * Fold what was counted since the last time, and forget what retention has ended:
+ * counts below the oldest leaf, jobs that are over.  In a transaction; one at a time.
+ */
+void
+evbus_dead_letter_fold(int retention_minutes)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT8OID, INT4OID};
+	EvbusLeaf  *leaves;
+	int			n = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
+	Datum		values[] = {Int64GetDatum(n > 0 ? leaves[0].lo : 0), Int32GetDatum(retention_minutes)};
+	EvbusInternal internal;
+	int64		folded;
+
+	evbus_internal_begin(&internal);
+	do
+	{
+		evbus_sql(&plan,
+				  "WITH x AS (DELETE FROM evbus.dead_letter_delta WHERE ctid = ANY (ARRAY(SELECT ctid FROM evbus.dead_letter_delta LIMIT " FOLD_ROWS ")) RETURNING *),"
+				  " c AS (INSERT INTO evbus.dead_letter_count AS c (bus, subscription, type, sqlstate, reason, hour, died, gone)"
+				  "  SELECT bus, subscription, type, sqlstate, reason, hour, sum(died), sum(gone) FROM x GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
+				  "  ON CONFLICT (bus, subscription, type, sqlstate, reason, hour) DO UPDATE SET died = c.died + excluded.died, gone = c.gone + excluded.gone)"
+				  " SELECT count(*) FROM x", 0, NULL, NULL, NULL, 0);
+		folded = DatumGetInt64(evbus_column(0, 1, NULL));
+	} while (folded >= atoi(FOLD_ROWS));
+	evbus_sql(NULL, "DELETE FROM evbus.dead_letter_count WHERE hour < evbus._event_hour($1)", 2, types, values, NULL, 0);
+	evbus_sql(NULL, "DELETE FROM evbus.redrive_job WHERE finished_at < clock_timestamp() - $2 * interval '1 minute'", 2, types, values, NULL, 0);
+	evbus_internal_end(&internal);
+	pfree(leaves);
 }

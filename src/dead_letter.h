@@ -8,5 +8,6 @@
 
 extern void evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
 								  const char *reason, const char *sqlstate, const char *message);
+extern void evbus_dead_letter_fold(int retention_minutes);
 
 #endif

@@ -262,7 +262,7 @@ evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 fr
 			{
 				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (dead_letter_id)", name);
 				evbus_utility("CREATE INDEX ON evbus.%s (subscription_id, event_id)", name);
-				evbus_utility("CREATE INDEX ON evbus.%s (bus, type, sqlstate)", name);
+				evbus_utility("CREATE INDEX ON evbus.%s (bus, subscription, type, sqlstate, reason, dead_letter_id)", name);
 			}
 			else
 				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);

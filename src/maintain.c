@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  * maintain.c
  *	  The maintainer: one per database.  Leaves, retention, ledger turns, NOTIFY,
- *	  handler workers; and CALL evbus.maintain(), the first two by hand.
+ *	  handler workers, paced redrives; and CALL evbus.maintain(), the first two by hand.
  *
  * It may wait for locks, a second at most, which the sequencer must not.  What
  * fails is logged and tried again with the next turn.
@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "clock.h"
 #include "cursor.h"
+#include "dead_letter.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "internal.h"
@@ -20,6 +21,7 @@
 #include "notify.h"
 #include "pgstat.h"
 #include "pool.h"
+#include "redrive_job.h"
 #include "registry.h"
 #include "retry.h"
 #include "ring.h"
@@ -74,6 +76,7 @@ evbus_maintain(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("evbus.maintain()");
 	PreventCommandDuringRecovery("evbus.maintain()");
 	upkeep(evbus_db(), true);
+	evbus_dead_letter_fold(evbus_dead_letter_retention);
 	PG_RETURN_VOID();
 }
 
@@ -124,6 +127,14 @@ static void
 upkeep_all(void)
 {
 	upkeep(db, true);
+}
+
+/* Apart from retention, whose locks are not to be held for it. */
+static void
+upkeep_dead_letters(void)
+{
+	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
+	evbus_dead_letter_fold(evbus_dead_letter_retention);
 }
 
 static bool ledger_due;
@@ -214,6 +225,7 @@ evbus_maintainer_main(Datum main_arg)
 		bool		listening = false;
 		bool		notified;
 		bool		unserved;
+		int			rest = IDLE_MS;
 		int64		now = evbus_uptime();
 
 		evbus_worker_turn();
@@ -235,12 +247,19 @@ evbus_maintainer_main(Datum main_arg)
 			if (attempt(upkeep_leaves, true) && pg_atomic_read_u32(&db->ready))
 			{
 				(void) attempt(upkeep_all, true);
+				(void) attempt(upkeep_dead_letters, true);
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
 			}
 			pgstat_report_stat(true);
 			pgstat_report_activity(STATE_IDLE, "waiting for work");
+		}
+
+		if (pg_atomic_read_u32(&db->ready))
+		{
+			rest = Min(rest, evbus_redrive_turn(db));
+			MemoryContextSwitchTo(context);
 		}
 
 		/* Before we look, so that what comes meanwhile wakes us at once. */
@@ -278,7 +297,7 @@ evbus_maintainer_main(Datum main_arg)
 		}
 		if (!listening && !unserved)
 			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDLE_MS, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, PG_WAIT_EXTENSION);
 		pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 		ResetLatch(MyLatch);
 	}

@@ -280,7 +280,7 @@ class Driver:
 
     def forget(self, connection):
         with connection, connection.cursor() as cursor:
-            cursor.execute("SELECT evbus.purge_dead_letters()")
+            cursor.execute("SELECT evbus.discard(reason => 'cleared for the next cycle')")
             cursor.execute("TRUNCATE chaos.witness, " + ", ".join("chaos.effect_" + name for name in model.TABLES))
         for name in os.listdir(self.ledgers):
             os.unlink(os.path.join(self.ledgers, name))

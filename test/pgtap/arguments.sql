@@ -3,6 +3,7 @@
 SELECT plan(645);
 
 SELECT evbus.create_bus('b');
+SELECT evbus.create_bus('other');
 SELECT evbus.subscribe('b', 's', types => '{wanted}') AS position \gset
 SELECT evbus.publish('b', 'wanted', '1') AS id \gset
 SELECT receipt FROM take('s', 1, lease => '1 hour') \gset
@@ -31,7 +32,9 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.extend(NULL, '1 minute')$$, $$evbus.extend('{NULL}', '1 minute')$$, $$evbus.extend('{}', NULL)$$, $$evbus.release(NULL)$$, $$evbus.release('{NULL}')$$,
 	$$CALL evbus.wait(NULL)$$, $$CALL evbus.wait('s', NULL)$$, $$evbus.channel(NULL)$$,
 	$$evbus.redrive(NULL::bigint[])$$, $$evbus.redrive('{NULL}'::bigint[])$$, $$evbus.redrive(types => '{a,NULL}')$$,
-	$$evbus.purge_dead_letters(NULL::bigint[])$$, $$evbus.purge_dead_letters('{NULL}'::bigint[])$$, $$evbus.purge_dead_letters(types => '{a,NULL}')$$,
+	$$evbus.discard(NULL::bigint[], 'x')$$, $$evbus.discard('{NULL}'::bigint[], 'x')$$, $$evbus.discard('{1}'::bigint[], NULL)$$, $$evbus.discard(types => '{a,NULL}', reason => 'x')$$, $$evbus.discard()$$, $$evbus.redrive(dry_run => NULL)$$,
+	$$evbus.edit_dead_letter(NULL, '1', 'x')$$, $$evbus.edit_dead_letter(1, NULL, 'x')$$, $$evbus.edit_dead_letter(1, '1', NULL)$$, $$evbus.cancel_redrive(NULL)$$,
+	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$,
 	$$evbus.schedule_maintenance(NULL)$$]);
 
 -- the names of nothing
@@ -39,7 +42,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$),
 		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
-		('VB001', $$evbus.redrive(bus => %L)$$),
+		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.redrive(bus => %L, rate => 1)$$), ('VB001', $$evbus.discard(bus => %L, reason => 'x')$$), ('VB004', $$evbus.discard(subscription => %L, reason => 'x')$$), ('VB004', $$evbus.redrive(subscription => %L, dry_run => true)$$),
 		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
 		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$evbus.receive_lines(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
 	(VALUES ('nosuch'), ('no"such'''), ('注文'), ('B'), ('S'), (' b'), (repeat('x', 63))) AS v (name);
@@ -66,8 +69,8 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.ack('{{a,b},{c,d}}')$$, $$evbus.nack('{{a,b},{c,d}}')$$, $$evbus.reject('{{a,b},{c,d}}')$$, $$evbus.extend('{{a,b},{c,d}}', '1 minute')$$, $$evbus.release('{{a,b},{c,d}}')$$,
 	$$evbus.ack(ARRAY[''])$$, $$evbus.ack(ARRAY['1'])$$, $$evbus.ack(ARRAY[repeat('x', 1000000)])$$,
 	$$evbus.receive('s', ack => '{{a},{b}}')$$, $$evbus.receive('s', ack => '{a}')$$,
-	$$evbus.redrive('{{1,2},{3,4}}'::bigint[])$$, $$evbus.purge_dead_letters('{{1,2},{3,4}}'::bigint[])$$, $$evbus.redrive(types => '{{a},{b}}')$$, $$evbus.redrive(types => '{}')$$,
-	$$evbus.purge_dead_letters(types => '{{a},{b}}')$$, $$evbus.purge_dead_letters(types => '{}')$$]);
+	$$evbus.redrive('{{1,2},{3,4}}'::bigint[])$$, $$evbus.discard('{{1,2},{3,4}}'::bigint[], 'x')$$, $$evbus.redrive(types => '{{a},{b}}')$$, $$evbus.redrive(types => '{}')$$,
+	$$evbus.discard(types => '{{a},{b}}', reason => 'x')$$, $$evbus.discard(types => '{}', reason => 'x')$$]);
 
 -- numbers
 
@@ -75,13 +78,15 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, n) FROM
 	(VALUES ($$evbus.create_bus('x', max_payload_bytes => %s)$$), ($$evbus.alter_bus('b', max_payload_bytes => %s)$$), ($$evbus.subscribe('b', 'x', batch_size => %s)$$),
 		($$evbus.subscribe('b', 'x', max_attempts => %s)$$), ($$evbus.subscribe('b', 'x', concurrency => %s)$$), ($$evbus.alter_subscription('s', batch_size => %s)$$),
 		($$evbus.alter_subscription('s', max_attempts => %s)$$), ($$evbus.alter_subscription('s', concurrency => %s)$$), ($$evbus.receive('s', %s)$$),
-		($$evbus.redrive(max_events => %s)$$), ($$evbus.purge_dead_letters(max_events => %s)$$)) AS c (call),
+		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$)) AS c (call),
 	(VALUES ('0'), ('-1'), ('-2147483648')) AS v (n);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.subscribe('b', 'x', batch_size => 10001)$$, $$evbus.subscribe('b', 'x', batch_size => 2147483647)$$, $$evbus.subscribe('b', 'x', max_attempts => 1001)$$,
 	$$evbus.subscribe('b', 'x', max_attempts => 2147483647)$$, $$evbus.subscribe('b', 'x', concurrency => 2147483647)$$, $$evbus.alter_subscription('s', batch_size => 10001)$$,
 	$$evbus.alter_subscription('s', max_attempts => 1001)$$, $$evbus.alter_subscription('s', concurrency => 2147483647)$$,
-	$$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$]);
+	$$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$, $$evbus.redrive(rate => 10001)$$, $$evbus.redrive(rate => 2147483647, dry_run => true)$$,
+	$$evbus.redrive(dead_after => now(), dead_before => now() - interval '1 second')$$, $$evbus.redrive(dead_after => now(), dead_before => now(), rate => 1)$$, $$evbus.discard(dead_after => 'infinity', dead_before => '-infinity', reason => 'x')$$,
+	$$evbus.dead_letter_top('0')$$, $$evbus.dead_letter_top('-1 day')$$]);
 
 -- intervals
 
@@ -110,11 +115,13 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.publish('b', 'a', '1', key => repeat('k', 1025))$$, $$evbus.publish('b', 'a', '1', key => repeat('é', 513))$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1000000))$$,
 	$$evbus.publish('b', 'a', '1', headers => '1')$$, $$evbus.publish('b', 'a', '1', headers => '[]')$$, $$evbus.publish('b', 'a', '1', headers => 'null')$$, $$evbus.publish('b', 'a', '1', headers => '"x"')$$,
 	$$evbus.publish('b', repeat('x', 1000000), '1')$$, $$evbus.subscribe('b', 'x', types => ARRAY[repeat('x', 1000000)])$$,
-	$$evbus.redrive(sqlstate => '')$$, $$evbus.redrive(sqlstate => '4200')$$, $$evbus.redrive(sqlstate => '420011')$$, $$evbus.purge_dead_letters(sqlstate => 'abcde')$$]);
+	$$evbus.redrive(sqlstate => '')$$, $$evbus.redrive(sqlstate => '4200')$$, $$evbus.redrive(sqlstate => '420011')$$, $$evbus.discard(sqlstate => 'abcde', reason => 'x')$$,
+	$$evbus.discard(reason => '')$$, $$evbus.discard(reason => E' \n\t')$$, $$evbus.discard(reason => repeat('x', 2049))$$, $$evbus.discard('{}'::bigint[], '')$$, $$evbus.edit_dead_letter(1, '1', '')$$,
+	$$evbus.redrive(subscription => 's', bus => 'other')$$]);
 INSERT INTO bad (sqlstate, call) SELECT '22007 22008', unnest(ARRAY[
 	$$evbus.seek('s', '')$$, $$evbus.seek('s', 'never')$$, $$evbus.seek('s', '-1')$$, $$evbus.seek('s', '2000-13-45')$$, $$evbus.seek('s', '999999-01-01')$$, $$evbus.subscribe('b', 'x', start_from => '')$$,
 	$$evbus.subscribe('b', 'x', start_from => repeat('x', 100000))$$]);
-INSERT INTO bad (sqlstate, call) VALUES ('0A000', $$evbus.create_bus('x', durability => 'volatile')$$), ('VB002', $$evbus.create_bus('b')$$), ('VB005', $$evbus.subscribe('b', 's')$$);
+INSERT INTO bad (sqlstate, call) VALUES ('0A000', $$evbus.create_bus('x', durability => 'volatile')$$), ('VB002', $$evbus.create_bus('b')$$), ('VB005', $$evbus.subscribe('b', 's')$$), ('P0002', $$evbus.edit_dead_letter(1, '1', 'x')$$), ('P0002', $$evbus.edit_dead_letter(-9223372036854775808, '1', 'x')$$), ('42704', $$evbus.cancel_redrive(0)$$), ('42704', $$evbus.cancel_redrive(-9223372036854775808)$$);
 
 -- Calls that begin with CALL are procedures, the others functions.
 CREATE FUNCTION statement(call text) RETURNS text LANGUAGE sql AS $$SELECT CASE WHEN call LIKE 'CALL %' THEN call ELSE 'SELECT * FROM ' || call END$$;
@@ -171,7 +178,7 @@ INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$CALL evbus.wait('s', '0')$$, $$evbus.ack('{}')$$, $$evbus.nack('{}')$$, $$evbus.nack('{}', '0')$$, $$evbus.nack('{}', NULL, NULL)$$, $$evbus.reject('{}')$$, $$evbus.reject('{}', NULL)$$, $$evbus.reject('{}', '')$$,
 	$$evbus.seek('s', 'infinity')$$, $$evbus.seek('s', '-infinity')$$, $$evbus.subscribe('b', 'x', start_from => 'infinity')$$,
 	$$evbus.subscribe('b', 'x', start_from => '-infinity')$$, $$evbus.extend('{}', '1 second')$$, $$evbus.release('{}')$$, $$evbus.redrive('{}'::bigint[])$$, $$evbus.redrive(dead_after => 'infinity')$$, $$evbus.redrive(dead_before => '-infinity')$$,
-	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.purge_dead_letters('{}'::bigint[])$$, $$evbus.purge_dead_letters(bus => 'nosuch')$$, $$evbus.purge_dead_letters(subscription => 'nosuch')$$, $$evbus.purge_dead_letters(dead_after => '-infinity', dead_before => 'infinity')$$, $$CALL evbus.maintain()$$]);
+	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.discard('{}'::bigint[], 'x')$$, $$evbus.discard(dead_after => '-infinity', dead_before => 'infinity', reason => repeat('x', 2048))$$, $$evbus.redrive(rate => 1)$$, $$evbus.redrive(rate => 10000, max_events => 1)$$, $$evbus.redrive(rate => NULL, dry_run => true)$$, $$evbus.dead_letter_top('10 years', 2147483647)$$, $$CALL evbus.maintain()$$]);
 SELECT is(sqlstate_of(statement(call)), '00000', 'allowed: ' || left(call, 100)) FROM good ORDER BY n;
 
 -- payloads

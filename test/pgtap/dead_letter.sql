@@ -1,6 +1,6 @@
--- Dead letters: what is kept, redrive and purge by id and by filter, the summary.
+-- Dead letters: what is kept, redrive and discard by id and by filter, edits, reports, export.
 \ir include/helpers.sql
-SELECT plan(72);
+SELECT plan(71);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.create_bus('invoices');
@@ -78,7 +78,6 @@ FROM (VALUES
 	($$types => '{#.low}'$$, '1 a:stock.low'), ($$types => '{*.low,low}'$$, '1 a:stock.low'), ($$types => '{#.stock.#.low.#}'$$, '1 a:stock.low'), ($$types => '{#.#.stock.low}'$$, '1 a:stock.low'),
 	($$types => '{stock.#.#}'$$, '1 a:stock.low'), ($$types => '{*.*.*}'$$, '0'), ($$types => '{stock}'$$, '0'), ($$types => '{stock_low}'$$, '0'),
 	($$subscription => 'a', types => '{order.created}'$$, '1 a:order.created'),
-	($$subscription => 'a', bus => 'invoices'$$, '0'),
 	($$sqlstate => 'VB000', bus => 'orders'$$, '5 a:order.changed a:order.created a:stock.low b:order.changed b:order.created'),
 	($$sqlstate => '22012'$$, '0'),
 	($$dead_after => now() - interval '1 hour'$$, '6 a:order.changed a:order.created a:stock.low b:order.changed b:order.created c:invoice.sent'),
@@ -108,25 +107,25 @@ SELECT results_eq(
 SELECT results_eq($$SELECT oldest, newest FROM evbus.dead_letter_summary WHERE subscription = 'a' AND type = 'order.created'$$,
 	$$SELECT min(dead_at), max(dead_at) FROM evbus.dead_letter WHERE subscription = 'a' AND type = 'order.created'$$, 'and tells the oldest and the newest');
 
--- purge
+-- discard
 
-SELECT is(evbus.purge_dead_letters(ARRAY(SELECT dead_letter_id FROM evbus.dead_letter WHERE message = 'e6')), 1::bigint, 'a dead letter is purged by its id');
+SELECT is(evbus.discard(ARRAY(SELECT dead_letter_id FROM evbus.dead_letter WHERE message = 'e6'), 'test'), 1::bigint, 'a dead letter is discarded by its id');
 SELECT is((SELECT count(*) FROM evbus.dead_letter), 6::bigint, 'and only that one');
-SELECT is(evbus.purge_dead_letters('{-1,0}'::bigint[]), 0::bigint, 'ids of nothing purge nothing');
-SELECT is(evbus.purge_dead_letters(subscription => 'a', types => '{order.#}', max_events => 1), 1::bigint, 'purge takes no more than max_events');
-SELECT is(evbus.purge_dead_letters(subscription => 'a', types => '{order.#}'), 1::bigint, 'purge goes by filters');
+SELECT is(evbus.discard('{-1,0}'::bigint[], 'test'), 0::bigint, 'ids of nothing discard nothing');
+SELECT is(evbus.discard(subscription => 'a', types => '{order.#}', max_events => 1, reason => 'test'), 1::bigint, 'discard takes no more than max_events');
+SELECT is(evbus.discard(subscription => 'a', types => '{order.#}', reason => 'test'), 1::bigint, 'discard goes by filters');
 SELECT results_eq($$SELECT subscription, type FROM evbus.dead_letter ORDER BY 1, 2$$,
 	$$VALUES ('a', 'stock.low'), ('b', 'order.changed'), ('b', 'order.created'), ('c', 'invoice.sent')$$, 'and leaves what does not match');
 BEGIN;
-SELECT is(evbus.purge_dead_letters(), 4::bigint, 'without a filter purge takes everything');
+SELECT is(evbus.discard(reason => 'test'), 4::bigint, 'without a filter discard takes everything');
 SAVEPOINT s;
 SELECT is_empty($$SELECT 1 FROM evbus.dead_letter$$, 'and nothing is left');
 ROLLBACK TO s;
 COMMIT;
 CALL bury('orders', 'a', 'order.created', 'e7');
-SELECT is_empty($$SELECT * FROM evbus.receive('a', wait => '50 milliseconds')$$, 'what is purged is not delivered again');
-SELECT is(evbus.purge_dead_letters(subscription => 'nosuch'), 0::bigint, 'purge by a subscription of which there is nothing purges nothing');
-SELECT is(evbus.purge_dead_letters(bus => 'nosuch'), 0::bigint, 'nor by such a bus');
+SELECT is_empty($$SELECT * FROM evbus.receive('a', wait => '50 milliseconds')$$, 'what is discarded is not delivered again');
+SELECT throws_ok($$SELECT evbus.discard(subscription => 'nosuch', reason => 'test')$$, 'VB004', NULL, 'discard by a subscription that there never was is refused');
+SELECT throws_ok($$SELECT evbus.discard(bus => 'nosuch', reason => 'test')$$, 'VB001', NULL, 'and by such a bus');
 
 -- the subscription goes, its dead letters stay
 
@@ -139,7 +138,7 @@ SELECT is(evbus.redrive(types => '{order.#}'), 1::bigint, 'redriving by filter p
 SELECT results_eq($$SELECT message FROM evbus.dead_letter$$, $$VALUES ('e8')$$, 'and keeps it');
 SELECT evbus.subscribe('orders', 'b') AS position \gset
 SELECT is(evbus.redrive(types => '{order.#}'), 0::bigint, 'a new subscription of the same name does not inherit it');
-SELECT is(evbus.purge_dead_letters(bus => 'orders', subscription => 'b', types => '{order.orphan}'), 1::bigint, 'it can be purged');
+SELECT is(evbus.discard(bus => 'orders', subscription => 'b', types => '{order.orphan}', reason => 'test'), 1::bigint, 'it can be discarded');
 
 -- many at once
 

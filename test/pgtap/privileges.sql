@@ -30,10 +30,11 @@ INSERT INTO api VALUES
 	($$SELECT evbus.subscribe('orders', 'x')$$), ($$SELECT evbus.alter_subscription('admins')$$), ($$SELECT evbus.unsubscribe('admins')$$), ($$SELECT evbus.pause('admins')$$), ($$SELECT evbus.resume('admins')$$),
 	($$SELECT evbus.seek('admins', 'now')$$), ($$SELECT * FROM evbus.receive('admins')$$), ($$SELECT * FROM evbus.receive_lines('admins')$$), ($$SELECT evbus.ack('{}')$$), ($$SELECT evbus.nack('{}')$$), ($$SELECT evbus.reject('{}')$$),
 	($$SELECT evbus.extend('{}', '1 minute')$$), ($$SELECT evbus.release('{}')$$), ($$CALL evbus.wait('admins', '1 ms')$$), ($$SELECT evbus.channel('admins')$$),
-	($$SELECT evbus.redrive('{}'::bigint[])$$), ($$SELECT evbus.redrive()$$), ($$SELECT evbus.purge_dead_letters('{}'::bigint[])$$), ($$SELECT evbus.purge_dead_letters()$$),
+	($$SELECT evbus.redrive('{}'::bigint[])$$), ($$SELECT evbus.redrive()$$), ($$SELECT evbus.discard('{}'::bigint[], 'x')$$), ($$SELECT evbus.discard(reason => 'x')$$), ($$SELECT evbus.edit_dead_letter(1, '1', 'x')$$), ($$SELECT evbus.cancel_redrive(1)$$), ($$SELECT * FROM evbus.dead_letter_top()$$), ($$SELECT evbus._event_hour(1)$$),
 	($$CALL evbus.maintain()$$), ($$SELECT evbus.schedule_maintenance()$$), ($$SELECT * FROM evbus._bus_state()$$), ($$SELECT * FROM evbus._subscription_state()$$), ($$SELECT * FROM evbus._status()$$),
 	($$SELECT * FROM evbus.bus_list$$), ($$SELECT * FROM evbus.subscription_list$$), ($$SELECT * FROM evbus.subscription_lag$$), ($$SELECT * FROM evbus.history$$), ($$SELECT * FROM evbus.retry_list$$),
-	($$SELECT * FROM evbus.dead_letter$$), ($$SELECT * FROM evbus.dead_letter_summary$$),
+	($$SELECT * FROM evbus.dead_letter$$), ($$SELECT * FROM evbus.dead_letter_summary$$), ($$SELECT * FROM evbus.dead_letter_trend$$), ($$SELECT * FROM evbus.redrive_list$$),
+	($$SELECT * FROM evbus.dead_letter_audit$$), ($$DELETE FROM evbus.dead_letter_audit$$), ($$SELECT * FROM evbus.redrive_job$$), ($$SELECT * FROM evbus.dead_letter_count$$), ($$SELECT * FROM evbus.dead_letter_delta$$),
 	($$SELECT * FROM evbus.bus$$), ($$SELECT * FROM evbus.subscription$$), ($$SELECT * FROM evbus.event_log$$), ($$SELECT * FROM evbus.tick$$), ($$SELECT * FROM evbus.late$$), ($$SELECT * FROM evbus.retry$$),
 	($$SELECT * FROM evbus.dead_letter_log$$), ($$SELECT * FROM evbus.ack_0$$), ($$DELETE FROM evbus.subscription$$), ($$UPDATE evbus.bus SET paused = true$$),
 	($$INSERT INTO evbus.late VALUES (1, 1, '')$$), ($$TRUNCATE evbus.ack_1$$);
@@ -74,7 +75,7 @@ SELECT throws_ok(call, '42501', NULL, 'another role: ' || call)
 FROM (VALUES
 	($$SELECT * FROM evbus.receive('alices')$$), ($$SELECT * FROM evbus.receive_lines('alices')$$), ($$CALL evbus.wait('alices', '1 ms')$$), ($$SELECT evbus.alter_subscription('alices', batch_size => 1)$$), ($$SELECT evbus.unsubscribe('alices')$$),
 	($$SELECT evbus.pause('alices')$$), ($$SELECT evbus.resume('alices')$$), ($$SELECT evbus.seek('alices', 'now')$$),
-	($$SELECT evbus.redrive(subscription => 'alices')$$), ($$SELECT evbus.purge_dead_letters(subscription => 'alices')$$),
+	($$SELECT evbus.redrive(subscription => 'alices')$$), ($$SELECT evbus.discard(subscription => 'alices', reason => 'x')$$),
 	($$SELECT evbus.alter_bus('orders', retention => '1 day')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$)) AS v (call);
 SELECT throws_ok(format($$SELECT evbus.%s(ARRAY[%L]%s)$$, verb, :'alices', rest), '42501', NULL, 'another role, with a receipt of hers: ' || verb)
 FROM (VALUES ('ack', ''), ('nack', ''), ('reject', ''), ('release', ''), ('extend', ', interval ''1 hour''')) AS v (verb, rest);
@@ -88,13 +89,14 @@ SELECT is(evbus.reject(ARRAY[:'alices'], 'closed'), 1, 'its owner can settle it'
 RESET ROLE;
 SET ROLE evbus_test_bob;
 SELECT is(evbus.redrive(), 0::bigint, 'redrive without a filter does not touch what belongs to others');
-SELECT is(evbus.purge_dead_letters(), 0::bigint, 'nor does purge');
+SELECT is(evbus.discard(reason => 'x'), 0::bigint, 'nor does discard');
 RESET ROLE;
 SELECT is((SELECT count(*) FROM evbus.dead_letter WHERE subscription = 'alices'), 1::bigint, 'it is still there');
 SELECT dead_letter_id AS dead FROM evbus.dead_letter WHERE subscription = 'alices' \gset
 SET ROLE evbus_test_bob;
 SELECT throws_ok(format('SELECT evbus.redrive(ARRAY[%s]::bigint[])', :dead), '42501', NULL, 'nor can it be redriven by its id');
-SELECT throws_ok(format('SELECT evbus.purge_dead_letters(ARRAY[%s]::bigint[])', :dead), '42501', NULL, 'nor purged');
+SELECT throws_ok(format('SELECT evbus.discard(ARRAY[%s]::bigint[], ''x'')', :dead), '42501', NULL, 'nor discarded');
+SELECT throws_ok(format('SELECT evbus.edit_dead_letter(%s, ''2'', ''x'')', :dead), '42501', NULL, 'nor edited');
 RESET ROLE;
 GRANT evbus_test_alice TO evbus_test_group;
 SET ROLE evbus_test_carol;
