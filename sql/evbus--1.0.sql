@@ -583,19 +583,18 @@ COMMENT ON COLUMN evbus.dead_letter_trend.dead_letters IS 'those of them that we
 /* Numbers from the counts; of each group only its oldest and newest are looked at, by index. */
 CREATE VIEW evbus.dead_letter_summary AS
 SELECT g.bus, g.subscription, g.type, g.sqlstate, g.reason, g.dead_letters, o.dead_at AS oldest, n.dead_at AS newest, n.message AS last_message
-FROM (SELECT t.bus, t.subscription, t.type, t.sqlstate, t.reason, pg_catalog.sum(t.dead_letters)::bigint AS dead_letters,
-			 evbus._time_event(pg_catalog.min(t.hour)) AS oldest_from, evbus._time_event(pg_catalog.min(t.hour) + interval '1 hour') AS oldest_to,
-			 evbus._time_event(pg_catalog.max(t.hour)) AS newest_from, evbus._time_event(pg_catalog.max(t.hour) + interval '1 hour') AS newest_to
-	  FROM evbus.dead_letter_trend t
-	  WHERE t.dead_letters > 0
-	  GROUP BY t.bus, t.subscription, t.type, t.sqlstate, t.reason) g
+FROM (SELECT c.bus, c.subscription, c.type, c.sqlstate, c.reason, pg_catalog.sum(c.died - c.gone)::bigint AS dead_letters,
+			 evbus._time_event(pg_catalog.min(c.hour)) AS oldest_from, evbus._time_event(pg_catalog.max(c.hour) + interval '1 hour') AS newest_to
+	  FROM (SELECT * FROM evbus.dead_letter_count UNION ALL SELECT * FROM evbus.dead_letter_delta) c
+	  GROUP BY c.bus, c.subscription, c.type, c.sqlstate, c.reason
+	  HAVING pg_catalog.sum(c.died - c.gone) > 0) g
 	 CROSS JOIN LATERAL (SELECT d.dead_at FROM evbus.dead_letter_log d
 						 WHERE d.bus = g.bus AND d.subscription = g.subscription AND d.type = g.type AND d.sqlstate = g.sqlstate AND d.reason = g.reason
-							   AND d.dead_letter_id >= g.oldest_from AND d.dead_letter_id < g.oldest_to
+							   AND d.dead_letter_id >= g.oldest_from
 						 ORDER BY d.dead_letter_id LIMIT 1) o
 	 CROSS JOIN LATERAL (SELECT d.dead_at, d.message FROM evbus.dead_letter_log d
 						 WHERE d.bus = g.bus AND d.subscription = g.subscription AND d.type = g.type AND d.sqlstate = g.sqlstate AND d.reason = g.reason
-							   AND d.dead_letter_id >= g.newest_from AND d.dead_letter_id < g.newest_to
+							   AND d.dead_letter_id < g.newest_to
 						 ORDER BY d.dead_letter_id DESC LIMIT 1) n;
 COMMENT ON VIEW evbus.dead_letter_summary IS 'dead letters by bus, subscription, type and error';
 
@@ -612,15 +611,23 @@ BEGIN
 		RAISE EXCEPTION '%', CASE WHEN max_rows < 1 THEN 'max_rows must be at least 1' ELSE 'since must be more than 0' END USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	RETURN QUERY
-	SELECT g.bus, g.subscription, g.sqlstate, g.reason, g.died, g.dead_letters, g.types, l.newest, l.last_message
-	FROM (SELECT t.bus, t.subscription, t.sqlstate, t.reason, sum(t.died)::bigint AS died, sum(t.dead_letters)::bigint AS dead_letters, count(DISTINCT t.type) AS types
+	SELECT g.bus, g.subscription, g.sqlstate, g.reason, g.died, g.dead_letters, g.types, l.dead_at, l.message
+	FROM (SELECT t.bus, t.subscription, t.sqlstate, t.reason, sum(t.died)::bigint AS died, sum(t.dead_letters)::bigint AS dead_letters, count(DISTINCT t.type) AS types,
+				 max(t.hour) FILTER (WHERE t.dead_letters > 0) AS newest_hour
 		  FROM evbus.dead_letter_trend t
 		  WHERE t.hour >= date_trunc('hour', now() - dead_letter_top.since, 'UTC')
 		  GROUP BY t.bus, t.subscription, t.sqlstate, t.reason
 		  ORDER BY died DESC, t.bus, t.subscription, t.sqlstate, t.reason LIMIT max_rows) g
-		 LEFT JOIN LATERAL (SELECT s.newest, s.last_message FROM evbus.dead_letter_summary s
-							WHERE s.bus = g.bus AND s.subscription = g.subscription AND s.sqlstate = g.sqlstate AND s.reason = g.reason
-							ORDER BY s.newest DESC LIMIT 1) l ON true
+		 /* Of each type there was in that hour the newest, by index. */
+		 LEFT JOIN LATERAL (SELECT x.dead_at, x.message
+							FROM evbus.dead_letter_trend t
+								 CROSS JOIN LATERAL (SELECT d.dead_letter_id, d.dead_at, d.message FROM evbus.dead_letter d
+													 WHERE d.bus = g.bus AND d.subscription = g.subscription AND d.type = t.type AND d.sqlstate = g.sqlstate AND d.reason = g.reason
+														   AND d.dead_letter_id >= evbus._time_event(g.newest_hour) AND d.dead_letter_id < evbus._time_event(g.newest_hour + interval '1 hour')
+													 ORDER BY d.dead_letter_id DESC LIMIT 1) x
+							WHERE t.bus = g.bus AND t.subscription = g.subscription AND t.sqlstate = g.sqlstate AND t.reason = g.reason
+								  AND t.hour = g.newest_hour AND t.dead_letters > 0
+							ORDER BY x.dead_letter_id DESC LIMIT 1) l ON true
 	ORDER BY g.died DESC, g.bus, g.subscription, g.sqlstate, g.reason;
 END $$;
 COMMENT ON FUNCTION evbus.dead_letter_top(interval, integer) IS 'the errors that made most dead letters lately, in whole hours: by bus, subscription and SQLSTATE, with the last message';
