@@ -27,6 +27,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -37,6 +38,7 @@ typedef struct Search
 	Relation	index;
 	IndexScanDesc scan;			/* NULL: not yet begun */
 	Snapshot	snapshot;
+	BufferAccessStrategy strategy;
 	const EvbusSubscription *sub;
 	EvbusEvent **wanted;		/* ascending by id */
 	int			n;
@@ -171,6 +173,28 @@ type_wanted(const EvbusSubscription *sub, HeapTupleHeader row)
 	return evbus_subscription_wants(sub, type, len);
 }
 
+/*
+ * A leaf that is large beside the buffer cache is read through a few buffers, which
+ * are used again and again, as sequential scans do: it would else push out what
+ * others need, and for the reader it is cheaper, too.
+ */
+static BufferAccessStrategy
+strategy_for(BlockNumber blocks)
+{
+	static BufferAccessStrategy strategy = NULL;
+
+	if (blocks <= (BlockNumber) NBuffers / 4)
+		return NULL;
+	if (strategy == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		strategy = GetAccessStrategy(BAS_BULKREAD);
+		MemoryContextSwitchTo(old);
+	}
+	return strategy;
+}
+
 /* Fill in what a block has of what is wanted and not yet found; returns how many that are. */
 static int
 read_block(Search *search, BlockNumber block)
@@ -184,7 +208,7 @@ read_block(Search *search, BlockNumber block)
 	Size		bytes = 0;
 
 	CHECK_FOR_INTERRUPTS();
-	buffer = ReadBuffer(search->rel, block);
+	buffer = ReadBufferExtended(search->rel, MAIN_FORKNUM, block, RBM_NORMAL, search->strategy);
 	page = BufferGetPage(buffer);
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	lines = PageGetMaxOffsetNumber(page);
@@ -263,42 +287,41 @@ look_up(Search *search, EvbusEvent *event)
 
 /*
  * Fill in those of wanted[] (ascending) that are in this leaf.  Several publishers
- * at once take blocks in turn, so the next block is as far away as the last one was.
+ * at once get blocks by the dozen, so after a jump the rows go on in the next block.
+ * Not so where a bus has few of the rows: then two vain looks are enough.
  */
 static void
 fetch_from_leaf(const EvbusLeaf *leaf, const EvbusSubscription *sub, EvbusEvent **wanted, int n, Snapshot snapshot)
 {
 	Search		search = {.sub = sub, .wanted = wanted, .n = n, .snapshot = snapshot};
-	BlockNumber end = 0;		/* of the leaf; 0: not yet known */
+	BlockNumber end;
 	BlockNumber last = InvalidBlockNumber;	/* where the last ones were */
-	int64		step = 1;
-	bool		guess = false;
+	bool		guess = false;	/* that the next ones are in the block behind it */
+	int			vain = 0;
 
 	search.rel = try_relation_open(leaf->relid, AccessShareLock);
 	if (search.rel == NULL)
 		return;					/* dropped meanwhile: expired */
 	(void) RelationGetIndexList(search.rel);
 	search.index = index_open(search.rel->rd_pkindex, AccessShareLock);
+	end = RelationGetNumberOfBlocks(search.rel);
+	search.strategy = strategy_for(end);
 	for (int at = 0; at < n; at++)
 	{
 		BlockNumber block;
 
 		while (guess && wanted[at]->type == NULL)
 		{
-			if (end == 0)
-				end = RelationGetNumberOfBlocks(search.rel);
-			guess = last + step >= 0 && last + step < end && read_block(&search, last + step) > 0;
-			if (guess)
-				last += step;
+			guess = last + 1 < end && read_block(&search, last + 1) > 0;
+			last += guess;
+			vain = guess ? 0 : vain + 1;
 		}
 		if (wanted[at]->type != NULL)
 			continue;
 		block = look_up(&search, wanted[at]);
 		if (block == InvalidBlockNumber)
-			continue;
-		guess = last == InvalidBlockNumber || (int64) block - last == step;
-		if (!guess)
-			step = (int64) block - last;
+			continue;			/* guess is false */
+		guess = vain < 2 || block == last + 1;
 		last = block;
 	}
 	if (search.scan != NULL)
