@@ -4,15 +4,13 @@
  *	  and id.
  *
  * evbus.event_log is the record everything else is derived from: positions
- * (tick.c), the ring and recovery.  Rows are written by heap_multi_insert, read
- * by primary key of the leaf.  An event counts as expired only if its leaf is
- * gone.
+ * (tick.c), the ring and recovery.  Rows are written by heap_multi_insert and
+ * read by fetch.c.  An event counts as expired only if its leaf is gone.
  *-------------------------------------------------------------------------
  */
 #include "eventlog.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/stratnum.h"
@@ -20,9 +18,7 @@
 #include "clock.h"
 #include "internal.h"
 #include "leaf.h"
-#include "miscadmin.h"
 #include "partitioning/partdesc.h"
-#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/fmgroids.h"
