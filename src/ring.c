@@ -19,6 +19,9 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 
+#define TOUCH_BYTES	(64 * 1024)	/* what the kernel maps at once */
+#define TOUCH_MORE	4096		/* others may be faster */
+
 StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
 
 static void
@@ -32,6 +35,26 @@ ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 }
 
 /*
+ * Have the kernel map what is about to be written: a backend's first touch of a
+ * page is a page fault, and not one to take while others wait for ring_lock.  A
+ * page that is read brings its neighbours along (in Linux 64 kB at once), one that
+ * is written comes alone.  Only a guess where it will be, which is enough.
+ */
+static void
+touch(EvbusDb *db, Size len)
+{
+	const char *ring = EVBUS_RING(db);
+	Size		at = pg_atomic_read_u64(&db->ring_tail) % EVBUS_RING_BYTES;
+	Size		end = Min(at + len + TOUCH_MORE, EVBUS_RING_BYTES);
+
+	while (at < end)
+	{
+		(void) *(const volatile char *) (ring + at);
+		at = TYPEALIGN(TOUCH_BYTES, (uintptr_t) ring + at + 1) - (uintptr_t) ring;
+	}
+}
+
+/*
  * Append len bytes of entries, all of a transaction or none: begin, put, end.
  * False: no space, and that was all.  For commit callbacks: cannot fail, does not
  * wait but for ring_lock, which is held until end, and whose holders only copy.
@@ -41,6 +64,7 @@ evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset)
 {
 	uint64		tail;
 
+	touch(db, len);
 	LWLockAcquire(&db->ring_lock, LW_EXCLUSIVE);
 	tail = pg_atomic_read_u64(&db->ring_tail);
 	if (tail + len - pg_atomic_read_u64(&db->ring_ticked) > EVBUS_RING_BYTES)
@@ -122,12 +146,12 @@ evbus_ring_awaited(EvbusDb *db)
 
 	for (uint64 at = pg_atomic_read_u64(&db->ring_drained); at < tail;)
 	{
-		EvbusRingEntry entry;
+		EvbusRingEntry buffer;
+		const EvbusRingEntry *entry = evbus_ring_peek(db, at, &buffer);
 
-		if (!evbus_ring_header(db, at, &entry) ||
-			pg_atomic_read_u32(&EVBUS_BUS(db, entry.bus_slot)->awaited) != 0)
+		if (entry == NULL || pg_atomic_read_u32(&EVBUS_BUS(db, entry->bus_slot)->awaited) != 0)
 			return true;
-		at += entry.len;
+		at += entry->len;
 	}
 	return false;
 }
@@ -166,6 +190,24 @@ evbus_ring_data(EvbusDb *db, uint64 offset, const EvbusRingEntry *header, char *
 	ring_copy_out(db, offset + sizeof(EvbusRingEntry), to, header->len - sizeof(EvbusRingEntry));
 	pg_read_barrier();
 	return evbus_ring_oldest(db) <= offset;
+}
+
+/*
+ * The header at an offset below ring_tail without a copy, or in buffer where the
+ * ring's end cuts it; NULL: overwritten.  Sequencer only, for entries at or above
+ * ring_ticked: nobody overwrites those but when it raises that.
+ */
+const EvbusRingEntry *
+evbus_ring_peek(EvbusDb *db, uint64 offset, EvbusRingEntry *buffer)
+{
+	Size		at = offset % EVBUS_RING_BYTES;
+
+	if (pg_atomic_read_u64(&db->ring_reserved) - offset > EVBUS_RING_BYTES)
+		return NULL;
+	if (at + sizeof(EvbusRingEntry) <= EVBUS_RING_BYTES)
+		return (const EvbusRingEntry *) (EVBUS_RING(db) + at);
+	ring_copy_out(db, offset, (char *) buffer, sizeof(EvbusRingEntry));
+	return buffer;
 }
 
 /* Sequencer only, for entries at or above ring_drained. */

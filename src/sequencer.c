@@ -77,17 +77,18 @@ place_ring(uint64 tail, bool *wanted)
 		return false;
 	while (at < tail)
 	{
-		EvbusRingEntry entry;
+		EvbusRingEntry buffer;
+		const EvbusRingEntry *entry = evbus_ring_peek(db, at, &buffer);
 		int64		position = 0;
 
-		if (!evbus_ring_header(db, at, &entry))
+		if (entry == NULL)
 			elog(ERROR, "an undrained ring entry was overwritten");
-		if (!evbus_recovered(entry.event_id))
-			position = evbus_turn_give(entry.bus_id, entry.bus_slot);
+		if (!evbus_recovered(entry->event_id))
+			position = evbus_turn_give(entry->bus_id, entry->bus_slot);
 		if (position > 0)
-			evbus_turn_anchor(entry.bus_slot, position, at);
+			evbus_turn_anchor(entry->bus_slot, position, at);
 		evbus_ring_set_position(db, at, position);
-		at += entry.len;
+		at += entry->len;
 	}
 	awaited = evbus_turn_show(tail);
 	if (awaited & EVBUS_AWAITED_LATCH)
@@ -104,12 +105,13 @@ low_with_ring(uint64 at, uint64 tail, int64 low)
 {
 	while (at < tail)
 	{
-		EvbusRingEntry entry;
+		EvbusRingEntry buffer;
+		const EvbusRingEntry *entry = evbus_ring_peek(db, at, &buffer);
 
-		if (!evbus_ring_header(db, at, &entry))
+		if (entry == NULL)
 			elog(ERROR, "an undrained ring entry was overwritten");
-		low = Min(low, entry.event_id);
-		at += entry.len;
+		low = Min(low, entry->event_id);
+		at += entry->len;
 	}
 	return low;
 }
