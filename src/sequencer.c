@@ -48,7 +48,7 @@
 #define LATE_ROWS		1024	/* of evbus.late looked at in one turn */
 #define IDLE_MS			1000
 #define TICK_MS			10		/* what is shown waits so long for its tick */
-#define NAP_MS			1		/* while nobody waits for events */
+#define NAP_MS			4		/* while nobody waits for events: each turn looks at all slots */
 
 static EvbusDb *db;
 static int64 tick_at = 0;		/* evbus_uptime() at which the next tick is due; 0: nothing to tick */
