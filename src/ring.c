@@ -19,8 +19,11 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 
-#define TOUCH_BYTES	(64 * 1024)	/* what the kernel maps at once */
-#define TOUCH_MORE	4096		/* others may be faster */
+/* Sizes as Linux has them; where they are others, it is slower. */
+#define TOUCH_PAGE		4096
+#define TOUCH_AROUND	(64 * 1024) /* what comes with a page that is read */
+#define TOUCH_NEAR		(16 * 1024) /* a quarter of that: each will be written to some times */
+#define TOUCH_MORE		512		/* others may be faster */
 
 StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
 
@@ -36,21 +39,31 @@ ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 
 /*
  * Have the kernel map what is about to be written: a backend's first touch of a
- * page is a page fault, and not one to take while others wait for ring_lock.  A
- * page that is read brings its neighbours along (in Linux 64 kB at once), one that
- * is written comes alone.  Only a guess where it will be, which is enough.
+ * page is a page fault, and not one to take while others wait for ring_lock.  Only
+ * a guess where it will be, which is enough.
+ *
+ * A page that is read brings its neighbours along, one that is written comes alone.
+ * That is dearer, now and when the backend ends, so it is for who will soon write
+ * those as well, and not for one of many publishers, who writes to every tenth page.
  */
 static void
 touch(EvbusDb *db, Size len)
 {
-	const char *ring = EVBUS_RING(db);
-	Size		at = pg_atomic_read_u64(&db->ring_tail) % EVBUS_RING_BYTES;
+	static uint64 last = 0;		/* where we were the last time */
+	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
+	bool		near = tail + len - last < TOUCH_NEAR || len >= TOUCH_AROUND;
+	char	   *ring = EVBUS_RING(db);
+	Size		at = tail % EVBUS_RING_BYTES;
 	Size		end = Min(at + len + TOUCH_MORE, EVBUS_RING_BYTES);
 
+	last = tail;
 	while (at < end)
 	{
-		(void) *(const volatile char *) (ring + at);
-		at = TYPEALIGN(TOUCH_BYTES, (uintptr_t) ring + at + 1) - (uintptr_t) ring;
+		if (near)
+			(void) *(volatile char *) (ring + at);
+		else					/* is written, but not changed, whoever else writes it just now */
+			(void) pg_atomic_fetch_or_u32((pg_atomic_uint32 *) (ring + at), 0);
+		at = TYPEALIGN(near ? TOUCH_AROUND : TOUCH_PAGE, (uintptr_t) ring + at + 1) - (uintptr_t) ring;
 	}
 }
 
