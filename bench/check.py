@@ -245,18 +245,19 @@ def op_publish(s, n):
 		return s.dump(s.client.pid)
 
 
-def op_publish_batch(s, n):
+def op_publish_many(s, n, publish):
 	with s.held(s.pid("evbus sequencer")):
 		s.dump(s.client.pid)
-		s.publish_batches("quiet", n)
+		publish("quiet", n)
 		return s.dump(s.client.pid)
+
+
+def op_publish_batch(s, n):
+	return op_publish_many(s, n, s.publish_batches)
 
 
 def op_publish_lines(s, n):
-	with s.held(s.pid("evbus sequencer")):
-		s.dump(s.client.pid)
-		s.publish_lines("quiet", n)
-		return s.dump(s.client.pid)
+	return op_publish_many(s, n, s.publish_lines)
 
 
 def op_sequencer(s, n):

@@ -3,6 +3,8 @@
     apt-get install python3-psycopg2
     python3 publish.py
 """
+import json
+
 import psycopg2
 from psycopg2.extras import Json
 
@@ -15,10 +17,10 @@ with connection, connection.cursor() as cursor:  # commits, or rolls back if any
     )
     print("published", cursor.fetchone()[0])
 
-    orders = [Json({"order": n, "address": f"customer{n}@example.com"}) for n in range(100, 1100)]
+    orders = [{"order": n, "address": f"customer{n}@example.com"} for n in range(100, 1100)]
     cursor.execute(
-        "SELECT count(*) FROM evbus.publish_batch('orders', %s, %s::jsonb[])",
-        (["order.paid"] * len(orders), orders),
+        "SELECT events FROM evbus.publish_lines('orders', 'order.paid', %s)",
+        ("\n".join(map(json.dumps, orders)),),  # a line for each
     )
     print("published", cursor.fetchone()[0], "more")
 connection.close()

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(600);
+SELECT plan(617);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.subscribe('b', 's', types => '{wanted}') AS position \gset
@@ -18,6 +18,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$,
 	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$,
 	$$evbus.publish(NULL, 'a', '1')$$, $$evbus.publish('b', NULL, '1')$$, $$evbus.publish('b', 'a', NULL)$$,
+	$$evbus.publish_lines(NULL, 'a', '1')$$, $$evbus.publish_lines('b', NULL, '1')$$, $$evbus.publish_lines('b', 'a', NULL)$$,
 	$$evbus.publish_batch(NULL, '{a}', '{1}')$$, $$evbus.publish_batch('b', NULL, '{1}')$$, $$evbus.publish_batch('b', '{a}', NULL)$$,
 	$$evbus.publish_batch('b', '{a,NULL}', '{1,2}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,NULL}')$$,
 	$$evbus.subscribe(NULL, 'x')$$, $$evbus.subscribe('b', NULL)$$, $$evbus.subscribe('b', 'x', types => NULL)$$, $$evbus.subscribe('b', 'x', types => '{a,NULL}')$$,
@@ -37,7 +38,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$),
-		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
+		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
 		('VB001', $$evbus.redrive(bus => %L)$$),
 		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
 		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
@@ -54,6 +55,7 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 -- arrays
 
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.publish_lines('b', 'a', E'1\n2', keys => '{{k,l}}')$$, $$evbus.publish_lines('b', 'a', '', keys => '{k}')$$, $$evbus.publish_lines('b', '', '1')$$, $$evbus.publish_lines('b', 'a', '1', headers => '1')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2,3}')$$, $$evbus.publish_batch('b', '{}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k,l,m}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', headers => ARRAY['{}']::jsonb[])$$, $$evbus.publish_batch('b', '{}', '{}', keys => '{k}')$$,
@@ -160,7 +162,7 @@ INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$evbus.create_bus('x', retention => '1 minute', partition_interval => '1 minute', max_payload_bytes => 1)$$, $$evbus.create_bus('x', retention => '1 year')$$, $$evbus.alter_bus('b')$$,
 	$$evbus.publish('b', 'a', 'null')$$, $$evbus.publish('b', 'a', '1', key => '')$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1024))$$, $$evbus.publish('b', 'a', '1', headers => '{}')$$,
 	$$evbus.publish('b', repeat('x', 255), '1')$$, $$evbus.publish_batch('b', '{}', '{}')$$, $$evbus.publish_batch('b', '{}', '{}', '{}', '{}')$$, $$evbus.publish_batch('b', '{a}', '{1}', '{NULL}', '{NULL}')$$,
-	$$evbus.publish_batch('b', '[5:6]={a,b}', '[7:8]={1,2}')$$,
+	$$evbus.publish_batch('b', '[5:6]={a,b}', '[7:8]={1,2}')$$, $$evbus.publish_lines('b', 'a', '', '{}', '{}')$$, $$evbus.publish_lines('b', 'a', '1', '{NULL}')$$,
 	$$evbus.subscribe('b', 'x', batch_size => 1)$$, $$evbus.subscribe('b', 'x', batch_size => 10000)$$, $$evbus.subscribe('b', 'x', max_attempts => 1)$$, $$evbus.subscribe('b', 'x', max_attempts => 1000)$$,
 	$$evbus.subscribe('b', 'x', backoff_initial => '0')$$, $$evbus.subscribe('b', 'x', backoff_initial => '0', backoff_max => '0')$$, $$evbus.subscribe('b', 'x', backoff_initial => '1 year', backoff_max => '1 year')$$,
 	$$evbus.subscribe('b', 'x', lease => '1 second')$$, $$evbus.subscribe('b', 'x', lease => '1 day')$$, $$evbus.subscribe('b', 'x', timeout => '10 milliseconds')$$, $$evbus.subscribe('b', 'x', timeout => '1 day')$$,
@@ -179,6 +181,7 @@ SELECT ok(evbus.publish('b', 'a', payload) > 0, 'a payload of 1 MB is taken') FR
 SELECT is(count(*), 3::bigint, 'also three of them in a batch') FROM huge, evbus.publish_batch('b', '{a,a,a}', ARRAY[payload, payload, payload]);
 SELECT is(sqlstate_of($$SELECT evbus.publish('b', 'a', jsonb_build_object('text', repeat('x', 200 * 1024 * 1024)))$$), '54000', 'a payload of 200 MB is refused, it is over the limit of 16 MB');
 SELECT is(sqlstate_of($$SELECT * FROM evbus.publish_batch('b', '{a,a}', ARRAY['1', jsonb_build_object('text', repeat('x', 200 * 1024 * 1024))])$$), '54000', 'also in a batch');
+SELECT is(sqlstate_of($$SELECT evbus.publish_lines('b', 'a', E'1\n' || to_jsonb(repeat('x', 200 * 1024 * 1024)))$$), '54000', 'also in lines');
 SELECT is(sqlstate_of($$SELECT evbus.publish('b', 'a', '1', headers => jsonb_build_object('text', repeat('x', 200 * 1024 * 1024)))$$), '54000', 'also as headers');
 SELECT is((SELECT md5(payload ->> 'text') FROM evbus.history WHERE length(payload ->> 'text') = 1000000 LIMIT 1), md5(repeat('x', 1000000)), 'what was taken is whole');
 
