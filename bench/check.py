@@ -26,6 +26,7 @@ from callgrind import LIMIT, compare, grown, other_surroundings, print_profile, 
 REFERENCE_LIMIT = 0.05	# plain INSERT or COPY moved by more: this machine counts otherwise
 PATIENCE = 120			# seconds until something that does not come is an error
 RECEIVE = "SELECT * FROM evbus.receive($1, $2)"
+RECEIVE_LINES = "SELECT receipts, lines FROM evbus.receive_lines($1, $2)"
 ACK = "SELECT evbus.ack($1)"
 
 
@@ -312,20 +313,25 @@ def op_handler_behind(s, n):
 	return handle(s, n, "arrays", True)
 
 
-def receive(s, n, size, combined=False):
+def receive(s, n, size, combined=False, lines=False):
 	s.fill("client", max(n // 1000, 1) * 1000)
 	s.wait_lag("client", max(n // 1000, 1) * 1000)
 	quiet(s.pid("evbus sequencer"))
+	sql = RECEIVE_LINES if lines else RECEIVE
 	s.dump(s.client.pid)
 	receipts = None
 	for _ in range(n // size):
 		if combined and receipts:
-			rows = s.client.execute("SELECT * FROM evbus.receive($1, $2, ack => $3)", "client", size, receipts)
+			rows = s.client.execute(sql.replace("$2", "$2, ack => $3"), "client", size, receipts)
 		else:
-			rows = s.client.execute(RECEIVE, "client", size)
+			rows = s.client.execute(sql, "client", size)
+		if lines:
+			receipts, text = rows[0]
+			rows = text.split("\n")
+		else:
+			receipts = array([row[0] for row in rows])
 		if len(rows) != size:
 			fail(f"{len(rows)} of {size} events received")
-		receipts = array([row[0] for row in rows])
 		if not combined and s.client.execute(ACK, receipts) != [[str(size)]]:
 			fail("a receipt was stale")
 	counts = s.dump(s.client.pid)
@@ -333,6 +339,14 @@ def receive(s, n, size, combined=False):
 		s.client.execute(ACK, receipts)
 	s.observer.execute("SELECT evbus.seek('client', 'now')")
 	return counts
+
+
+def op_receive_lines(s, n):
+	return receive(s, n, 1000, False, True)
+
+
+def op_receive_lines_next(s, n):
+	return receive(s, n, 1000, True, True)
 
 
 def op_receive_1000(s, n):
@@ -364,6 +378,8 @@ OPERATIONS = {
 	"handler-array": (op_handler_array, 5000, "the worker of a handler f(evbus.event[]): NULL, batch_size 1000"),
 	"handler-behind": (op_handler_behind, 5000, "the same, its events read from the log and not from the ring"),
 	"receive-1000": (op_receive_1000, 6000, "the backend of receive(1000), then ack, two transactions"),
+	"receive-lines": (op_receive_lines, 6000, "the backend of receive_lines(1000), then ack, two transactions"),
+	"lines-next": (op_receive_lines_next, 6000, "the backend of receive_lines(1000, ack => the last ones), one transaction"),
 	"receive-100": (op_receive_100, 4000, "the backend of receive(100), then ack, two transactions"),
 	"receive-1": (op_receive_1, 300, "the backend of receive(1), then ack, two transactions"),
 	"receive-next": (op_receive_next, 300, "the backend of receive(1, ack => the last one), one transaction"),
@@ -387,10 +403,12 @@ def measure(server, operation):
 
 
 def operations(server):
-	"""Those that this evbus has."""
-	has_next = server.observer.execute("SELECT count(*) FROM pg_proc WHERE pronamespace = 'evbus'::regnamespace"
-									   " AND proname = 'receive' AND 'ack' = ANY (proargnames)") != [["0"]]
-	return [op for op in OPERATIONS if op != "receive-next" or has_next]
+	"""Those that this evbus has: a function, and an argument of it, may be newer."""
+	needs = {"receive-next": "receive ack", "publish-lines": "publish_lines bus", "receive-lines": "receive_lines ack",
+			 "lines-next": "receive_lines ack"}
+	there = [row[0] for row in server.observer.execute("SELECT DISTINCT proname || ' ' || argument FROM pg_proc, unnest(proargnames) argument"
+														" WHERE pronamespace = 'evbus'::regnamespace")]
+	return [op for op in OPERATIONS if op not in needs or needs[op] in there]
 
 
 # ----------------------------------------------------------------------- main

@@ -303,6 +303,11 @@ CREATE FUNCTION evbus.receive(subscription text, max_events integer DEFAULT 1, l
 RETURNS SETOF evbus.delivery AS 'MODULE_PATHNAME', 'evbus_receive' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 COMMENT ON FUNCTION evbus.receive(text, integer, interval, interval, text[]) IS 'lease up to max_events deliveries, after acking those given; rolling back gives them back at once';
 
+CREATE FUNCTION evbus.receive_lines(subscription text, max_events integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT NULL, ack text[] DEFAULT NULL,
+								OUT events integer, OUT receipts text[], OUT lines text)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_receive_lines' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1;
+COMMENT ON FUNCTION evbus.receive_lines(text, integer, interval, interval, text[]) IS 'the same for clients over the wire: one row for all of them, each delivery a JSON object on a line of its own';
+
 CREATE FUNCTION evbus.ack(receipts text[])
 RETURNS integer AS 'MODULE_PATHNAME', 'evbus_ack' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.ack(text[]) IS 'mark deliveries as done when the caller commits; returns how many receipts were still good';

@@ -47,38 +47,63 @@ evbus_encode_jsonb(Jsonb *json, EvbusCoded *coded)
 	coded->len = len;
 }
 
-/* Always a copy: jsonb wants alignment that stored bytes do not have. */
-Jsonb *
-evbus_decode_jsonb(const char *data, int len)
+static void
+not_decodable(const char *data, int len)
 {
-	Jsonb	   *json;
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("stored event data cannot be decoded"),
+			 errdetail("It has %d bytes and codec %d.", len, len >= 1 ? (int) data[0] : -1)));
+}
 
+/* How many bytes the jsonb has, without its length word. */
+static Size
+decoded_size(const char *data, int len)
+{
 	if (len >= 1 && data[0] == EVBUS_CODEC_JSONB)
-	{
-		json = palloc(VARHDRSZ + len - 1);
-		memcpy(VARDATA(json), data + 1, len - 1);
-		SET_VARSIZE(json, VARHDRSZ + len - 1);
-		return json;
-	}
+		return len - 1;
 	if (len >= 1 && data[0] == EVBUS_CODEC_ZSTD)
 	{
 		unsigned long long size = ZSTD_getFrameContentSize(data + 1, len - 1);
 
 		if (size <= EVBUS_PAYLOAD_MAX)	/* also false for zstd's two error values */
-		{
-			json = palloc(VARHDRSZ + size);
-			if (ZSTD_decompress(VARDATA(json), size, data + 1, len - 1) == size)
-			{
-				SET_VARSIZE(json, VARHDRSZ + size);
-				return json;
-			}
-		}
+			return size;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("stored event data cannot be decoded"),
-			 errdetail("It has %d bytes and codec %d.", len, len >= 1 ? (int) data[0] : -1)));
-	return NULL;				/* keep the compiler quiet */
+	not_decodable(data, len);
+	return 0;					/* keep the compiler quiet */
+}
+
+/* Always a copy: jsonb wants alignment that stored bytes do not have. */
+static void
+decode_to(char *to, Size size, const char *data, int len)
+{
+	if (data[0] == EVBUS_CODEC_JSONB)
+		memcpy(to, data + 1, size);
+	else if (ZSTD_decompress(to, size, data + 1, len - 1) != size)
+		not_decodable(data, len);
+}
+
+Jsonb *
+evbus_decode_jsonb(const char *data, int len)
+{
+	Size		size = decoded_size(data, len);
+	Jsonb	   *json = palloc(VARHDRSZ + size);
+
+	SET_VARSIZE(json, VARHDRSZ + size);
+	decode_to(VARDATA(json), size, data, len);
+	return json;
+}
+
+/* The same into a buffer, which serves for one after the other. */
+JsonbContainer *
+evbus_decode_container(StringInfo buffer, const char *data, int len)
+{
+	Size		size = decoded_size(data, len);
+
+	resetStringInfo(buffer);
+	enlargeStringInfo(buffer, size);
+	decode_to(buffer->data, size, data, len);
+	return (JsonbContainer *) buffer->data;
 }
 
 /*

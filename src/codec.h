@@ -3,6 +3,7 @@
 #define EVBUS_CODEC_H
 
 #include "evbus.h"
+#include "lib/stringinfo.h"
 #include "utils/jsonb.h"
 
 #define EVBUS_CODEC_JSONB	0	/* the bytes of a jsonb, without its length word */
@@ -20,5 +21,6 @@ extern int	evbus_compress_threshold;
 
 extern void evbus_encode_jsonb(Jsonb *json, EvbusCoded *coded);
 extern Jsonb *evbus_decode_jsonb(const char *data, int len);
+extern JsonbContainer *evbus_decode_container(StringInfo buffer, const char *data, int len);
 
 #endif

@@ -1,6 +1,7 @@
 /*-------------------------------------------------------------------------
  * delivery.c
- *	  Clients: receive, wait, channel.  What they say of what they got is in settle.c.
+ *	  Clients: receive, wait, channel.  What they say of what they got is in settle.c,
+ *	  a batch as lines in lines.c.
  *
  * receive() leases deliveries in shared memory and writes nothing; what it is told
  * to ack beforehand it acks as evbus.ack() does.  Receive, work and ack in one
@@ -25,7 +26,6 @@
 #include "nodes/parsenodes.h"
 #include "point.h"
 #include "reader.h"
-#include "receipt.h"
 #include "retry.h"
 #include "ring.h"
 #include "settle.h"
@@ -40,17 +40,11 @@
 #define PLACE_WAIT_MS	100		/* for the sequencer; it may just be at something else */
 #define WAIT_STEP_MS	100		/* leases and retries become due without a wake-up */
 #define WAIT_MAX		(60 * USECS_PER_SEC)
+#define FIRST_LOOK		16		/* events, of unknown size */
 
 PG_FUNCTION_INFO_V1(evbus_receive);
 PG_FUNCTION_INFO_V1(evbus_wait);
 PG_FUNCTION_INFO_V1(evbus_channel);
-
-/* A delivery on its way out. */
-typedef struct Delivery
-{
-	EvbusEvent	event;
-	EvbusClaim	claim;
-} Delivery;
 
 /* The channel a subscription notifies on; name has NAMEDATALEN bytes. */
 void
@@ -93,7 +87,7 @@ attach(EvbusDb *db, const EvbusSubscription *sub)
  * (One that may not write delivers it once more instead.)
  */
 static void
-give_up(EvbusDb *db, const EvbusSubscription *sub, Delivery *d, bool retry)
+give_up(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d, bool retry)
 {
 	EvbusRange	range;
 
@@ -109,40 +103,74 @@ give_up(EvbusDb *db, const EvbusSubscription *sub, Delivery *d, bool retry)
 	}
 }
 
-/* Take due retries; returns how many. */
+/*
+ * How many more to look for, of max: all; or, where bytes are bounded, a few first
+ * and then as many as will fit if they are as large as those.  0: it is enough.
+ */
 static int
-take_retries(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expires_at, Delivery *out)
+more(const EvbusTaken *t, int64 bytes_max, int max)
+{
+	if (bytes_max == 0 || max == 0)
+		return max;
+	if (t->n == 0)
+		return Min(max, FIRST_LOOK);
+	if (t->bytes >= bytes_max)
+		return 0;
+	return (int) Min((int64) max, (bytes_max - t->bytes) / Max(t->bytes / t->n, 1) + 1);
+}
+
+/* One more is taken; or given up. */
+static void
+add(EvbusTaken *t, const EvbusEvent *event, const EvbusClaim *claim, int attempt, bool retry)
+{
+	EvbusDelivery *d = &t->deliveries[t->n];
+
+	d->event = *event;
+	d->event.attempt = attempt;
+	d->claim = *claim;
+	if (attempt > t->sub->max_attempts && !XactReadOnly)
+	{
+		give_up(t->db, t->sub, d, retry);
+		return;
+	}
+	t->n++;
+	t->bytes += event->type_len + event->key_len + event->headers_len + event->payload_len;
+}
+
+/* Take due retries, up to max deliveries. */
+static void
+take_retries(EvbusTaken *t, int max, int64 bytes_max)
 {
 	EvbusEvent *events = palloc(sizeof(EvbusEvent) * max);
 	EvbusClaim *claims = palloc(sizeof(EvbusClaim) * max);
-	int			claimed = evbus_retry_claim(db, sub, max, events, claims);
-	int			n = 0;
+	int			look;
 
-	for (int i = 0; i < claimed; i++)
+	while ((look = more(t, bytes_max, max - t->n)) > 0)
 	{
-		out[n].event = events[i];
-		out[n].claim = claims[i];
-		evbus_cursor_set_expiry(db, &claims[i], events[i].event_id, expires_at);
-		if (events[i].attempt > sub->max_attempts && !XactReadOnly)
-			give_up(db, sub, &out[n], true);
-		else
-			n++;
+		int			claimed = evbus_retry_claim(t->db, t->sub, look, events, claims);
+
+		for (int i = 0; i < claimed; i++)
+		{
+			evbus_cursor_set_expiry(t->db, &claims[i], events[i].event_id, t->expires_at);
+			add(t, &events[i], &claims[i], events[i].attempt, true);
+		}
+		if (claimed < look || bytes_max == 0)
+			break;
 	}
 	pfree(events);
 	pfree(claims);
-	return n;
 }
 
-/* Take events in order of position; returns how many. */
-static int
-take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expires_at,
-			Delivery *out, XLogRecPtr *lsn, bool *short_of_leases)
+/* Take events in order of position, up to max deliveries. */
+static void
+take_events(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
 {
-	int			n = 0;
-	int64		look = max;
+	EvbusDb    *db = t->db;
+	const EvbusSubscription *sub = t->sub;
+	int64		look = more(t, bytes_max, max - t->n);
 	EvbusClaim *claims = palloc(sizeof(EvbusClaim) * max);
 
-	while (n < max)
+	while (t->n < max && look > 0)
 	{
 		EvbusEvents found = {0};
 		EvbusClaim	claim;
@@ -165,10 +193,10 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 			look = Min(look * 2, CLAIM_MAX);
 			continue;
 		}
-		if (found.n > max - n)
+		if (found.n > max - t->n)
 		{
-			if (evbus_cursor_cut(db, &claim, found.events[max - n - 1].position + 1))
-				found.n = max - n;
+			if (evbus_cursor_cut(db, &claim, found.events[max - t->n - 1].position + 1))
+				found.n = max - t->n;
 			else
 			{
 				evbus_cursor_return(db, &claim, 0);
@@ -178,26 +206,19 @@ take_events(EvbusDb *db, const EvbusSubscription *sub, int max, TimestampTz expi
 		}
 		EVBUS_POINT("receive.claimed");
 		evbus_pin_room(found.n);
-		made = evbus_cursor_split(db, &claim, found.events, found.n, expires_at, claims);
+		made = evbus_cursor_split(db, &claim, found.events, found.n, t->expires_at, claims);
 		evbus_pin_received(db, claims + 1, made - 1);	/* the first one is the claim's */
 		for (int i = 0; i < made; i++)
-		{
-			out[n].event = found.events[i];
-			out[n].event.attempt = 1 + claims[i].attempts;
-			out[n].claim = claims[i];
-			if (out[n].event.attempt > sub->max_attempts && !XactReadOnly)
-				give_up(db, sub, &out[n], false);
-			else
-				n++;
-		}
+			add(t, &found.events[i], &claims[i], 1 + claims[i].attempts, false);
 		if (made < found.n)
 		{
 			*short_of_leases = true;
 			break;
 		}
+		if (bytes_max > 0)
+			look = more(t, bytes_max, max - t->n);
 	}
 	pfree(claims);
-	return n;
 }
 
 /*
@@ -221,46 +242,36 @@ wait_placed(EvbusDb *db, int bus_slot, uint64 tail)
 }
 
 /*
- * evbus.receive(subscription text, max_events integer, lease interval, wait interval,
- * ack text[]) returns setof evbus.delivery
- *
- * Leases up to max_events (1 to 10000) deliveries: retries that are due first,
- * then events in order of position.  lease: 1 second to 1 day, NULL the
- * subscription's.  wait: 0 to 60 seconds, NULL not at all; returns as soon as
- * there is one.  Takes effect at once; rolled back, the deliveries go back at once.
- * ack: receipts, of whatever subscription, that are acked first, as evbus.ack()
- * does.  With any of them it does not wait: they would stay undone meanwhile.
- * Errors: 22004, 22023, 42501 not the owner, VB004, VB009, VB012 no lease left,
- * VB013 the subscription has a handler; with receipts those of evbus.ack().
+ * What a call of receive() or its like gets, by its arguments: subscription,
+ * max_events, lease, wait, ack; by its name, and that with the argument ack.
+ * bytes_max > 0: no more are taken when they have, as they are stored, so many bytes.
+ * A rollback of the transaction gives all of it back.
  */
-Datum
-evbus_receive(PG_FUNCTION_ARGS)
+void
+evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, int64 bytes_max, EvbusTaken *t)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	char	   *name = evbus_arg_text(fcinfo, 0, "subscription");
 	int			max = evbus_arg_int(fcinfo, 1, "max_events", 1, EVBUS_BATCH_MAX);
 	int64		lease = PG_ARGISNULL(2) ? -1 : evbus_arg_interval(fcinfo, 2, "lease", USECS_PER_SEC, USECS_PER_DAY);
 	int64		wait = PG_ARGISNULL(3) ? 0 : evbus_arg_interval(fcinfo, 3, "wait", 0, WAIT_MAX);
-	EvbusSubscription *sub = consumer_subscription(name);
 	EvbusDb    *db = evbus_db();
 	int64		deadline;
 	uint64		tail;
-	TimestampTz expires_at;
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 	bool		short_of_leases;
-	Delivery   *out = palloc_extended(sizeof(Delivery) * max, MCXT_ALLOC_HUGE);
-	int			n = 0;
 	bool		acked = false;
-	MemoryContext rows;
-	MemoryContext old;
 
-	PreventCommandDuringRecovery("evbus.receive()");
-	PreventCommandIfParallelMode("evbus.receive()");
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	t->db = db;
+	t->sub = consumer_subscription(name);
+	t->deliveries = palloc_extended(sizeof(EvbusDelivery) * max, MCXT_ALLOC_HUGE);
+	t->n = 0;
+	t->bytes = 0;
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfParallelMode(function);
 	evbus_db_require_ready(db);
 	if (!PG_ARGISNULL(4) && !evbus_arg_empty(fcinfo, 4))
 	{
-		acked = evbus_settle_ack(fcinfo, 4, "ack", "evbus.receive(ack => ...)") > 0;
+		acked = evbus_settle_ack(fcinfo, 4, "ack", acking) > 0;
 		wait = 0;				/* undone as long as we do not come back, and the table locked */
 	}
 
@@ -271,18 +282,18 @@ evbus_receive(PG_FUNCTION_ARGS)
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
+		const EvbusSubscription *sub = t->sub;
 		int64		left;
 
 		short_of_leases = false;
-		expires_at = now + (lease >= 0 ? lease : sub->lease);
+		t->expires_at = now + (lease >= 0 ? lease : sub->lease);
 		if (!sub->paused)
 		{
 			attach(db, sub);
-			n = take_retries(db, sub, max, expires_at, out);
-			if (n < max)
-				n += take_events(db, sub, max - n, expires_at, out + n, &lsn, &short_of_leases);
+			take_retries(t, max, bytes_max);
+			take_events(t, max, bytes_max, &lsn, &short_of_leases);
 			/* Those of what was just acked are free at commit: the next call will see. */
-			if (n == 0 && short_of_leases && !acked)
+			if (t->n == 0 && short_of_leases && !acked)
 				ereport(ERROR,
 						(errcode(ERRCODE_EVBUS_NO_LEASES),
 						 errmsg("no lease is left for subscription \"%s\"", sub->name),
@@ -291,7 +302,7 @@ evbus_receive(PG_FUNCTION_ARGS)
 						 errhint("Ack what was received, receive less at once, or raise evbus.max_leases.")));
 		}
 		left = deadline - evbus_uptime();
-		if (n > 0)
+		if (t->n > 0)
 			break;
 		if (pg_atomic_read_u64(&db->ring_drained) < tail && !sub->paused)
 		{
@@ -308,32 +319,63 @@ evbus_receive(PG_FUNCTION_ARGS)
 											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 		CHECK_FOR_INTERRUPTS();
-		sub = consumer_subscription(name);
+		t->sub = consumer_subscription(name);
 	}
 
 	/* A publisher may have committed asynchronously: nobody outside sees it before it is safe. */
 	if (lsn != InvalidXLogRecPtr)
 		XLogFlush(lsn);
+}
 
+/* The receipt of the i-th. */
+EvbusReceipt
+evbus_taken_receipt(const EvbusTaken *t, int i)
+{
+	return (EvbusReceipt) {
+		.incarnation = evbus_receipt_incarnation(t->db),
+		.event_id = t->deliveries[i].event.event_id,
+		.subscription_id = t->sub->subscription_id,
+		.sub_slot = t->sub->slot,
+		.lease = t->deliveries[i].claim.lease,
+		.epoch = t->deliveries[i].claim.epoch
+	};
+}
+
+/*
+ * evbus.receive(subscription text, max_events integer, lease interval, wait interval,
+ * ack text[]) returns setof evbus.delivery
+ *
+ * Leases up to max_events (1 to 10000) deliveries: retries that are due first,
+ * then events in order of position.  lease: 1 second to 1 day, NULL the
+ * subscription's.  wait: 0 to 60 seconds, NULL not at all; returns as soon as
+ * there is one.  Takes effect at once; rolled back, the deliveries go back at once.
+ * ack: receipts, of whatever subscription, that are acked first, as evbus.ack()
+ * does.  With any of them it does not wait: they would stay undone meanwhile.
+ * Errors: 22004, 22023, 42501 not the owner, VB004, VB009, VB012 no lease left,
+ * VB013 the subscription has a handler; with receipts those of evbus.ack().
+ */
+Datum
+evbus_receive(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvbusTaken	taken;
+	MemoryContext rows;
+	MemoryContext old;
+
+	evbus_take(fcinfo, "evbus.receive()", "evbus.receive(ack => ...)", 0, &taken);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	rows = AllocSetContextCreate(CurrentMemoryContext, "evbus rows", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(rows);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < taken.n; i++)
 	{
-		EvbusReceipt receipt = {
-			.incarnation = evbus_receipt_incarnation(db),
-			.event_id = out[i].event.event_id,
-			.subscription_id = sub->subscription_id,
-			.sub_slot = sub->slot,
-			.lease = out[i].claim.lease,
-			.epoch = out[i].claim.epoch
-		};
+		EvbusReceipt receipt = evbus_taken_receipt(&taken, i);
 		Datum		values[11];
 		bool		nulls[11];
 
 		values[0] = PointerGetDatum(evbus_receipt_out(&receipt));
 		nulls[0] = false;
-		evbus_event_values(&out[i].event, sub, values + 1, nulls + 1);
-		values[10] = TimestampTzGetDatum(expires_at);
+		evbus_event_values(&taken.deliveries[i].event, taken.sub, values + 1, nulls + 1);
+		values[10] = TimestampTzGetDatum(taken.expires_at);
 		nulls[10] = false;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextReset(rows);	/* the next row takes the same, while it is in the processor's cache */

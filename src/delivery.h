@@ -4,8 +4,31 @@
 
 #include "evbus.h"
 
+#include "cursor.h"
+#include "fmgr.h"
+#include "receipt.h"
 #include "registry.h"
 
+/* A delivery on its way out. */
+typedef struct EvbusDelivery
+{
+	EvbusEvent	event;
+	EvbusClaim	claim;
+} EvbusDelivery;
+
+/* What a call has leased. */
+typedef struct EvbusTaken
+{
+	EvbusDb    *db;
+	const EvbusSubscription *sub;
+	EvbusDelivery *deliveries;	/* in the order to be handed out */
+	int			n;
+	int64		bytes;			/* of all of them, as they are stored */
+	TimestampTz expires_at;
+} EvbusTaken;
+
 extern void evbus_channel_name(const EvbusSubscription *sub, char *name);
+extern void evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, int64 bytes_max, EvbusTaken *t);
+extern EvbusReceipt evbus_taken_receipt(const EvbusTaken *t, int i);
 
 #endif

@@ -159,6 +159,26 @@ evbus_pin_received(EvbusDb *db, const EvbusClaim *claims, int n)
 		push(db, &claims[i], EVBUS_PIN_RECEIVED, 0, level);
 }
 
+/*
+ * Give leases of one subscription back, as an abort would: this transaction received
+ * them, nobody was told, and nobody shall have them from it.
+ */
+void
+evbus_pin_give_back(EvbusDb *db, const EvbusClaim *claims, int n)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, claims[0].sub_slot);
+
+	while (n > 0)
+	{
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		for (int i = 0; i < PIN_CHUNK && n > 0; i++)
+			if (evbus_lease_held(db, &claims[--n]))
+				evbus_lease_give_back(db, shared, claims[n].lease);
+		LWLockRelease(&shared->lock);
+	}
+	ConditionVariableBroadcast(&db->drained_cv);
+}
+
 /* Has this transaction pinned this lease that way? */
 bool
 evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action)

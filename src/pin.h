@@ -34,6 +34,7 @@ extern bool evbus_pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction actio
 extern void evbus_pin_held(EvbusDb *db, const EvbusSubscription *sub, EvbusHeld *held, int n, EvbusPinAction action);
 extern void evbus_pin_room(int n);
 extern void evbus_pin_received(EvbusDb *db, const EvbusClaim *claims, int n);
+extern void evbus_pin_give_back(EvbusDb *db, const EvbusClaim *claims, int n);
 extern bool evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo);
 extern bool evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action);
 extern void evbus_pin_look(EvbusDb *db, int sub_slot);

@@ -3,15 +3,17 @@
  *	  evbus as a client sees it.
  *
  *		publish --name BUS						evbus.publish(), a transaction each
- *		publish --name BUS --batch B			evbus.publish_batch(), likewise; backend_ns is the CPU time of its backends, an event
+ *		publish --name BUS --batch B			evbus.publish_batch(), likewise
  *		receive --name SUB --batch B			receive and ack, two statements, each a transaction
  *		receive ... --calls one					the ack goes with the next receive: receive(..., ack => receipts)
+ *		receive ... --by lines					receive_lines() instead of receive(), with either
  *		drain --name SUB --events E				resume a paused subscription, wait until its handler has done E
  *		follow --name BUS --subscription SUB --batch B --events E	publish, then wait until the handler has done all
  *		latency --name BUS --subscription SUB --rate R --seconds S	publish R a second, another thread receives:
  *												p50 and p99 from before publish() until the client has the event
  *		latency --name BUS --file F ...			the same with a handler, which leaves its times in F (module.c)
  *
+ * publish and receive also print backend_ns: the CPU time of their backends, an event.
  * drain and follow end when the lag, looked at every ms, is 0.
  *-------------------------------------------------------------------------
  */
@@ -29,7 +31,7 @@ typedef struct Client
 	char	   *receipts;		/* the array to ack, as text */
 	bool		pending;		/* received, and acked by the next call */
 	int64_t		cpu_before;		/* of its backend, when the clock began to run */
-	int64_t		published;
+	int64_t		done;			/* events since then */
 } Client;
 
 static const char *types;
@@ -77,17 +79,17 @@ open_publish(int n)
 }
 
 static void
-close_publish(void *arg)
+close_counted(void *arg)
 {
 	Client	   *client = arg;
 	static int	closed;
 	static int64_t cpu;
-	static int64_t published;
+	static int64_t done;
 
 	cpu += backend_cpu_ns(client->conn) - client->cpu_before;
-	published += client->published;
+	done += client->done;
 	if (++closed == options.clients)
-		add_result("backend_ns", (double) cpu / published);
+		add_result("backend_ns", (double) cpu / done);
 	close_client(client);
 }
 
@@ -110,7 +112,7 @@ step_publish(void *arg, int wanted)
 	if (by_lines ? atoi(PQgetvalue(result, 0, 0)) != wanted : PQntuples(result) != wanted)
 		fail("not all of %d events were stored", wanted);
 	PQclear(result);
-	client->published += wanted;
+	client->done += wanted;
 	return wanted;
 }
 
@@ -122,11 +124,14 @@ open_receive(int n)
 	Client	   *client = open_client();
 
 	(void) n;
-	if (one_call)
-		prepare(client->conn, "receive", "SELECT * FROM evbus.receive($1, $2, ack => $3)");
+	if (by_lines)
+		prepare(client->conn, "receive", one_call ? "SELECT receipts, lines FROM evbus.receive_lines($1, $2, ack => $3)" :
+				"SELECT receipts, lines FROM evbus.receive_lines($1, $2)");
 	else
-		prepare(client->conn, "receive", "SELECT * FROM evbus.receive($1, $2)");
+		prepare(client->conn, "receive", one_call ? "SELECT * FROM evbus.receive($1, $2, ack => $3)" :
+				"SELECT * FROM evbus.receive($1, $2)");
 	prepare(client->conn, "ack", "SELECT evbus.ack($1)");
+	client->cpu_before = backend_cpu_ns(client->conn);
 	return client;
 }
 
@@ -164,6 +169,36 @@ keep_receipts(Client *client, PGresult *result)
 }
 
 static int
+count(const char *text, int length, char what)
+{
+	int			n = 0;
+
+	for (const char *end = text + length; (text = memchr(text, what, end - text)) != NULL; text++)
+		n++;
+	return n;
+}
+
+/* One row has them all: as many lines as receipts, which are an array already.  Returns how many. */
+static int
+keep_lines(Client *client, PGresult *result)
+{
+	const char *receipts;
+	int			length;
+	int			n;
+
+	strcpy(client->receipts, "{}");
+	if (PQntuples(result) == 0)
+		return 0;
+	receipts = PQgetvalue(result, 0, 0);
+	length = PQgetlength(result, 0, 0);
+	n = count(PQgetvalue(result, 0, 1), PQgetlength(result, 0, 1), '\n') + 1;
+	if (count(receipts, length, ',') + 1 != n || length > options.batch * (MAX_RECEIPT + 1) + 2)
+		fail("%d lines, and other receipts", n);
+	memcpy(client->receipts, receipts, length + 1);
+	return n;
+}
+
+static int
 step_receive(void *arg, int wanted)
 {
 	Client	   *client = arg;
@@ -179,11 +214,15 @@ step_receive(void *arg, int wanted)
 	}
 	result = PQexecPrepared(client->conn, "receive", one_call ? 3 : 2, values, NULL, NULL, 0);
 	n = PQntuples(expect(client->conn, result, PGRES_TUPLES_OK));
-	keep_receipts(client, result);
+	if (by_lines)
+		n = keep_lines(client, result);
+	else
+		keep_receipts(client, result);
 	PQclear(result);
 	if (!one_call && n > 0)
 		ack(client, n);
 	client->pending = one_call && n > 0;
+	client->done += n;
 	return n;
 }
 
@@ -376,8 +415,8 @@ run_latency(void)
 int
 main(int argc, char **argv)
 {
-	static const Workload publish = {open_publish, step_publish, NULL, close_publish};
-	static const Workload receive = {open_receive, step_receive, drain_receive, close_client};
+	static const Workload publish = {open_publish, step_publish, NULL, close_counted};
+	static const Workload receive = {open_receive, step_receive, drain_receive, close_counted};
 
 	parse_options(argc, argv);
 	one_call = strcmp(option("calls", "two"), "one") == 0;

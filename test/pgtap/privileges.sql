@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(162);
+SELECT plan(165);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -28,7 +28,7 @@ INSERT INTO api VALUES
 	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$),
 	($$SELECT evbus.publish('orders', 'a', '1')$$), ($$SELECT * FROM evbus.publish_batch('orders', '{a}', '{1}')$$), ($$SELECT * FROM evbus.publish_lines('orders', 'a', '1')$$),
 	($$SELECT evbus.subscribe('orders', 'x')$$), ($$SELECT evbus.alter_subscription('admins')$$), ($$SELECT evbus.unsubscribe('admins')$$), ($$SELECT evbus.pause('admins')$$), ($$SELECT evbus.resume('admins')$$),
-	($$SELECT evbus.seek('admins', 'now')$$), ($$SELECT * FROM evbus.receive('admins')$$), ($$SELECT evbus.ack('{}')$$), ($$SELECT evbus.nack('{}')$$), ($$SELECT evbus.reject('{}')$$),
+	($$SELECT evbus.seek('admins', 'now')$$), ($$SELECT * FROM evbus.receive('admins')$$), ($$SELECT * FROM evbus.receive_lines('admins')$$), ($$SELECT evbus.ack('{}')$$), ($$SELECT evbus.nack('{}')$$), ($$SELECT evbus.reject('{}')$$),
 	($$SELECT evbus.extend('{}', '1 minute')$$), ($$SELECT evbus.release('{}')$$), ($$CALL evbus.wait('admins', '1 ms')$$), ($$SELECT evbus.channel('admins')$$),
 	($$SELECT evbus.redrive('{}'::bigint[])$$), ($$SELECT evbus.redrive()$$), ($$SELECT evbus.purge_dead_letters('{}'::bigint[])$$), ($$SELECT evbus.purge_dead_letters()$$),
 	($$CALL evbus.maintain()$$), ($$SELECT evbus.schedule_maintenance()$$), ($$SELECT * FROM evbus._bus_state()$$), ($$SELECT * FROM evbus._subscription_state()$$), ($$SELECT * FROM evbus._status()$$),
@@ -72,7 +72,7 @@ RESET ROLE;
 SET ROLE evbus_test_bob;
 SELECT throws_ok(call, '42501', NULL, 'another role: ' || call)
 FROM (VALUES
-	($$SELECT * FROM evbus.receive('alices')$$), ($$CALL evbus.wait('alices', '1 ms')$$), ($$SELECT evbus.alter_subscription('alices', batch_size => 1)$$), ($$SELECT evbus.unsubscribe('alices')$$),
+	($$SELECT * FROM evbus.receive('alices')$$), ($$SELECT * FROM evbus.receive_lines('alices')$$), ($$CALL evbus.wait('alices', '1 ms')$$), ($$SELECT evbus.alter_subscription('alices', batch_size => 1)$$), ($$SELECT evbus.unsubscribe('alices')$$),
 	($$SELECT evbus.pause('alices')$$), ($$SELECT evbus.resume('alices')$$), ($$SELECT evbus.seek('alices', 'now')$$),
 	($$SELECT evbus.redrive(subscription => 'alices')$$), ($$SELECT evbus.purge_dead_letters(subscription => 'alices')$$),
 	($$SELECT evbus.alter_bus('orders', retention => '1 day')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$)) AS v (call);
