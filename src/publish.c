@@ -182,18 +182,16 @@ prepare(FunctionCallInfo fcinfo, const char *what, EvbusBus *bus)
 	return db;
 }
 
-/* After our PRE_COMMIT nobody else will write what was just added. */
+/* After our PRE_COMMIT nobody else will write the event that was just added. */
 static void
-write_through(void)
+write_through(const EvbusBus *bus, int64 id)
 {
-	const EvbusIdRange *ids;
-	int			n;
+	EvbusIdRange late = {.first = id, .n = 1, .bus_id = bus->bus_id};
 
 	if (!past_precommit)
 		return;
 	evbus_outbox_flush();
-	ids = evbus_outbox_ids(&n);
-	evbus_late_write(pub.db, ids + n - 1, 1);
+	evbus_late_write(pub.db, &late, 1);
 	pub.late = true;
 }
 
@@ -233,7 +231,7 @@ evbus_publish(PG_FUNCTION_ARGS)
 	check_event(&bus, key, headers, payload);
 	id = evbus_clock_take(&db->clock, 1);
 	evbus_outbox_add(&bus, id, type, key, headers, payload, !past_precommit);
-	write_through();
+	write_through(&bus, id);
 	PG_RETURN_INT64(id);
 }
 
@@ -309,7 +307,7 @@ publish_all(FunctionCallInfo fcinfo, int *count)
 		check_headers(header);
 		check_event(&bus, key, header, payload);
 		evbus_outbox_add(&bus, first + i, DatumGetTextPP(types[n_types == 1 ? 0 : i]), key, header, payload, !past_precommit);
-		write_through();
+		write_through(&bus, first + i);
 		MemoryContextReset(scratch);
 	}
 	MemoryContextSwitchTo(old);
@@ -373,6 +371,19 @@ count_lines(const char *at, const char *end)
 	return n;
 }
 
+/* jsonb's own message for nothing at all would not tell what is wrong. */
+static void
+refuse_empty(const char *at, const char *end)
+{
+	while (at < end && (*at == ' ' || *at == '\t' || *at == '\r'))
+		at++;
+	if (at == end)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("a line is empty"),
+				 errhint("Give one JSON value on each line, without newlines in it; only behind the last one a newline may follow.")));
+}
+
 /* Context of errors: which line. */
 static void
 tell_line(void *arg)
@@ -428,6 +439,12 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "evbus.publish_lines() must return a row");
 
+	if (VARSIZE_ANY_EXHDR(type) > 0 && *VARDATA_ANY(type) == '{')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("type must be a single event type, not an array"),
+				 errdetail("It is \"%s\".", evbus_clip(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type))),
+				 errhint("All events of evbus.publish_lines() have one type: 'order.created', and not '{order.created}'.")));
 	check_type(type);
 	check_headers(headers);
 	db = prepare(fcinfo, "evbus.publish_lines()", &bus);
@@ -452,10 +469,11 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 
 			line++;				/* for people they count from 1 */
 			CHECK_FOR_INTERRUPTS();
+			refuse_empty(at, newline ? newline : end);
 			payload = evbus_jsonb_parse(parser, at, (newline ? newline : end) - at);
 			check_event(&bus, key, headers, payload);
 			evbus_outbox_add(&bus, first + line - 1, type, key, headers, payload, !past_precommit);
-			write_through();
+			write_through(&bus, first + line - 1);
 			MemoryContextReset(scratch);
 			at = newline ? newline + 1 : end;
 		}

@@ -21,7 +21,6 @@
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "internal.h"
-#include "maintain.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "point.h"
@@ -40,6 +39,7 @@
 #define TURN_MS			50		/* spent on one job in a turn */
 #define LOOK_MS			200		/* between two turns of a slow job */
 #define BEHIND_MS		20		/* and of one that is behind its rate */
+#define IDLE_MS			10000	/* without a job that we know of */
 #define BLOCKED_MS		1000	/* after somebody held what it wanted */
 
 PG_FUNCTION_INFO_V1(evbus_cancel_redrive);
@@ -405,7 +405,7 @@ evbus_redrive_turn(EvbusDb *of)
 {
 	static bool registered = false;
 	int64		now = evbus_uptime();
-	int			wait = evbus_upkeep_interval;
+	int			wait = IDLE_MS;
 	int64	   *ids;
 	int			n;
 
