@@ -75,7 +75,13 @@ SELECT evbus.redrive(subscription => 'no such subscription');
 SELECT evbus.redrive(bus => 'no such bus');
 SELECT evbus.redrive(sqlstate => 'nonsense');
 SELECT evbus.redrive(max_events => 0);
-SELECT evbus.purge_dead_letters(max_events => -1);
+SELECT evbus.discard(max_events => -1, reason => 'x');
+SELECT evbus.discard();
+SELECT evbus.redrive(dead_after => '2026-01-02', dead_before => '2026-01-01');
+SELECT evbus.redrive(rate => 0);
+SELECT evbus.cancel_redrive(0);
+SELECT evbus.edit_dead_letter(1, '1', 'x');
+SELECT evbus.edit_dead_letter(1, '1', ' ');
 SELECT evbus.schedule_maintenance(NULL);
 SELECT evbus.schedule_maintenance();
 

@@ -11,7 +11,7 @@ use EvbusTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('retention', conf => "evbus.upkeep_interval = '200ms'\nmax_prepared_transactions = 2\n");
+my $node = new_node('retention', conf => "evbus.upkeep_interval = '200ms'\nmax_prepared_transactions = 2\nevbus.dead_letter_retention = '1d'\n");
 $node->safe_psql('postgres', <<'SQL');
 SELECT evbus.create_bus('short', retention => '1 minute', partition_interval => '1 minute');
 SELECT evbus.create_bus('long', retention => '1 year', partition_interval => '1 minute');
@@ -132,6 +132,13 @@ SELECT evbus.publish('traffic', 'a', '1');
 SQL
 @old = receive_all($node, 'two', 'reader', 2);
 is_deeply(\@old, [ '1 old 1', '2 old 2' ], 'the first positions of a bus are 1 and 2');
+$node->safe_psql('two', <<'SQL');
+SELECT evbus.create_bus('refused', retention => '1 minute', partition_interval => '1 day');
+SELECT evbus.subscribe('refused', 'refuser');
+SELECT evbus.publish('refused', 'bad', '1');
+SQL
+is($node->safe_psql('two', q(SELECT evbus.reject(ARRAY(SELECT receipt FROM evbus.receive('refuser', wait => '10 seconds'))))), '1', 'a dead letter is made');
+answers($node, 'two', q(SELECT (SELECT count(*) FROM evbus.dead_letter) || ' ' || (SELECT count(*) FROM evbus.dead_letter_count)), '1 1', 'and counted');
 foreach my $jump (1 .. 4)
 {
 	# An event at the end of the newest leaf there is: two days and more go by.
@@ -157,6 +164,7 @@ SELECT evbus.unsubscribe('follower') \g /dev/null
 SQL
 	$node->safe_psql('two', 'CALL evbus.maintain()');
 }
+answers($node, 'two', q(SELECT (SELECT count(*) FROM evbus.dead_letter) || ' ' || (SELECT count(*) FROM evbus.dead_letter_trend)), '0 0', 'dead letters past their retention are dropped, and their counts with them');
 answers($node, 'two', q(SELECT count(*) FROM evbus.tick t JOIN evbus.bus b USING (bus_id) WHERE b.bus = 'quiet'), '0', 'its events and the record of their positions are dropped');
 $node->restart('immediate');
 $node->safe_psql('two', q(SELECT evbus.publish('quiet', 'new', '3')));

@@ -43,7 +43,7 @@ my $state = <<'SQL';
 SELECT (SELECT json_agg(b.*) FROM (SELECT bus, durability, retention, max_payload_bytes, next_position FROM evbus.bus_list ORDER BY 1) AS b),
 	(SELECT json_agg(s.*) FROM (SELECT subscription, bus, owner, types, handler, max_attempts, paused FROM evbus.subscription_list ORDER BY 1) AS s),
 	(SELECT json_agg(l.*) FROM (SELECT subscription, cursor_position, next_position, lag, in_flight, retries FROM evbus.subscription_lag ORDER BY 1) AS l),
-	(SELECT json_agg(r.*) FROM evbus.retry_list AS r), (SELECT json_agg(d.*) FROM evbus.dead_letter AS d),
+	(SELECT json_agg(r.*) FROM evbus.retry_list AS r), (SELECT json_agg(d.*) FROM evbus.dead_letter AS d), (SELECT json_agg(d.*) FROM evbus.dead_letter_summary AS d),
 	(SELECT json_agg(h.*) FROM (SELECT * FROM evbus.history ORDER BY event_id) AS h)
 SQL
 
