@@ -261,6 +261,20 @@ CREATE FUNCTION evbus.publish_lines(bus text, type text, lines text, keys text[]
 RETURNS record AS 'MODULE_PATHNAME', 'evbus_publish_lines' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.publish_lines(text, text, text, text[], jsonb) IS 'store many events of one type, one per line of JSON, the fastest way; their ids are first_id and those that follow; visible after commit';
 
+/* ------------------------------------------------------ changes of tables */
+
+CREATE FUNCTION evbus.publish_changes("table" regclass, bus text, type_prefix text DEFAULT NULL, columns text[] DEFAULT NULL, key_columns text[] DEFAULT NULL)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_publish_changes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.publish_changes(regclass, text, text, text[], text[]) IS 'publish each change of a row of a table, in the transaction that makes it; called again it replaces what was said before';
+
+CREATE FUNCTION evbus.stop_publish_changes("table" regclass)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_stop_publish_changes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.stop_publish_changes(regclass) IS 'publish changes of a table no more';
+
+CREATE FUNCTION evbus._changes() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evbus_changes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._changes() IS 'publishes what happens to the rows of a table: the function of the triggers that evbus.publish_changes() makes';
+
 /* --------------------------------------------------------- subscriptions */
 
 CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAULT '{#}', handler regprocedure DEFAULT NULL,
