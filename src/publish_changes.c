@@ -117,6 +117,16 @@ utility(const char *sql)
 	SPI_finish();
 }
 
+/* Has the table got such triggers as a partition of another? */
+static bool
+is_published_above(Relation rel, Oid function)
+{
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+		if (rel->trigdesc->triggers[i].tgfoid == function && rel->trigdesc->triggers[i].tgisclone)
+			return true;
+	return false;
+}
+
 static char *
 quoted_table(Relation rel)
 {
@@ -191,7 +201,8 @@ columns_literal(FunctionCallInfo fcinfo, int n, const char *name, Relation rel)
  * columns: NULL, all.  key_columns: NULL, those of the primary key.  Called again, it
  * replaces what was said before.
  * Errors: 22004, 22023, 42501 no TRIGGER privilege on the table, or no EXECUTE on
- * evbus._changes(), 42703 no such column, 42809 not a table, VB001.
+ * evbus._changes(), 42703 no such column, 42710 it is
+ * a partition of a table that is published, 42809 not a table, VB001.
  */
 Datum
 evbus_publish_changes(PG_FUNCTION_ARGS)
@@ -219,6 +230,11 @@ evbus_publish_changes(PG_FUNCTION_ARGS)
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 	rel = open_table(fcinfo);
 	tables = has_relatives(rel) ? RELATED : ALONE;
+	table = quoted_table(rel);
+	if (is_published_above(rel, function))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("changes of table %s are published already, as those of the table that it is a partition of", table)));
 
 	prefix = PG_ARGISNULL(2) ? RelationGetRelationName(rel) : evbus_arg_text(fcinfo, 2, "type_prefix");
 	type = evbus_changes_type(prefix, 3);	/* the longest */
@@ -239,7 +255,6 @@ evbus_publish_changes(PG_FUNCTION_ARGS)
 	for (int i = 0; i < EVBUS_CHANGES_ARGS; i++)
 		appendStringInfo(&quoted_args, "%s%s", i == 0 ? "" : ", ", quote_literal_cstr(args[i]));
 
-	table = quoted_table(rel);
 	others = find_triggers(rel, function, tables);
 	(void) evbus_changes_primary_key(rel, &n_keys);
 	table_close(rel, NoLock);	/* the lock stays; a table that is open cannot be altered */
@@ -271,16 +286,10 @@ evbus_stop_publish_changes(PG_FUNCTION_ARGS)
 	List	   *names = find_triggers(rel, function, 0);
 
 	if (names == NIL)
-	{
-		bool		inherited = false;
-
-		for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
-			inherited = inherited || rel->trigdesc->triggers[i].tgfoid == function;
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("changes of table %s are not published", table),
-				 inherited ? errdetail("They are as those of the partitioned table that it is a partition of.") : 0));
-	}
+				 is_published_above(rel, function) ? errdetail("They are as those of the table that it is a partition of.") : 0));
 	table_close(rel, NoLock);
 	drop_triggers(names, table);
 	PG_RETURN_VOID();

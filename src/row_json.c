@@ -319,7 +319,7 @@ string_text(const char *json, int len)
 
 	if (memchr(json, '\\', len) == NULL)
 		return cstring_to_text_with_len(json + 1, len - 2);
-	array = DirectFunctionCall1(json_in, CStringGetDatum(psprintf("[%s]", json)));
+	array = DirectFunctionCall1(json_in, CStringGetDatum(psprintf("[%s]", pnstrdup(json, len))));
 	return DatumGetTextPP(DirectFunctionCall2(json_array_element_text, array, Int32GetDatum(0)));
 }
 
