@@ -56,14 +56,13 @@ static const char *const verbs[] = {"inserted", "updated", "deleted", "truncated
 typedef struct Changes
 {
 	Oid			trigger;
-	const char *table;
 	const char *bus_name;
 	text	   *types[lengthof(verbs)];
 	EvbusRowJson json;
 	EvbusJsonbParser *parser;
 	StringInfoData text;
 	MemoryContext scratch;		/* of one event */
-	EvbusDb    *db;
+	EvbusDb    *db;				/* and the bus: since the first event of this call */
 	EvbusBus	bus;
 } Changes;
 
@@ -214,7 +213,6 @@ begin(Relation rel, Trigger *trigger)
 
 	if (trigger->tgnargs != EVBUS_CHANGES_ARGS)
 		wrong_trigger("It has four arguments: bus, prefix of the types, columns, key columns.");
-	c->table = pstrdup(RelationGetRelationName(rel));
 	c->bus_name = pstrdup(trigger->tgargs[EVBUS_CHANGES_BUS]);
 	for (int i = 0; i < lengthof(verbs); i++)
 	{
@@ -257,6 +255,9 @@ publish_change(Changes *c, Verb verb, TupleTableSlot *old_row, TupleTableSlot *n
 		appendStringInfoChar(&c->text, '}');
 		if (verb != TRUNCATED)
 			key = evbus_row_json_key(&c->json, new_row ? new_row : old_row);
+		/* A statement that changes nothing does not count as publishing. */
+		if (c->db == NULL)
+			c->db = evbus_publish_prepare(c->bus_name, "evbus.publish_changes()", &c->bus);
 		(void) evbus_publish_event(c->db, &c->bus, c->types[verb], key, NULL,
 								   evbus_jsonb_parse(c->parser, c->text.data, c->text.len));
 	}
@@ -329,7 +330,7 @@ evbus_changes(PG_FUNCTION_ARGS)
 		fcinfo->flinfo->fn_extra = c = begin(data->tg_relation, data->tg_trigger);
 		MemoryContextSwitchTo(old);
 	}
-	c->db = evbus_publish_prepare(c->bus_name, "evbus.publish_changes()", &c->bus);
+	c->db = NULL;
 	guc_level = evbus_row_json_settings(&c->json);
 
 	if (TRIGGER_FIRED_FOR_ROW(event))

@@ -1,6 +1,6 @@
 -- publish_changes(): every change of a row is one event, with the row before and after, whoever writes and however.
 \ir include/helpers.sql
-SELECT plan(100);
+SELECT plan(102);
 
 DROP ROLE IF EXISTS evbus_test_owner, evbus_test_writer, evbus_test_trigger;
 SELECT evbus.create_bus('shop');
@@ -133,10 +133,16 @@ SELECT is((SELECT new FROM plain WHERE type = 'odd.inserted'), (SELECT row_ FROM
 SELECT is((SELECT string_agg(DISTINCT key, ' ') FROM plain), '2026-01-01T10:00:00+00:00', 'so is a time as key');
 SELECT isnt(told(), '', 'told');
 SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'; SET IntervalStyle = 'sql_standard'; SET bytea_output = 'escape'; SET extra_float_digits = -5;
+BEGIN;
 SELECT fill();
-SELECT set_eq('SELECT * FROM news()', 'SELECT * FROM plain', 'the same in a session with other settings');
 SELECT is(concat_ws(' ', current_setting('TimeZone'), current_setting('DateStyle'), current_setting('IntervalStyle'), current_setting('bytea_output'), current_setting('extra_float_digits')),
-	'Asia/Tokyo German, DMY sql_standard escape -5', 'which has its settings afterwards');
+	'Asia/Tokyo German, DMY sql_standard escape -5', 'a session with other settings has them afterwards');
+COMMIT;
+SELECT set_eq('SELECT * FROM news()', 'SELECT * FROM plain', 'and tells the same');
+CREATE TABLE times (id timestamptz PRIMARY KEY, d date, t timestamp);
+SELECT evbus.publish_changes('times', 'shop');
+INSERT INTO times VALUES ('2026-01-01 12:00+02', '2026-02-03', '2026-02-03 04:05:06');
+SELECT results_eq('SELECT key, new FROM news()', $$VALUES ('2026-01-01T10:00:00+00:00', '{"id": "2026-01-01T10:00:00+00:00", "d": "2026-02-03", "t": "2026-02-03T04:05:06"}'::jsonb)$$, 'also where no other type needs settings');
 RESET TimeZone; RESET DateStyle; RESET IntervalStyle; RESET bytea_output; RESET extra_float_digits;
 CREATE TABLE special (id integer PRIMARY KEY, n numeric, f double precision, d date);
 SELECT evbus.publish_changes('special', 'shop');
@@ -150,6 +156,10 @@ CALL tells('UPDATE big SET body = body', '', 'a large value that is the same');
 UPDATE big SET n = 2;
 SELECT is((SELECT length(old->>'body') || ' ' || length(new->>'body') FROM news()), '1000000 1000000', 'is whole in both rows when another column changes');
 CALL tells('UPDATE big SET body = overlay(body placing ''y'' from 999999)', 'big.updated 1', 'one letter of it that changes is a change');
+CREATE TABLE big_part (LIKE big INCLUDING ALL) PARTITION BY RANGE (id);
+CREATE TABLE big_part_1 PARTITION OF big_part DEFAULT;
+SELECT evbus.publish_changes('big_part', 'shop');
+CALL tells('INSERT INTO big_part SELECT * FROM big; UPDATE big_part SET id = id, body = body; UPDATE big_part SET body = overlay(body placing ''z'' from 999999)', 'big_part.inserted 1, big_part.updated 1', 'so it is where both rows are read from disk');
 SELECT throws_ok($$INSERT INTO big VALUES (2, repeat('x', 20000000), 1)$$, '54000', NULL, 'a row above max_payload_bytes is refused');
 SELECT is((SELECT count(*) FROM big), 1::bigint, 'and not written');
 
@@ -167,7 +177,7 @@ CALL tells('UPDATE part SET n = n + 1; UPDATE part_b SET n = 7 WHERE id = 3', 'p
 CALL tells($$UPDATE part SET region = 'b' WHERE id = 1$$, 'part.deleted [1, "a"], part.inserted [1, "b"]', 'a row that moves is deleted in one and inserted in the other');
 CALL tells($$MERGE INTO part USING (VALUES (1)) AS v (i) ON id = i WHEN MATCHED THEN UPDATE SET region = 'a'$$, 'part.deleted [1, "b"], part.inserted [1, "a"]', 'by MERGE, too');
 CALL tells('DELETE FROM part WHERE id = 1; TRUNCATE part', 'part.deleted [1, "a"], part.truncated', 'DELETE and TRUNCATE');
-SELECT throws_ok($$SELECT evbus.publish_changes('part_a', 'shop')$$, '42710', NULL, 'a partition of such a table is published already');
+SELECT throws_ok($$SELECT evbus.publish_changes('part_a', 'shop')$$, '42710', 'changes of table public.part_a are published already, as those of the table that it is a partition of', 'a partition of such a table is published already');
 SELECT throws_ok($$SELECT evbus.stop_publish_changes('part_a')$$, '42704', NULL, 'and cannot be stopped by itself');
 SELECT lives_ok($$SELECT evbus.stop_publish_changes('part')$$, 'the whole can');
 CALL tells($$INSERT INTO part VALUES (1, 'a', 1)$$, '', 'and then nothing is told');
