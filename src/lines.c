@@ -33,9 +33,6 @@
 
 PG_FUNCTION_INFO_V1(evbus_receive_lines);
 
-/* An element of the array of receipts: a text, aligned as an int. */
-#define RECEIPT_SIZE	((int) INTALIGN(VARHDRSZ + EVBUS_RECEIPT_CHARS))
-
 typedef struct Lines
 {
 	StringInfoData text;		/* begins with the length word of a text */
@@ -92,7 +89,7 @@ put_json(Lines *l, const char *data, int len, int max)
  * behind the last line is nothing.  Keys are as in evbus.delivery, in that order.
  */
 static bool
-put_line(Lines *l, const EvbusEvent *event, const char *receipt, int max)
+put_line(Lines *l, const EvbusEvent *event, const EvbusReceipt *receipt, int max)
 {
 	StringInfo	text = &l->text;
 	char	   *to = evbus_print_room(text, FIXED_MAX + l->bus.len, max);
@@ -102,10 +99,11 @@ put_line(Lines *l, const EvbusEvent *event, const char *receipt, int max)
 	if (text->len > VARHDRSZ)
 		*to++ = '\n';
 	EVBUS_PRINT(to, "{\"receipt\":\"");
-	memcpy(to, receipt, EVBUS_RECEIPT_CHARS);
+	evbus_receipt_write(receipt, to);
 	to += EVBUS_RECEIPT_CHARS;
-	EVBUS_PRINT(to, "\",\"event_id\":");
+	EVBUS_PRINT(to, "\",\"event_id\":\"");	/* a text: many parsers of JSON cut numbers at 53 bits */
 	to += pg_lltoa(event->event_id, to);
+	*to++ = '"';
 	memcpy(to, l->bus.data, l->bus.len);
 	to += l->bus.len;
 	text->len = to - text->data;
@@ -193,8 +191,8 @@ give_back(const EvbusTaken *taken, int i)
  * ack text[]) returns setof (events integer, receipts text[], lines text)
  *
  * As evbus.receive(), but no row if there is nothing, and else one: how many
- * deliveries, their receipts, and each as a JSON object on a line of its own, with
- * the fields of evbus.delivery.  Fewer than there are, if the lines would have more
+ * deliveries, what acks all of them, and each as a JSON object on a line of its own,
+ * with the fields of evbus.delivery, event_id as a text.  Fewer than there are, if the lines would have more
  * than 64 MB: the others stay where they are.
  * Errors: those of evbus.receive(), and 54000 a single line has almost 1 GB.
  */
@@ -204,8 +202,8 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusTaken	taken;
 	Lines		l;
-	ArrayType  *receipts;
-	char	   *element;
+	EvbusReceipts receipts;
+	Datum		all;
 	Datum		values[3];
 	bool		nulls[3] = {false, false, false};
 	int			n;
@@ -216,8 +214,6 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	begin(&l, &taken);
-	receipts = palloc0(ARR_OVERHEAD_NONULLS(1) + (Size) taken.n * RECEIPT_SIZE);
-	element = (char *) receipts + ARR_OVERHEAD_NONULLS(1);
 	for (n = 0; n < taken.n; n++)
 	{
 		const EvbusEvent *event = &taken.deliveries[n].event;
@@ -225,9 +221,9 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 		int			before = l.text.len;
 
 		CHECK_FOR_INTERRUPTS();
-		SET_VARSIZE(element, VARHDRSZ + EVBUS_RECEIPT_CHARS);
-		evbus_receipt_write(&receipt, VARDATA(element));
-		if (!put_line(&l, event, VARDATA(element), n == 0 ? LONE_MAX : BATCH_MAX))
+		if (n == 0)
+			evbus_receipts_begin(&receipts, &receipt);
+		if (!put_line(&l, event, &receipt, n == 0 ? LONE_MAX : BATCH_MAX))
 		{
 			if (n == 0)
 				ereport(ERROR,
@@ -239,17 +235,13 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 			give_back(&taken, n);
 			break;
 		}
-		element += RECEIPT_SIZE;
+		evbus_receipts_add(&receipts, &receipt);
 	}
 
-	SET_VARSIZE(receipts, ARR_OVERHEAD_NONULLS(1) + n * RECEIPT_SIZE);
-	receipts->ndim = 1;
-	receipts->elemtype = TEXTOID;
-	ARR_DIMS(receipts)[0] = n;
-	ARR_LBOUND(receipts)[0] = 1;
+	all = PointerGetDatum(evbus_receipts_out(&receipts));
 	SET_VARSIZE(l.text.data, l.text.len);
 	values[0] = Int32GetDatum(n);
-	values[1] = PointerGetDatum(receipts);
+	values[1] = PointerGetDatum(construct_array(&all, 1, TEXTOID, -1, false, TYPALIGN_INT));
 	values[2] = PointerGetDatum(l.text.data);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;

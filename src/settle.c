@@ -44,29 +44,41 @@ run_length(const EvbusHeld *all, int n)
 	return count;
 }
 
-/* Read receipts; errors if one never was one. */
+/* Read receipts, of deliveries and of batches; errors if one never was one. */
 static EvbusHeld *
 read_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusDb *db, int *n)
 {
 	Datum	   *texts;
 	bool	   *nulls;
+	int			n_texts;
+	int			room;
 	EvbusHeld  *all;
+	uint64		incarnation = evbus_receipt_incarnation(db);
 
-	evbus_arg_array(fcinfo, arg, name, &texts, &nulls, n);
-	evbus_no_nulls(nulls, *n, name);
-	all = palloc_extended(sizeof(EvbusHeld) * Max(*n, 1), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < *n; i++)
+	evbus_arg_array(fcinfo, arg, name, &texts, &nulls, &n_texts);
+	evbus_no_nulls(nulls, n_texts, name);
+	room = Max(n_texts, 1);
+	all = palloc_extended(sizeof(EvbusHeld) * room, MCXT_ALLOC_HUGE);
+	*n = 0;
+	for (int i = 0; i < n_texts; i++)
 	{
 		text	   *t = DatumGetTextPP(texts[i]);
-		EvbusReceipt r;
+		int			count;
+		EvbusReceipt *receipts = evbus_receipts_in(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), &count);
 
-		evbus_receipt_in(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), &r);
-		all[i] = (EvbusHeld) {
-			.ours = r.incarnation == evbus_receipt_incarnation(db),
-			.subscription_id = r.subscription_id,
-			.event_id = r.event_id,
-			.claim = {.sub_slot = r.sub_slot, .lease = r.lease, .epoch = r.epoch}
-		};
+		if (*n + count > room - (n_texts - i - 1))
+		{
+			room = Max(room * 2, *n + count + n_texts);
+			all = repalloc_huge(all, sizeof(EvbusHeld) * room);
+		}
+		for (int k = 0; k < count; k++)
+			all[(*n)++] = (EvbusHeld) {
+				.ours = receipts[k].incarnation == incarnation,
+				.subscription_id = receipts[k].subscription_id,
+				.event_id = receipts[k].event_id,
+				.claim = {.sub_slot = receipts[k].sub_slot, .lease = receipts[k].lease, .epoch = receipts[k].epoch}
+			};
+		pfree(receipts);
 	}
 	return all;
 }

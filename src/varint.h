@@ -32,32 +32,55 @@ evbus_put_signed(StringInfo buf, int64 value)
 	evbus_put_varint(buf, ((uint64) value << 1) ^ (uint64) (value >> 63));
 }
 
-/* Reads from *at, which moves; errors XX001 past the end. */
-static inline uint64
-evbus_get_varint(const unsigned char **at, const unsigned char *end)
+static inline int64
+evbus_unzigzag(uint64 value)
 {
-	uint64		value = 0;
+	return (int64) (value >> 1) ^ -(int64) (value & 1);
+}
 
+/* Reads from *at, which moves; false: it ends within the number. */
+static inline bool
+evbus_take_varint(const unsigned char **at, const unsigned char *end, uint64 *value)
+{
+	*value = 0;
 	for (int shift = 0; *at < end && shift < 64; shift += 7)
 	{
 		unsigned char byte = *(*at)++;
 
-		value |= (uint64) (byte & 0x7f) << shift;
+		*value |= (uint64) (byte & 0x7f) << shift;
 		if (byte < 0x80)
-			return value;
+			return true;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("a row of evbus ends within a number")));
-	return 0;					/* keep the compiler quiet */
+	return false;
+}
+
+static inline bool
+evbus_take_signed(const unsigned char **at, const unsigned char *end, int64 *value)
+{
+	uint64		zigzag;
+	bool		whole = evbus_take_varint(at, end, &zigzag);
+
+	*value = evbus_unzigzag(zigzag);
+	return whole;
+}
+
+/* The same for what evbus wrote itself; errors XX001. */
+static inline uint64
+evbus_get_varint(const unsigned char **at, const unsigned char *end)
+{
+	uint64		value;
+
+	if (!evbus_take_varint(at, end, &value))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("a row of evbus ends within a number")));
+	return value;
 }
 
 static inline int64
 evbus_get_signed(const unsigned char **at, const unsigned char *end)
 {
-	uint64		value = evbus_get_varint(at, end);
-
-	return (int64) (value >> 1) ^ -(int64) (value & 1);
+	return evbus_unzigzag(evbus_get_varint(at, end));
 }
 
 #endif							/* EVBUS_VARINT_H */

@@ -1,13 +1,13 @@
 -- receive_lines(): what receive() hands out as rows, as JSON lines; to the byte what SQL prints.
 \ir include/helpers.sql
-SELECT plan(57);
+SELECT plan(68);
 
 SELECT evbus.create_bus('b"us\');
 SELECT evbus.subscribe('b"us\', 'rows') AS position, evbus.subscribe('b"us\', 'lines', backoff_initial => '1 hour', backoff_max => '2 hours') AS position2 \gset
 
 -- The line of a delivery, made in SQL.
 CREATE FUNCTION line(d evbus.delivery) RETURNS text LANGUAGE sql SET TimeZone = 'UTC' AS $$
-	SELECT format('{"receipt":%s,"event_id":%s,"bus":%s,"type":%s,"key":%s,"payload":%s,"headers":%s,"published_at":"%s","position":%s,"attempt":%s,"lease_until":"%s"}',
+	SELECT format('{"receipt":%s,"event_id":"%s","bus":%s,"type":%s,"key":%s,"payload":%s,"headers":%s,"published_at":"%s","position":%s,"attempt":%s,"lease_until":"%s"}',
 		to_json(d.receipt), d.event_id, to_json(d.bus), to_json(d.type), coalesce(to_json(d.key)::text, 'null'), d.payload, coalesce(d.headers::text, 'null'),
 		to_char(d.published_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'), d.position, d.attempt, to_char(d.lease_until, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'))
 $$;
@@ -47,18 +47,59 @@ INSERT INTO given VALUES (1, 'a.1', '{"a": 1, "b": [true, false, null, "x"], "c"
 CALL publish_given();
 SELECT events, receipts, lines FROM evbus.receive_lines('lines', 3) \gset
 SELECT is(:events, 3, 'as many as are wanted');
-SELECT is(:'receipts'::text[], (SELECT array_agg(receipt) FROM deliveries(:'lines')), 'the receipts are those of the lines');
-SELECT is(array_ndims(:'receipts'::text[]) || ' ' || array_lower(:'receipts'::text[], 1), '1 1', 'an array like others');
+SELECT is(cardinality(:'receipts'::text[]), 1, 'one receipt stands for all of them');
+SELECT cmp_ok(length(:'receipts'), '<', 80, 'and is short');
 SELECT ok(:'lines' !~ E'\n$', 'no newline at the end');
 SELECT is((SELECT string_agg(type, ' ') FROM deliveries(:'lines')), (SELECT string_agg(type, ' ') FROM given WHERE n <= 3), 'in order');
 SELECT results_eq($$SELECT lag, in_flight FROM evbus.subscription_lag WHERE subscription = 'lines'$$, $$VALUES (4::bigint, 3::bigint)$$, 'they are leased');
-SELECT is(evbus.release(:'receipts'), 3, 'their receipts are good');
+SELECT is(evbus.release(:'receipts'), 3, 'all are settled with it');
 SELECT is((SELECT events FROM evbus.receive_lines('lines')), 1, 'max_events is 1 if not given');
 SELECT evbus.seek('lines', (SELECT min(position)::text FROM deliveries(:'lines'))) AS position \gset
 CALL compare();
 SELECT is((SELECT count(*) FROM compared), 4::bigint, 'again, beside the rows of another subscription');
 SELECT is(line, expected, 'line ' || n || ' is what SQL prints of the row') FROM compared ORDER BY n;
 SELECT results_eq($$SELECT lag FROM evbus.subscription_lag$$, $$VALUES (0::bigint), (0)$$, 'receipts are acked as they are');
+
+-- the receipt of a batch
+
+CREATE FUNCTION told(query text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE query;
+	RETURN 'taken';
+EXCEPTION WHEN OTHERS THEN
+	RETURN sqlstate;
+END $$;
+CALL publish_given();
+SELECT receipts, lines FROM evbus.receive_lines('lines', 4) \gset
+SELECT array_agg(receipt) AS single FROM deliveries(:'lines') \gset
+BEGIN;
+SELECT is(evbus.nack((:'single'::text[])[2:2]), 1, 'one of the batch is settled by the receipt in its line');
+SELECT is(evbus.ack(:'receipts'), 3, 'the batch''s receipt then settles the others');
+COMMIT;
+SELECT results_eq($$SELECT position, attempts FROM evbus.retry_list$$, format('SELECT position, 1 FROM deliveries(%L) OFFSET 1 LIMIT 1', :'lines'), 'and only the others');
+SELECT is(evbus.ack(:'receipts'), 0, 'once');
+DELETE FROM evbus.retry;
+CALL publish_given();
+SELECT receipts AS first FROM evbus.receive_lines('lines', 1) \gset
+SELECT receipts AS second, lines FROM evbus.receive_lines('lines', 3) \gset
+SELECT is(evbus.extend(:'second', '1 hour'), 3, 'leases of a batch are extended');
+SELECT is(evbus.ack(:'first'::text[] || :'second'::text[] || (SELECT array_agg(receipt) FROM deliveries(:'lines'))), 4, 'batches and single ones go together, and count once');
+SELECT results_eq($$SELECT lag, in_flight FROM evbus.subscription_lag WHERE subscription = 'lines'$$, 'VALUES (0::bigint, 0::bigint)', 'all are acked');
+
+-- What is not quite a receipt of a batch is refused, or changes nothing.
+CALL publish_given();
+SELECT receipts FROM evbus.receive_lines('lines', 4) \gset
+CREATE TABLE forged AS SELECT overlay((:'receipts'::text[])[1] PLACING substr('ABab09-_', c, 1) FROM at FOR 1) AS receipt FROM generate_series(29, length((:'receipts'::text[])[1])) AS at, generate_series(1, 8) AS c
+	UNION SELECT left((:'receipts'::text[])[1], n) FROM generate_series(0, length((:'receipts'::text[])[1]) - 1) AS n WHERE n <> 43	/* as long as one of a single delivery */
+	UNION SELECT (:'receipts'::text[])[1] || repeat('A', n) FROM generate_series(1, 12) AS n
+	UNION SELECT overlay((:'receipts'::text[])[1] PLACING n FROM 23) FROM unnest('{AAAAAA,AAAAA_,______,AAAAAE,AQAAAA,BAAAAB}'::text[]) AS n;
+DELETE FROM forged WHERE receipt = (:'receipts'::text[])[1];
+CREATE TABLE answer AS SELECT receipt, told(format('SELECT evbus.extend(ARRAY[%L], ''1 minute'')', receipt)) AS answer FROM forged;
+SELECT results_eq('SELECT DISTINCT answer FROM answer ORDER BY 1', $$VALUES ('22023'), ('taken')$$, 'a forged one is refused as no receipt, or read as one of another lease');
+SELECT cmp_ok(count(*), '>', 50::bigint, 'those cut short, made longer or of another number are refused') FROM answer WHERE answer = '22023';
+SELECT is(count(*), 0::bigint, 'each of them') FROM answer WHERE answer <> '22023' AND length(receipt) <> length((:'receipts'::text[])[1]);
+SELECT is(evbus.ack(:'receipts'), 4, 'the true one is still good');
+SELECT evbus.seek('rows', 'now') AS position \gset
 
 -- anything that jsonb can hold
 
