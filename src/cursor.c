@@ -56,6 +56,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 {
 	const EvbusSubscription *sub = progress->sub;
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	EvbusBusState *bus = EVBUS_BUS(db, sub->bus_slot);
 	bool		ok = true;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
@@ -90,6 +91,10 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 			evbus_lease_insert(db, shared, at);
 			shared->n_returned++;
 		}
+		/* Who listens shall hear what a seek has put before him. */
+		if (shared->n_returned > 0 || ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
+									   (int64) pg_atomic_read_u64(&bus->next_position) > shared->frontier))
+			pg_atomic_write_u32(&shared->notify, 1);
 	}
 	LWLockRelease(&shared->lock);
 	return ok;

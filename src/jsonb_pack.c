@@ -35,6 +35,7 @@ enum
 	WORD_FALSE, WORD_TRUE, WORD_NULL, WORD_NUMERIC
 };
 
+#define DEPTH_MAX		200	/* deeper ones stay as they are: readers may have less stack than who wrote them */
 #define MORE			31		/* in the five bits: a varint follows */
 #define TAG_MAX			11		/* bytes of a tag with its varint */
 #define DSCALE_MAX		30
@@ -197,7 +198,7 @@ pack_numeric(Out *out, const char *numeric, uint32 len)
 }
 
 static bool
-pack_container(Out *out, const JsonbContainer *container)
+pack_container(Out *out, const JsonbContainer *container, int depth)
 {
 	bool		object = JsonContainerIsObject(container);
 	uint32		n = JsonContainerSize(container);
@@ -205,8 +206,7 @@ pack_container(Out *out, const JsonbContainer *container)
 	const char *data = (const char *) (entries + (object ? 2 * n : n));
 	uint32		at = 0;
 
-	check_stack_depth();
-	if (!room_for(out, TAG_MAX))
+	if (depth > DEPTH_MAX || !room_for(out, TAG_MAX))
 		return false;
 	put_tag(out, object ? PACKED_OBJECT : JsonContainerIsScalar(container) ? PACKED_SCALAR : PACKED_ARRAY, n);
 	if (object)
@@ -238,7 +238,7 @@ pack_container(Out *out, const JsonbContainer *container)
 		else if (JBE_ISNUMERIC(entry))
 			fits = pack_numeric(out, value, data + end - value);
 		else if (JBE_ISCONTAINER(entry))
-			fits = pack_container(out, (const JsonbContainer *) value);
+			fits = pack_container(out, (const JsonbContainer *) value, depth + 1);
 		else
 		{
 			fits = room_for(out, TAG_MAX);
@@ -254,7 +254,7 @@ pack_container(Out *out, const JsonbContainer *container)
 
 /*
  * A jsonb of len bytes, without its length word and aligned as an int, into at most
- * room bytes; returns how many, or -1: it does not fit.  Some bytes are left free.
+ * room bytes; returns how many, or -1: it does not fit, or is nested too deeply.  Some bytes are left free.
  */
 int
 evbus_jsonb_pack(const JsonbContainer *root, Size len, char *out, int room)
@@ -264,7 +264,7 @@ evbus_jsonb_pack(const JsonbContainer *root, Size len, char *out, int room)
 	if (!room_for(&o, TAG_MAX))
 		return -1;
 	put_varint(&o, len);
-	return pack_container(&o, root) ? o.at - out : -1;
+	return pack_container(&o, root, 1) ? o.at - out : -1;
 }
 
 /* ------------------------------------------------------------------ unpacking */

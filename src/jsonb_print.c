@@ -20,6 +20,8 @@
 /* Whatever prints a value leaves room for what stands between it and the next. */
 #define SPARE	8
 
+#define DEPTH_MAX	200		/* from here on without recursion, as jsonb_out() does it */
+
 /* --------------------------------------------------------------------- strings */
 
 /* What a byte is escaped as: 0 not at all, u by its number, else a backslash and this. */
@@ -261,8 +263,16 @@ print_between(StringInfo out, char sign)
 	out->len += 2;
 }
 
+/* What is nested so deeply that it might take more stack than there is. */
 static bool
-print_container(StringInfo out, const JsonbContainer *container, int max)
+print_deep(StringInfo out, const JsonbContainer *container, uint32 len, int max)
+{
+	(void) JsonbToCString(out, (JsonbContainer *) container, len);
+	return out->len + SPARE <= max && evbus_print_room(out, SPARE, max) != NULL;
+}
+
+static bool
+print_container(StringInfo out, const JsonbContainer *container, int depth, int max)
 {
 	bool		object = JsonContainerIsObject(container);
 	bool		scalar = JsonContainerIsScalar(container);
@@ -272,7 +282,6 @@ print_container(StringInfo out, const JsonbContainer *container, int max)
 	uint32		at = object ? getJsonbOffset(container, count) : 0; /* values lie behind all keys */
 	uint32		key_at = 0;
 
-	check_stack_depth();
 	CHECK_FOR_INTERRUPTS();
 	if (!scalar && !print_word(out, object ? "{" : "[", 1, max))
 		return false;
@@ -298,7 +307,8 @@ print_container(StringInfo out, const JsonbContainer *container, int max)
 		else if (JBE_ISNUMERIC(entry))
 			good = print_numeric(out, data + INTALIGN(at), max);
 		else if (JBE_ISCONTAINER(entry))
-			good = print_container(out, (const JsonbContainer *) (data + INTALIGN(at)), max);
+			good = depth < DEPTH_MAX ? print_container(out, (const JsonbContainer *) (data + INTALIGN(at)), depth + 1, max) :
+				print_deep(out, (const JsonbContainer *) (data + INTALIGN(at)), end - at, max);
 		else if (JBE_ISBOOL_TRUE(entry))
 			good = WORD("true");
 		else if (JBE_ISBOOL_FALSE(entry))
@@ -319,5 +329,5 @@ print_container(StringInfo out, const JsonbContainer *container, int max)
 bool
 evbus_jsonb_print(StringInfo out, const JsonbContainer *root, int max)
 {
-	return print_container(out, root, max) && out->len <= max;
+	return print_container(out, root, 1, max) && out->len <= max;
 }

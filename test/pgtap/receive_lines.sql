@@ -1,6 +1,6 @@
 -- receive_lines(): what receive() hands out as rows, as JSON lines; to the byte what SQL prints.
 \ir include/helpers.sql
-SELECT plan(68);
+SELECT plan(69);
 
 SELECT evbus.create_bus('b"us\');
 SELECT evbus.subscribe('b"us\', 'rows') AS position, evbus.subscribe('b"us\', 'lines', backoff_initial => '1 hour', backoff_max => '2 hours') AS position2 \gset
@@ -266,5 +266,16 @@ CREATE FUNCTION error_of(statement text) RETURNS text LANGUAGE plpgsql AS $$BEGI
 SELECT alike(error_of($$SELECT * FROM evbus.receive_lines('one')$$), '54000: event % is too large for a line', 'is an error that says so');
 SELECT receipt FROM evbus.receive('one') \gset
 SELECT is(evbus.reject(ARRAY[:'receipt'], 'too large'), 1, 'receive() can get rid of it');
+
+-- Nested more deeply than it was printed with recursion, and than a session's stack allows.
+SELECT evbus.create_bus('deep', max_payload_bytes => 10000000);
+SELECT evbus.subscribe('deep', 'deep') AS position \gset
+INSERT INTO given SELECT n, 'deep', (repeat('[{"a": ', n) || '[1, "x", 2.50]' || repeat('}, 3]', n))::jsonb FROM unnest('{90,99,100,101,102,500,3000}'::int[]) AS n;
+SELECT count(*) AS n FROM evbus.publish_batch('deep', '{deep}', (SELECT array_agg(payload ORDER BY n) FROM given WHERE type = 'deep')) \gset
+SET max_stack_depth = '200kB';
+SELECT lines FROM evbus.receive_lines('deep', 10, wait => '10 seconds') \gset
+RESET max_stack_depth;
+SELECT results_eq(format($$SELECT substring(line FROM '"payload":(.*),"headers":null') FROM string_to_table(%L, E'\n') AS line ORDER BY length(line)$$, :'lines'),
+	$$SELECT payload::text FROM given WHERE type = 'deep' ORDER BY n$$, 'however deeply something is nested, it is printed');
 
 SELECT * FROM finish();

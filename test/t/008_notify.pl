@@ -7,7 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use EvbusTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
+use Time::HiRes qw(time usleep);
 
 my $node = new_node('notify', conf => "evbus.notify_interval = '100ms'\n");
 $node->safe_psql('postgres', <<'SQL');
@@ -99,6 +99,36 @@ like(heard(qr/"evbus_silent"/), qr/"evbus_silent"/, 'notify can be switched on l
 	$node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'next', '1')));
 	like(heard(qr/"evbus_reader"/), qr/"evbus_reader"/, 'and is told of the next event');
 }
+
+# Who received what had been given back has received: the next event is told at once, not with the reminder.
+{
+	receive_all($node, 'postgres', 'reader', $node->safe_psql('postgres', q(SELECT lag FROM evbus.subscription_lag WHERE subscription = 'reader')));
+	my @took;
+	foreach my $round (1 .. 5)
+	{
+		heard();
+		$node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'returned', '1')));
+		heard(qr/"evbus_reader"/);
+		$node->safe_psql('postgres', q(BEGIN; SELECT FROM evbus.receive('reader', wait => '10 seconds'); ROLLBACK));
+		heard(qr/"evbus_reader"/);
+		$node->safe_psql('postgres', q(WITH d AS MATERIALIZED (SELECT receipt FROM evbus.receive('reader', wait => '10 seconds')) SELECT evbus.ack(array_agg(receipt)) FROM d));
+		usleep(150_000);		# what was announced meanwhile has come
+		heard();
+		my $begun = time;
+		$node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'after', '1')));
+		heard(qr/"evbus_reader"/);
+		push @took, time - $begun;
+		receive_all($node, 'postgres', 'reader', 1);
+	}
+	my ($median) = (sort { $a <=> $b } @took)[2];
+	cmp_ok($median, '<', 0.6, 'after a redelivery the next event is announced at once');
+}
+
+# A seek puts something before who listens.
+usleep(1_200_000);
+heard();
+$node->safe_psql('postgres', q(SELECT evbus.seek('reader', 'beginning')));
+like(heard(qr/"evbus_reader"/), qr/"evbus_reader"/, 'a seek back is announced');
 
 $listener->quit;
 $node->stop;
