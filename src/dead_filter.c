@@ -151,6 +151,11 @@ evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool go
 					(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
 					 errmsg("subscription \"%s\" no longer exists", name),
 					 errhint("Its dead letters can be read and discarded, but nobody is left to deliver them to.")));
+		if (gone && !superuser())
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("subscription \"%s\" no longer exists", name),
+					 errhint("What it left can be discarded by superusers.")));
 		if (sub == NULL && !gone)
 			sub = evbus_subscription_get(name, false);	/* raises the error */
 		filter->subscription_id = sub ? sub->subscription_id : -1;

@@ -1,6 +1,6 @@
 -- Working with dead letters: dry run, pace, history of attempts, edit, reports by hour, export.
 \ir include/helpers.sql
-SELECT plan(73);
+SELECT plan(74);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.create_bus('invoices');
@@ -129,6 +129,15 @@ SELECT evbus.unsubscribe('t');
 SELECT throws_ok($$SELECT evbus.redrive(subscription => 't')$$, 'VB004', 'subscription "t" no longer exists', 'redrive to a dropped subscription is refused, and says so');
 SELECT throws_ok($$SELECT evbus.redrive(subscription => 't', rate => 1)$$, 'VB004', NULL, 'also with a rate');
 SELECT throws_ok(format($$SELECT evbus.edit_dead_letter(%s, '1', 'x')$$, :orphan), 'VB004', NULL, 'its dead letters cannot be edited');
+DROP ROLE IF EXISTS evbus_test_dora;
+CREATE ROLE evbus_test_dora;
+GRANT USAGE ON SCHEMA evbus TO evbus_test_dora;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO evbus_test_dora;
+SET ROLE evbus_test_dora;
+SELECT throws_ok($$SELECT evbus.discard(subscription => 't', reason => 'x')$$, '42501', NULL, 'nor discarded by just anybody');
+RESET ROLE;
+DROP OWNED BY evbus_test_dora;
+DROP ROLE evbus_test_dora;
 SELECT is(evbus.discard(subscription => 't', reason => 'orphan'), 1::bigint, 'but discarded by its name');
 SELECT is(evbus.discard(subscription => 't', reason => 'orphan'), 0::bigint, 'and then there is nothing');
 
