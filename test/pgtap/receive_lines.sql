@@ -270,12 +270,12 @@ SELECT is(evbus.reject(ARRAY[:'receipt'], 'too large'), 1, 'receive() can get ri
 -- Nested more deeply than it was printed with recursion, and than a session's stack allows.
 SELECT evbus.create_bus('deep', max_payload_bytes => 10000000);
 SELECT evbus.subscribe('deep', 'deep') AS position \gset
-INSERT INTO given SELECT n, 'deep', (repeat('[{"a": ', n) || '[1, "x", 2.50]' || repeat('}, 3]', n))::jsonb FROM unnest('{90,99,100,101,102,500,3000}'::int[]) AS n;
-SELECT count(*) AS n FROM evbus.publish_batch('deep', '{deep}', (SELECT array_agg(payload ORDER BY n) FROM given WHERE type = 'deep')) \gset
+INSERT INTO given SELECT n, 'nested', (repeat('[{"a": ', n) || '[1, "x", 2.50]' || repeat('}, 3]', n))::jsonb FROM unnest('{90,99,100,101,102,500,3000}'::int[]) AS n;
+SELECT count(*) AS n FROM evbus.publish_batch('deep', '{deep}', (SELECT array_agg(payload ORDER BY n) FROM given WHERE type = 'nested')) \gset
 SET max_stack_depth = '200kB';
 SELECT lines FROM evbus.receive_lines('deep', 10, wait => '10 seconds') \gset
 RESET max_stack_depth;
 SELECT results_eq(format($$SELECT substring(line FROM '"payload":(.*),"headers":null') FROM string_to_table(%L, E'\n') AS line ORDER BY length(line)$$, :'lines'),
-	$$SELECT payload::text FROM given WHERE type = 'deep' ORDER BY n$$, 'however deeply something is nested, it is printed');
+	$$SELECT payload::text FROM given WHERE type = 'nested' ORDER BY n$$, 'however deeply something is nested, it is printed');
 
 SELECT * FROM finish();
