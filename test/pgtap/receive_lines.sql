@@ -1,6 +1,6 @@
 -- receive_lines(): what receive() hands out as rows, as JSON lines; to the byte what SQL prints.
 \ir include/helpers.sql
-SELECT plan(69);
+SELECT plan(70);
 
 SELECT evbus.create_bus('b"us\');
 SELECT evbus.subscribe('b"us\', 'rows') AS position, evbus.subscribe('b"us\', 'lines', backoff_initial => '1 hour', backoff_max => '2 hours') AS position2 \gset
@@ -98,6 +98,7 @@ CREATE TABLE answer AS SELECT receipt, told(format('SELECT evbus.extend(ARRAY[%L
 SELECT results_eq('SELECT DISTINCT answer FROM answer ORDER BY 1', $$VALUES ('22023'), ('taken')$$, 'a forged one is refused as no receipt, or read as one of another lease');
 SELECT cmp_ok(count(*), '>', 50::bigint, 'those cut short, made longer or of another number are refused') FROM answer WHERE answer = '22023';
 SELECT is(count(*), 0::bigint, 'each of them') FROM answer WHERE answer <> '22023' AND length(receipt) <> length((:'receipts'::text[])[1]);
+SELECT is(told(format('SELECT evbus.extend(array_fill(%L::text, ARRAY[20000]), ''1 minute'')', (:'receipts'::text[])[1])), '54000', 'more than there can be are refused');
 SELECT is(evbus.ack(:'receipts'), 4, 'the true one is still good');
 SELECT evbus.seek('rows', 'now') AS position \gset
 
