@@ -18,6 +18,10 @@
  *	  the ids looks for all types at once;
  *	- what is shown is decoded when the page is complete, not before.
  *
+ * Leaves without these indexes have nothing but the ids to be walked along, whatever the
+ * planner thinks of them: it may never have seen statistics of the one that is open, and
+ * would sort millions of rows that it takes for a few.  So there other ways are off.
+ *
  * The statement runs as the owner of the extension, on the caller's snapshot.
  *-------------------------------------------------------------------------
  */
@@ -35,6 +39,7 @@
 #include "registry.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonpath.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -444,14 +449,17 @@ statement(HistoryPage *page, const Window *window, int limit)
 
 /* Run one statement and keep its rows; returns how many. */
 static int
-run(const char *sql, ReturnSetInfo *rsinfo)
+run(const char *sql, bool indexed, ReturnSetInfo *rsinfo)
 {
+	static const char *const other_ways[] = {"enable_bitmapscan", "enable_seqscan", "enable_sort"};
 	EvbusInternal state;
 	SPIPlanPtr	plan;
 	Portal		portal;
 	int			n = 0;
 
 	evbus_internal_begin(&state);
+	for (int i = 0; i < (int) lengthof(other_ways) && !indexed; i++)
+		(void) set_config_option(other_ways[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	plan = SPI_prepare_cursor(sql, 0, NULL, CURSOR_OPT_NO_SCROLL);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare_cursor failed for \"%s\": %s", sql, SPI_result_code_string(SPI_result));
@@ -490,7 +498,7 @@ evbus_history_page(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	while (left > 0 && next_window(page, &window))
-		left -= run(statement(page, &window, left), rsinfo);
+		left -= run(statement(page, &window, left), window.indexed, rsinfo);
 	return (Datum) 0;
 }
 
