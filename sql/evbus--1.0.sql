@@ -484,7 +484,7 @@ AS 'MODULE_PATHNAME', 'evbus_oldest_open' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._oldest_open() IS 'no event_id below it will be written any more, but by prepared transactions: leaves that end below it are closed';
 
 CREATE VIEW evbus.leaf_list AS
-SELECT c.storage_class_id, c.retention, c.partition_interval, l.relname::text AS leaf,
+SELECT c.storage_class_id, c.retention, c.partition_interval, l.relname::text COLLATE pg_catalog."default" AS leaf,
 	   evbus._event_time(b.lo) AS from_time, evbus._event_time(b.hi) AS to_time,
 	   CASE WHEN l.reltuples >= 0 THEN l.reltuples::bigint END AS rows,
 	   pg_catalog.pg_total_relation_size(l.oid) AS bytes,

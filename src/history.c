@@ -458,6 +458,7 @@ run(const char *sql, bool indexed, ReturnSetInfo *rsinfo)
 	int			n = 0;
 
 	evbus_internal_begin(&state);
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	for (int i = 0; i < (int) lengthof(other_ways) && !indexed; i++)
 		(void) set_config_option(other_ways[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	plan = SPI_prepare_cursor(sql, 0, NULL, CURSOR_OPT_NO_SCROLL);
