@@ -1,6 +1,6 @@
 -- The past: pages of it, the leaves and indexes they are read from, one event by id, a cursor over everything.
 \ir include/helpers.sql
-SELECT plan(73);
+SELECT plan(74);
 
 -- Leaves of yesterday's last hours, made as the maintainer would have, and events in them.
 CREATE FUNCTION midnight() RETURNS timestamptz LANGUAGE sql STABLE AS $$SELECT date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'$$;
@@ -236,6 +236,10 @@ GRANT EXECUTE ON FUNCTION evbus.history_page TO evbus_test_reader;
 SET ROLE evbus_test_reader;
 SELECT is((SELECT count(*) FROM evbus.history_page('orders', "limit" => 3)), 3::bigint, 'EXECUTE is all that a reader needs');
 SELECT throws_ok('SELECT * FROM evbus.history', '42501', NULL, 'it gives no other way in');
+RESET ROLE;
+GRANT pg_monitor TO evbus_test_reader;
+SET ROLE evbus_test_reader;
+SELECT is((SELECT count(*) FROM evbus.leaf_list WHERE indexed), 4::bigint + 1, 'leaf_list is for who watches the server');
 RESET ROLE;
 DROP OWNED BY evbus_test_reader;
 DROP ROLE evbus_test_reader;
