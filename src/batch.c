@@ -60,6 +60,7 @@
 
 #define SINGLES_MAX		60		/* subtransactions in one transaction: more overflow the snapshot */
 #define RETRIES_MAX		60		/* retries taken at once */
+#define LOOK_MAX		(10 * EVBUS_BATCH_MAX)	/* positions gone through for one batch */
 #define GRACE_MS		2000	/* from the cancel to the end of the worker */
 
 static EvbusDb *db;
@@ -494,8 +495,11 @@ take_batch(const EvbusSubscription *sub, EvbusEvents *found)
 		return false;
 	n_claims = 1;
 	evbus_read(db, sub, claims[0].scan_from, claims[0].hi, found);
-	/* Few were for this subscription: look on, as long as there is something. */
-	for (int64 look = sub->batch_size; found->n < sub->batch_size / 2;)
+	/*
+	 * Few were for this subscription: look on, but not through millions, while what was found waits
+	 * for its handler, other subscriptions for this worker, and vacuum for the end of the transaction.
+	 */
+	for (int64 look = sub->batch_size; found->n < sub->batch_size / 2 && claims[0].hi - claims[0].scan_from < LOOK_MAX;)
 	{
 		int64		from = claims[0].hi;
 

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  * codec.c
  *	  Stored form of payloads and headers: one byte that names the codec, then
- *	  the bytes of the jsonb or their zstd frame.
+ *	  the bytes of the jsonb, packed or as they are, or their zstd frame.
  *
- * jsonb is kept in its binary form, so delivery parses nothing.  Payloads below
- * evbus.compress_threshold stay as they are: a frame without dictionary gains
- * nothing there.  Knows nothing of buses.
+ * jsonb is kept in a binary form, so delivery parses nothing.  Below
+ * evbus.compress_threshold it is packed (jsonb_pack.c): a frame without dictionary
+ * gains nothing there.  Knows nothing of buses.
  *-------------------------------------------------------------------------
  */
 #include "codec.h"
@@ -13,8 +13,11 @@
 #include <zstd.h>
 
 #include "fmgr.h"
+#include "jsonb_pack.h"
 #include "jsonbcheck.h"
+#include "varint.h"
 
+#define PACK_SPARE			32	/* bytes that packing wants free at its end */
 #define EVBUS_ZSTD_LEVEL	1	/* fastest that still beats pglz by far */
 
 int			evbus_compress_threshold = 2048;
@@ -36,6 +39,20 @@ evbus_encode_jsonb(Jsonb *json, EvbusCoded *coded)
 		if (!ZSTD_isError(packed) && packed < len)
 		{
 			coded->codec = EVBUS_CODEC_ZSTD;
+			coded->data = out;
+			coded->len = packed;
+			return;
+		}
+		pfree(out);
+	}
+	else
+	{
+		char	   *out = palloc(len + PACK_SPARE);
+		int			packed = evbus_jsonb_pack(&json->root, len, out, len + PACK_SPARE);
+
+		if (packed >= 0 && packed < len)
+		{
+			coded->codec = EVBUS_CODEC_PACKED;
 			coded->data = out;
 			coded->len = packed;
 			return;
@@ -69,6 +86,14 @@ decoded_size(const char *data, int len)
 		if (size <= EVBUS_PAYLOAD_MAX)	/* also false for zstd's two error values */
 			return size;
 	}
+	if (len >= 1 && data[0] == EVBUS_CODEC_PACKED)
+	{
+		const unsigned char *at = (const unsigned char *) data + 1;
+		uint64		size;
+
+		if (evbus_take_varint(&at, at + len - 1, &size) && size <= EVBUS_PAYLOAD_MAX)
+			return size;
+	}
 	not_decodable(data, len);
 	return 0;					/* keep the compiler quiet */
 }
@@ -79,6 +104,11 @@ decode_to(char *to, Size size, const char *data, int len)
 {
 	if (data[0] == EVBUS_CODEC_JSONB)
 		memcpy(to, data + 1, size);
+	else if (data[0] == EVBUS_CODEC_PACKED)
+	{
+		if (!evbus_jsonb_unpack(data + 1, len - 1, to, size))
+			not_decodable(data, len);
+	}
 	else if (ZSTD_decompress(to, size, data + 1, len - 1) != size)
 		not_decodable(data, len);
 }

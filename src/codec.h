@@ -8,6 +8,7 @@
 
 #define EVBUS_CODEC_JSONB	0	/* the bytes of a jsonb, without its length word */
 #define EVBUS_CODEC_ZSTD	1	/* a zstd frame of the same */
+#define EVBUS_CODEC_PACKED	2	/* the same by jsonb_pack.c */
 
 /* Stored as the codec's byte and these after it. */
 typedef struct EvbusCoded

@@ -4,15 +4,13 @@
  *	  and id.
  *
  * evbus.event_log is the record everything else is derived from: positions
- * (tick.c), the ring and recovery.  Rows are written by heap_multi_insert, read
- * by primary key of the leaf.  An event counts as expired only if its leaf is
- * gone.
+ * (tick.c), the ring and recovery.  Rows are written by heap_multi_insert and
+ * read by fetch.c.  An event counts as expired only if its leaf is gone.
  *-------------------------------------------------------------------------
  */
 #include "eventlog.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/stratnum.h"
@@ -20,26 +18,12 @@
 #include "clock.h"
 #include "internal.h"
 #include "leaf.h"
-#include "miscadmin.h"
 #include "partitioning/partdesc.h"
-#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-
-/* Columns of evbus.event_log. */
-enum
-{
-	LOG_ID = 1, LOG_CLASS, LOG_BUS, LOG_TYPE, LOG_KEY, LOG_HEADERS, LOG_PAYLOAD
-};
-
-/*
- * Wanted ids further apart than this are looked up by separate index scans: to
- * walk over 20 ms of other events costs more than to descend the tree again.
- */
-#define FETCH_GAP		((int64) 20000 << EVBUS_CLOCK_BITS)
 
 /* The partitioned table of one storage class. */
 Oid
@@ -52,8 +36,8 @@ evbus_class_parent(int32 storage_class_id)
 }
 
 /* Partitioned tables of all storage classes. */
-static int
-class_parents(Oid **parents)
+int
+evbus_class_parents(Oid **parents)
 {
 	Relation	rel = table_open(evbus_relid("event_log"), AccessShareLock);
 	PartitionDesc desc = RelationGetPartitionDesc(rel, true);
@@ -83,7 +67,7 @@ evbus_clock_ensure(EvbusDb *db)
 		return;
 	newest = evbus_leaf_newest(evbus_relid("tick"));
 	newest = Max(newest, evbus_leaf_newest(evbus_relid("dead_letter_log")));
-	n = class_parents(&parents);
+	n = evbus_class_parents(&parents);
 	for (int i = 0; i < n; i++)
 		newest = Max(newest, evbus_leaf_newest(parents[i]));
 	pfree(parents);
@@ -235,233 +219,6 @@ evbus_eventlog_write(EvbusRow **rows, int n)
 	pfree(tuples);
 }
 
-static int
-event_by_id(const void *a, const void *b)
-{
-	int64		x = (*(EvbusEvent *const *) a)->event_id;
-	int64		y = (*(EvbusEvent *const *) b)->event_id;
-
-	return x < y ? -1 : x > y;
-}
-
-static void
-id_key(ScanKey key, StrategyNumber strategy, int64 id)
-{
-	ScanKeyInit(key, LOG_ID, strategy,
-				strategy == BTGreaterEqualStrategyNumber ? F_INT8GE : F_INT8LE, Int64GetDatum(id));
-}
-
-/* The bytes of a value: in copy, which was made of what begins at base, or detoasted. */
-static char *
-value_bytes(Datum value, const char *base, char *copy, int *len)
-{
-	struct varlena *v = (struct varlena *) DatumGetPointer(value);
-	bool		plain = !VARATT_IS_EXTERNAL(v) && !VARATT_IS_COMPRESSED(v);
-
-	if (!plain)
-		v = pg_detoast_datum_packed(v);
-	*len = VARSIZE_ANY_EXHDR(v);
-	return plain ? copy + (VARDATA_ANY(v) - base) : VARDATA_ANY(v);
-}
-
-/* Fill an event from its row; all its values are copied at once. */
-static void
-fill_event(EvbusEvent *event, const Datum *values, const bool *nulls, HeapTuple tuple)
-{
-	char	   *base = (char *) tuple->t_data + tuple->t_data->t_hoff;
-	int			len = tuple->t_len - tuple->t_data->t_hoff;
-	char	   *copy = memcpy(palloc(len), base, len);
-
-	event->type = value_bytes(values[LOG_TYPE - 1], base, copy, &event->type_len);
-	if (!nulls[LOG_KEY - 1])
-		event->key = value_bytes(values[LOG_KEY - 1], base, copy, &event->key_len);
-	if (!nulls[LOG_HEADERS - 1])
-		event->headers = value_bytes(values[LOG_HEADERS - 1], base, copy, &event->headers_len);
-	event->payload = value_bytes(values[LOG_PAYLOAD - 1], base, copy, &event->payload_len);
-}
-
-/* Where the row of a wanted event is. */
-typedef struct Located
-{
-	ItemPointerData tid;
-	EvbusEvent *event;
-} Located;
-
-static int
-located_by_block(const void *a, const void *b)
-{
-	BlockNumber x = ItemPointerGetBlockNumberNoCheck(&((const Located *) a)->tid);
-	BlockNumber y = ItemPointerGetBlockNumberNoCheck(&((const Located *) b)->tid);
-
-	return x < y ? -1 : x > y;
-}
-
-/* Where the index says that the rows of wanted[0..n) are; wanted is ascending.  Returns how many. */
-static int
-locate(Relation rel, Relation index, EvbusEvent **wanted, int n, Snapshot snapshot, Located **found)
-{
-	int			size = n;
-	int			count = 0;
-	IndexScanDesc scan = index_beginscan(rel, index, snapshot, 2, 0);
-
-	*found = palloc(sizeof(Located) * size);
-	scan->xs_want_itup = true;
-	for (int first = 0; first < n;)
-	{
-		int			last = first;
-		int			at = first;
-		ScanKeyData keys[2];
-		ItemPointer tid;
-
-		while (last + 1 < n && wanted[last + 1]->event_id - wanted[last]->event_id < FETCH_GAP)
-			last++;
-		id_key(&keys[0], BTGreaterEqualStrategyNumber, wanted[first]->event_id);
-		id_key(&keys[1], BTLessEqualStrategyNumber, wanted[last]->event_id);
-		index_rescan(scan, keys, 2, NULL, 0);
-		while ((tid = index_getnext_tid(scan, ForwardScanDirection)) != NULL)
-		{
-			bool		isnull;
-			int64		id = DatumGetInt64(index_getattr(scan->xs_itup, 1, scan->xs_itupdesc, &isnull));
-
-			while (wanted[at]->event_id < id)	/* the scan ends at wanted[last] */
-				at++;
-			if (wanted[at]->event_id != id)
-				continue;
-			if (count == size)	/* a row that was updated by hand has several entries */
-				*found = repalloc(*found, sizeof(Located) * (size *= 2));
-			(*found)[count].tid = *tid;
-			(*found)[count++].event = wanted[at];
-		}
-		first = last + 1;
-	}
-	index_endscan(scan);
-	return count;
-}
-
-/* Fill in what n rows of one block hold: one pin and one lock for all of them. */
-static void
-fetch_from_block(Relation rel, Located *found, int n, const EvbusSubscription *sub, Snapshot snapshot)
-{
-	Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(&found[0].tid));
-	char	   *page = (char *) BufferGetPage(buffer);
-	HeapTupleData tuples[MaxHeapTuplesPerPage];
-
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	for (int i = 0; i < n; i++)
-		if (!heap_hot_search_buffer(&found[i].tid, rel, buffer, snapshot, &tuples[i], NULL, true))
-			tuples[i].t_data = NULL;
-	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
-
-	/* What is visible stays where it is as long as we hold the pin. */
-	for (int i = 0; i < n; i++)
-	{
-		EvbusEvent *event = found[i].event;
-		Datum		values[LOG_PAYLOAD];
-		bool		nulls[LOG_PAYLOAD];
-		char	   *type;
-		int			type_len;
-
-		if (tuples[i].t_data == NULL)
-			continue;
-		heap_deform_tuple(&tuples[i], RelationGetDescr(rel), values, nulls);
-		if (DatumGetInt64(values[LOG_ID - 1]) != event->event_id || DatumGetInt32(values[LOG_BUS - 1]) != sub->bus_id)
-			continue;
-		type = value_bytes(values[LOG_TYPE - 1], page, page, &type_len);
-		if (evbus_subscription_wants(sub, type, type_len))
-			fill_event(event, values, nulls, &tuples[i]);
-		else
-			event->type = "";
-	}
-	ReleaseBuffer(buffer);
-}
-
-/*
- * Fill in those of wanted[] (ascending) that are in this leaf.  First all their
- * places, from the index alone, then block by block: a consumer that is far behind
- * reads millions of rows, which lie nearly in order of id.
- */
-static void
-fetch_from_leaf(EvbusLeaf *leaf, const EvbusSubscription *sub, EvbusEvent **wanted, int n, Snapshot snapshot)
-{
-	Relation	rel = try_relation_open(leaf->relid, AccessShareLock);
-	Relation	index;
-	Located    *found;
-	int			n_found;
-
-	if (rel == NULL)
-		return;					/* dropped meanwhile: expired */
-	(void) RelationGetIndexList(rel);
-	index = index_open(rel->rd_pkindex, AccessShareLock);
-	n_found = locate(rel, index, wanted, n, snapshot, &found);
-	qsort(found, n_found, sizeof(Located), located_by_block);
-	for (int at = 0; at < n_found;)
-	{
-		int			count = 1;
-
-		while (at + count < n_found && count < MaxHeapTuplesPerPage && located_by_block(&found[at], &found[at + count]) == 0)
-			count++;
-		CHECK_FOR_INTERRUPTS();
-		fetch_from_block(rel, found + at, count, sub, snapshot);
-		at += count;
-	}
-	pfree(found);
-	index_close(index, AccessShareLock);
-	relation_close(rel, AccessShareLock);
-}
-
-/*
- * Fill events whose event_id is set and whose type is NULL.  Type stays NULL for
- * an expired one, and only payload does for one that the subscription does not
- * want.  Reads with a fresh snapshot, so what has been ticked is seen.
- */
-void
-evbus_eventlog_fetch(const EvbusSubscription *sub, EvbusEvent *events, int n)
-{
-	EvbusEvent **wanted = palloc(sizeof(EvbusEvent *) * Max(n, 1));
-	int			n_wanted = 0;
-	Oid		   *parents;
-	int			n_parents;
-	Snapshot	snapshot;
-
-	for (int i = 0; i < n; i++)
-		if (events[i].type == NULL)
-			wanted[n_wanted++] = &events[i];
-	if (n_wanted == 0)
-	{
-		pfree(wanted);
-		return;
-	}
-	qsort(wanted, n_wanted, sizeof(EvbusEvent *), event_by_id);
-
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	PushActiveSnapshot(snapshot);
-	n_parents = class_parents(&parents);
-	for (int p = 0; p < n_parents; p++)
-	{
-		EvbusLeaf  *leaves;
-		int			n_leaves = evbus_leaf_list(parents[p], &leaves);
-		int			at = 0;
-
-		for (int l = 0; l < n_leaves && at < n_wanted; l++)
-		{
-			int			first;
-
-			while (at < n_wanted && wanted[at]->event_id < leaves[l].lo)
-				at++;
-			first = at;
-			while (at < n_wanted && wanted[at]->event_id < leaves[l].hi)
-				at++;
-			if (at > first)
-				fetch_from_leaf(&leaves[l], sub, wanted + first, at - first, snapshot);
-		}
-		pfree(leaves);
-	}
-	PopActiveSnapshot();
-	UnregisterSnapshot(snapshot);
-	pfree(parents);
-	pfree(wanted);
-}
-
 /*
  * An event that was not found is expired if its leaf is gone; else the log has
  * lost a row, and to go on would lose it for the reader too.
@@ -470,7 +227,7 @@ void
 evbus_eventlog_check_expired(int64 event_id, const char *bus_name)
 {
 	Oid		   *parents;
-	int			n = class_parents(&parents);
+	int			n = evbus_class_parents(&parents);
 	EvbusLeaf	leaf;
 
 	for (int i = 0; i < n; i++)
@@ -503,7 +260,7 @@ int
 evbus_eventlog_scan(Snapshot snapshot, int64 from, EvbusScanned *found, int max)
 {
 	Oid		   *parents;
-	int			n_parents = class_parents(&parents);
+	int			n_parents = evbus_class_parents(&parents);
 	EvbusScanned *all = palloc_extended(sizeof(EvbusScanned) * (Size) max * Max(n_parents, 1), MCXT_ALLOC_HUGE);
 	int			total = 0;
 
@@ -528,7 +285,7 @@ evbus_eventlog_scan(Snapshot snapshot, int64 from, EvbusScanned *found, int max)
 				continue;
 			(void) RelationGetIndexList(rel);
 			index = index_open(rel->rd_pkindex, AccessShareLock);
-			id_key(&key, BTGreaterEqualStrategyNumber, from);
+			ScanKeyInit(&key, LOG_ID, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(from));
 			scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
 			while (count < max && HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 			{

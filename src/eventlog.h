@@ -9,6 +9,12 @@
 #include "registry.h"
 #include "utils/snapshot.h"
 
+/* Columns of evbus.event_log. */
+enum
+{
+	LOG_ID = 1, LOG_CLASS, LOG_BUS, LOG_TYPE, LOG_KEY, LOG_HEADERS, LOG_PAYLOAD
+};
+
 /* A row to be written; where its parts begin, is counted from tuple.t_data. */
 typedef struct EvbusRow
 {
@@ -38,10 +44,10 @@ typedef struct EvbusScanned
 
 extern void evbus_clock_ensure(EvbusDb *db);
 extern Oid	evbus_class_parent(int32 storage_class_id);
+extern int	evbus_class_parents(Oid **parents);
 extern EvbusRow *evbus_eventlog_form(MemoryContext context, const EvbusBus *bus, int64 event_id, text *type, text *key,
 									 const EvbusCoded *headers, const EvbusCoded *payload);
 extern void evbus_eventlog_write(EvbusRow **rows, int n);
-extern void evbus_eventlog_fetch(const EvbusSubscription *sub, EvbusEvent *events, int n);
 extern void evbus_eventlog_check_expired(int64 event_id, const char *bus_name);
 extern int	evbus_eventlog_scan(Snapshot snapshot, int64 from, EvbusScanned *found, int max);
 

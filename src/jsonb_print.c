@@ -12,6 +12,7 @@
  */
 #include "jsonb_print.h"
 
+#include "jsonb_layout.h"
 #include "miscadmin.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
@@ -151,15 +152,6 @@ evbus_json_print_string(StringInfo out, const char *s, int len, int max)
 
 /* --------------------------------------------------------------------- numbers */
 
-/*
- * The short form of numeric, as in utils/adt/numeric.c: a word that has these, then
- * the digits to the base of 10,000, the first of them worth 10,000 to the weight.
- */
-#define NUMERIC_FORM		0xC000
-#define NUMERIC_SHORT		0x8000
-#define NUMERIC_NEGATIVE	0x2000
-#define NUMERIC_DSCALE(h)	(((h) & 0x1F80) >> 7)	/* decimals to be shown */
-#define NUMERIC_WEIGHT(h)	(((h) & 0x3F) - (((h) & 0x40) ? 64 : 0))
 #define SHORT_NUMERIC_MAX	(1 + 64 * 4 + 1 + 64 + 4)
 
 static inline char *
@@ -201,15 +193,15 @@ print_numeric(StringInfo out, const char *numeric, int max)
 	int			dscale;
 	int			at;
 
-	if (!VARATT_IS_4B_U(numeric) || (words[0] & NUMERIC_FORM) != NUMERIC_SHORT)
+	if (!VARATT_IS_4B_U(numeric) || (words[0] & EVBUS_NUMERIC_FORM) != EVBUS_NUMERIC_SHORT)
 		return print_long_numeric(out, numeric, max);
 	to = evbus_print_room(out, SHORT_NUMERIC_MAX + SPARE, max);
 	if (to == NULL)
 		return false;
 	n = (VARSIZE(numeric) - VARHDRSZ) / sizeof(uint16) - 1;
-	weight = NUMERIC_WEIGHT(words[0]);
-	dscale = NUMERIC_DSCALE(words[0]);
-	if (words[0] & NUMERIC_NEGATIVE)
+	weight = EVBUS_NUMERIC_WEIGHT(words[0]);
+	dscale = EVBUS_NUMERIC_DSCALE(words[0]);
+	if (words[0] & EVBUS_NUMERIC_NEGATIVE)
 		*to++ = '-';
 
 	/* Before the point: the first digit without zeros in front, those that are not stored are 0. */
@@ -269,14 +261,6 @@ print_between(StringInfo out, char sign)
 	out->len += 2;
 }
 
-/* An entry's bytes end where the entry says: the first of some tells where, the others how long they are. */
-static inline uint32
-entry_end(JEntry entry, uint32 start)
-{
-	JBE_ADVANCE_OFFSET(start, entry);
-	return start;
-}
-
 static bool
 print_container(StringInfo out, const JsonbContainer *container, int max)
 {
@@ -295,14 +279,14 @@ print_container(StringInfo out, const JsonbContainer *container, int max)
 	for (uint32 i = 0; i < count; i++)
 	{
 		JEntry		entry = entries[object ? count + i : i];
-		uint32		end = entry_end(entry, at);
+		uint32		end = evbus_jentry_end(entry, at);
 		bool		good;
 
 		if (i > 0)
 			print_between(out, ',');
 		if (object)
 		{
-			uint32		key_end = entry_end(entries[i], key_at);
+			uint32		key_end = evbus_jentry_end(entries[i], key_at);
 
 			if (!evbus_json_print_string(out, data + key_at, key_end - key_at, max))
 				return false;

@@ -6,18 +6,14 @@
  * tell their lengths, objects in the order of their keys.  A bound for the whole is
  * known from the tokens, so nothing asks for room on the way.
  *
- * The layout is told in utils/jsonb.h, that of numbers in utils/adt/numeric.c.
+ * The layout is told in utils/jsonb.h, that of numbers in jsonb_layout.h.
  *-------------------------------------------------------------------------
  */
 #include "jsonb_write.h"
 
-#define FEW_PAIRS		24		/* of an object: sorted by insertion */
+#include "jsonb_layout.h"
 
-#define NUMERIC_SHORT	0x8000	/* as in utils/adt/numeric.c */
-#define SHORT_NEGATIVE	0x2000
-#define SHORT_DSCALE(n)	((n) << 7)
-#define SHORT_WEIGHT(n)	((n) & 0x7F)	/* seven bits of two's complement */
-#define BASE_DIGITS		4		/* decimal digits in one of numeric's */
+#define FEW_PAIRS		24		/* of an object: sorted by insertion */
 
 /* A pair of an object that is being written. */
 typedef struct Pair
@@ -61,7 +57,7 @@ write_number(const EvbusJsonToken *token, char *out)
 	int			whole;
 	int			fraction;
 	int			weight;
-	int16		groups[(EVBUS_JSON_WHOLE_MAX + EVBUS_JSON_FRACTION_MAX) / BASE_DIGITS + 2];
+	int16		groups[(EVBUS_JSON_WHOLE_MAX + EVBUS_JSON_FRACTION_MAX) / EVBUS_NUMERIC_BASE_DIGITS + 2];
 	int			first = 0;
 	int			n = 0;
 	uint16		header;
@@ -71,7 +67,7 @@ write_number(const EvbusJsonToken *token, char *out)
 	point = memchr(at, '.', end - at);
 	whole = (point ? point : end) - at;
 	fraction = point ? end - point - 1 : 0;
-	weight = (whole - 1) / BASE_DIGITS;
+	weight = (whole - 1) / EVBUS_NUMERIC_BASE_DIGITS;
 
 	/* Each digit lies so many places above the last one of its group; the last group is filled up. */
 	groups[0] = 0;
@@ -80,12 +76,12 @@ write_number(const EvbusJsonToken *token, char *out)
 		if (*at == '.')
 			continue;
 		groups[n] = groups[n] * 10 + (*at - '0');
-		if (i-- % BASE_DIGITS == 0)
+		if (i-- % EVBUS_NUMERIC_BASE_DIGITS == 0)
 			groups[++n] = 0;
 	}
-	if (fraction % BASE_DIGITS != 0)
+	if (fraction % EVBUS_NUMERIC_BASE_DIGITS != 0)
 	{
-		for (int i = fraction; i % BASE_DIGITS != 0; i++)
+		for (int i = fraction; i % EVBUS_NUMERIC_BASE_DIGITS != 0; i++)
 			groups[n] *= 10;
 		n++;
 	}
@@ -102,7 +98,7 @@ write_number(const EvbusJsonToken *token, char *out)
 		negative = false;
 	}
 
-	header = NUMERIC_SHORT | (negative ? SHORT_NEGATIVE : 0) | SHORT_DSCALE(fraction) | SHORT_WEIGHT(weight);
+	header = EVBUS_NUMERIC_WORD(negative, fraction, weight);
 	out += VARHDRSZ;
 	memcpy(out, &header, sizeof(header));
 	out += sizeof(header);
@@ -161,15 +157,6 @@ sort_pairs(Pair *pairs, uint32 n)
 	return kept;
 }
 
-/* The entry of child i, which ends at `total` and is `entry` by itself. */
-static inline void
-put_entry(char *entries, uint32 i, JEntry entry, uint32 total)
-{
-	if (i % JB_OFFSET_STRIDE == 0)
-		entry = (entry & JENTRY_TYPEMASK) | total | JENTRY_HAS_OFF;
-	memcpy(entries + i * sizeof(JEntry), &entry, sizeof(entry));
-}
-
 static char *write_value(EvbusJsonbWriter *w, uint32 at, char *out, JEntry *entry);
 
 static char *
@@ -187,7 +174,7 @@ write_array(EvbusJsonbWriter *w, uint32 at, uint32 n, uint32 flags, char *out)
 
 		out = write_value(w, at, out, &entry);
 		total += JBE_OFFLENFLD(entry);
-		put_entry(entries, i, entry, total);
+		evbus_put_jentry(entries, i, entry, total);
 		at = w->tokens[at].next;
 	}
 	return out;
@@ -220,7 +207,7 @@ write_object(EvbusJsonbWriter *w, uint32 at, uint32 n, char *out)
 	{
 		out = write_text(out, pairs[i].key, pairs[i].len);
 		total += pairs[i].len;
-		put_entry(entries, i, JENTRY_ISSTRING | pairs[i].len, total);
+		evbus_put_jentry(entries, i, JENTRY_ISSTRING | pairs[i].len, total);
 	}
 	for (uint32 i = 0; i < n; i++)
 	{
@@ -228,7 +215,7 @@ write_object(EvbusJsonbWriter *w, uint32 at, uint32 n, char *out)
 
 		out = write_value(w, pairs[i].value, out, &entry);
 		total += JBE_OFFLENFLD(entry);
-		put_entry(entries, n + i, entry, total);
+		evbus_put_jentry(entries, n + i, entry, total);
 	}
 	w->pairs.len = mark;
 	return out;

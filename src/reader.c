@@ -15,6 +15,7 @@
 #include "clock.h"
 #include "codec.h"
 #include "eventlog.h"
+#include "fetch.h"
 #include "ledger.h"
 #include "ring.h"
 #include "tick.h"
@@ -52,7 +53,7 @@ read_cold(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbus
 		int			n = evbus_tick_read(sub->bus_id, at, Min(hi, at + COLD_CHUNK), chunk);
 
 		CHECK_FOR_INTERRUPTS();
-		evbus_eventlog_fetch(sub, chunk, n);
+		evbus_fetch(sub, chunk, n);
 		for (int i = 0; i < n; i++)
 			if (chunk[i].type == NULL)
 				evbus_eventlog_check_expired(chunk[i].event_id, sub->bus_name);
@@ -191,7 +192,7 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 				{
 					event->event_id = entry.event_id;
 					event->position = entry.position;
-					evbus_eventlog_fetch(sub, event, 1);
+					evbus_fetch(sub, event, 1);
 					if (event->type == NULL)
 					{
 						evbus_eventlog_check_expired(entry.event_id, sub->bus_name);

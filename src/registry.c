@@ -19,12 +19,15 @@
 #include "common/hashfn.h"
 #include "internal.h"
 #include "pattern.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 /* Column numbers of evbus.bus and evbus.subscription, as in evbus--1.0.sql. */
@@ -56,6 +59,7 @@ static Oid	cached_sub_relid = InvalidOid;
 static uint64 cache_generation = 0;
 static uint64 n_invalidations = 0;
 static uint64 cache_signature = 0;	/* of the rows that were read */
+static EvbusDb *changed_db = NULL;	/* this transaction changes the tables */
 
 static void
 registry_invalidate(Datum arg, Oid relid)
@@ -65,6 +69,25 @@ registry_invalidate(Datum arg, Oid relid)
 		cache_valid = false;
 		n_invalidations++;
 	}
+}
+
+/*
+ * Who sleeps shall look at once what has changed.  Not before the invalidations are
+ * sent, which is after XACT_EVENT_COMMIT: he would see the old state and sleep again.
+ */
+static void
+wake_up(ResourceReleasePhase phase, bool commit, bool top_level, void *arg)
+{
+	EvbusDb    *db = changed_db;
+
+	if (db == NULL || !top_level || phase != RESOURCE_RELEASE_AFTER_LOCKS)
+		return;
+	changed_db = NULL;
+	if (!commit)
+		return;
+	ConditionVariableBroadcast(&db->drained_cv);
+	if (db->maintainer_pid != 0)
+		SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
 }
 
 /* Once per process. */
@@ -77,6 +100,7 @@ registry_init(void)
 		return;
 	done = true;
 	CacheRegisterRelcacheCallback(registry_invalidate, (Datum) 0);
+	RegisterResourceReleaseCallback(wake_up, NULL);
 }
 
 /* ------------------------------------------------------ configuration cache */
@@ -255,6 +279,7 @@ evbus_registry_generation(void)
 void
 evbus_registry_changed(void)
 {
+	changed_db = evbus_db();
 	CommandCounterIncrement();
 	CacheInvalidateRelcacheByRelid(evbus_relid("bus"));
 	CacheInvalidateRelcacheByRelid(evbus_relid("subscription"));

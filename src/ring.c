@@ -19,6 +19,12 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 
+/* Sizes as Linux has them; where they are others, it is slower. */
+#define TOUCH_PAGE		4096
+#define TOUCH_AROUND	(64 * 1024) /* what comes with a page that is read */
+#define TOUCH_NEAR		(16 * 1024) /* a quarter of that: each will be written to some times */
+#define TOUCH_MORE		512		/* others may be faster */
+
 StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries must stay aligned");
 
 static void
@@ -32,6 +38,36 @@ ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 }
 
 /*
+ * Have the kernel map what is about to be written: a backend's first touch of a
+ * page is a page fault, and not one to take while others wait for ring_lock.  Only
+ * a guess where it will be, which is enough.
+ *
+ * A page that is read brings its neighbours along, one that is written comes alone.
+ * That is dearer, now and when the backend ends, so it is for who will soon write
+ * those as well, and not for one of many publishers, who writes to every tenth page.
+ */
+static void
+touch(EvbusDb *db, Size len)
+{
+	static uint64 last = 0;		/* where we were the last time */
+	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
+	bool		near = tail + len - last < TOUCH_NEAR || len >= TOUCH_AROUND;
+	char	   *ring = EVBUS_RING(db);
+	Size		at = tail % EVBUS_RING_BYTES;
+	Size		end = Min(at + len + TOUCH_MORE, EVBUS_RING_BYTES);
+
+	last = tail;
+	while (at < end)
+	{
+		if (near)
+			(void) *(volatile char *) (ring + at);
+		else					/* is written, but not changed, whoever else writes it just now */
+			(void) pg_atomic_fetch_or_u32((pg_atomic_uint32 *) (ring + at), 0);
+		at = TYPEALIGN(near ? TOUCH_AROUND : TOUCH_PAGE, (uintptr_t) ring + at + 1) - (uintptr_t) ring;
+	}
+}
+
+/*
  * Append len bytes of entries, all of a transaction or none: begin, put, end.
  * False: no space, and that was all.  For commit callbacks: cannot fail, does not
  * wait but for ring_lock, which is held until end, and whose holders only copy.
@@ -41,6 +77,7 @@ evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset)
 {
 	uint64		tail;
 
+	touch(db, len);
 	LWLockAcquire(&db->ring_lock, LW_EXCLUSIVE);
 	tail = pg_atomic_read_u64(&db->ring_tail);
 	if (tail + len - pg_atomic_read_u64(&db->ring_ticked) > EVBUS_RING_BYTES)
@@ -122,12 +159,12 @@ evbus_ring_awaited(EvbusDb *db)
 
 	for (uint64 at = pg_atomic_read_u64(&db->ring_drained); at < tail;)
 	{
-		EvbusRingEntry entry;
+		EvbusRingEntry buffer;
+		const EvbusRingEntry *entry = evbus_ring_peek(db, at, &buffer);
 
-		if (!evbus_ring_header(db, at, &entry) ||
-			pg_atomic_read_u32(&EVBUS_BUS(db, entry.bus_slot)->awaited) != 0)
+		if (entry == NULL || pg_atomic_read_u32(&EVBUS_BUS(db, entry->bus_slot)->awaited) != 0)
 			return true;
-		at += entry.len;
+		at += entry->len;
 	}
 	return false;
 }
@@ -166,6 +203,24 @@ evbus_ring_data(EvbusDb *db, uint64 offset, const EvbusRingEntry *header, char *
 	ring_copy_out(db, offset + sizeof(EvbusRingEntry), to, header->len - sizeof(EvbusRingEntry));
 	pg_read_barrier();
 	return evbus_ring_oldest(db) <= offset;
+}
+
+/*
+ * The header at an offset below ring_tail without a copy, or in buffer where the
+ * ring's end cuts it; NULL: overwritten.  Sequencer only, for entries at or above
+ * ring_ticked: nobody overwrites those but when it raises that.
+ */
+const EvbusRingEntry *
+evbus_ring_peek(EvbusDb *db, uint64 offset, EvbusRingEntry *buffer)
+{
+	Size		at = offset % EVBUS_RING_BYTES;
+
+	if (pg_atomic_read_u64(&db->ring_reserved) - offset > EVBUS_RING_BYTES)
+		return NULL;
+	if (at + sizeof(EvbusRingEntry) <= EVBUS_RING_BYTES)
+		return (const EvbusRingEntry *) (EVBUS_RING(db) + at);
+	ring_copy_out(db, offset, (char *) buffer, sizeof(EvbusRingEntry));
+	return buffer;
 }
 
 /* Sequencer only, for entries at or above ring_drained. */

@@ -33,6 +33,7 @@ extern void evbus_ring_want_ticks(EvbusDb *db);
 extern uint64 evbus_ring_oldest(EvbusDb *db);
 extern bool evbus_ring_header(EvbusDb *db, uint64 offset, EvbusRingEntry *header);
 extern bool evbus_ring_data(EvbusDb *db, uint64 offset, const EvbusRingEntry *header, char *to);
+extern const EvbusRingEntry *evbus_ring_peek(EvbusDb *db, uint64 offset, EvbusRingEntry *buffer);
 extern void evbus_ring_set_position(EvbusDb *db, uint64 offset, int64 position);
 
 #endif

@@ -48,7 +48,7 @@
 #define LATE_ROWS		1024	/* of evbus.late looked at in one turn */
 #define IDLE_MS			1000
 #define TICK_MS			10		/* what is shown waits so long for its tick */
-#define NAP_MS			1		/* while nobody waits for events */
+#define NAP_MS			4		/* while nobody waits for events: each turn looks at all slots */
 
 static EvbusDb *db;
 static int64 tick_at = 0;		/* evbus_uptime() at which the next tick is due; 0: nothing to tick */
@@ -77,17 +77,18 @@ place_ring(uint64 tail, bool *wanted)
 		return false;
 	while (at < tail)
 	{
-		EvbusRingEntry entry;
+		EvbusRingEntry buffer;
+		const EvbusRingEntry *entry = evbus_ring_peek(db, at, &buffer);
 		int64		position = 0;
 
-		if (!evbus_ring_header(db, at, &entry))
+		if (entry == NULL)
 			elog(ERROR, "an undrained ring entry was overwritten");
-		if (!evbus_recovered(entry.event_id))
-			position = evbus_turn_give(entry.bus_id, entry.bus_slot);
+		if (!evbus_recovered(entry->event_id))
+			position = evbus_turn_give(entry->bus_id, entry->bus_slot);
 		if (position > 0)
-			evbus_turn_anchor(entry.bus_slot, position, at);
+			evbus_turn_anchor(entry->bus_slot, position, at);
 		evbus_ring_set_position(db, at, position);
-		at += entry.len;
+		at += entry->len;
 	}
 	awaited = evbus_turn_show(tail);
 	if (awaited & EVBUS_AWAITED_LATCH)
@@ -104,12 +105,13 @@ low_with_ring(uint64 at, uint64 tail, int64 low)
 {
 	while (at < tail)
 	{
-		EvbusRingEntry entry;
+		EvbusRingEntry buffer;
+		const EvbusRingEntry *entry = evbus_ring_peek(db, at, &buffer);
 
-		if (!evbus_ring_header(db, at, &entry))
+		if (entry == NULL)
 			elog(ERROR, "an undrained ring entry was overwritten");
-		low = Min(low, entry.event_id);
-		at += entry.len;
+		low = Min(low, entry->event_id);
+		at += entry->len;
 	}
 	return low;
 }

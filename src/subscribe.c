@@ -22,7 +22,6 @@
 #include "internal.h"
 #include "ledger.h"
 #include "miscadmin.h"
-#include "pin.h"
 #include "registry.h"
 #include "storage/lmgr.h"
 #include "target.h"
@@ -418,8 +417,6 @@ evbus_resume(PG_FUNCTION_ARGS)
 
 	(void) change(sub, "UPDATE evbus.subscription SET paused = false, paused_reason = NULL WHERE subscription_id = $1", NULL, 0);
 	evbus_registry_changed();
-	evbus_pin_init();
-	evbus_pin_due(evbus_db(), sub->slot, 0);	/* the commit wakes who sleeps */
 	PG_RETURN_VOID();
 }
 

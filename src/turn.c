@@ -327,19 +327,20 @@ evbus_turn_tick_ring(int64 low_id)
 	evbus_turn_begin();
 	for (uint64 at = pg_atomic_read_u64(&db->ring_ticked); at < drained;)
 	{
-		EvbusRingEntry entry;
+		EvbusRingEntry buffer;
+		const EvbusRingEntry *entry = evbus_ring_peek(db, at, &buffer);
 		Placed	   *p;
 
-		if (!evbus_ring_header(db, at, &entry))
+		if (entry == NULL)
 			elog(ERROR, "an unticked ring entry was overwritten");
-		at += entry.len;
-		if (entry.position == 0 ||
-			(int32) pg_atomic_read_u32(&EVBUS_BUS(db, entry.bus_slot)->bus_id) != entry.bus_id)
+		at += entry->len;
+		if (entry->position == 0 ||
+			(int32) pg_atomic_read_u32(&EVBUS_BUS(db, entry->bus_slot)->bus_id) != entry->bus_id)
 			continue;
-		p = placed_for(entry.bus_id, entry.bus_slot);
+		p = placed_for(entry->bus_id, entry->bus_slot);
 		if (p->n == 0)
-			p->first_position = p->next_position = entry.position;
-		(void) place(p, entry.event_id);
+			p->first_position = p->next_position = entry->position;
+		(void) place(p, entry->event_id);
 	}
 	evbus_turn_drained(drained);
 	any = evbus_turn_tick(low_id);

@@ -113,9 +113,12 @@ class Check:
                     self.transactions[client, txn].outcome = words[0]
                     if len(words) > 2:
                         self.transactions[client, txn].ended = float(words[2])
+        for t in self.transactions.values():
+            if t.kind == "prepare" and t.outcome == "unknown":
+                t.ended = None      # of PREPARE, if it succeeded; COMMIT PREPARED comes later
         for key, (verb, ended) in resolved.items():
             t = self.transactions.get(key)
-            if t is not None and t.outcome is None:
+            if t is not None and t.outcome in (None, "unknown"):
                 t.outcome, t.ended = ("ok", ended) if verb == "commit" else ("failed", None)
 
         last = Counter()

@@ -1,0 +1,38 @@
+/* jsonb_layout.h: what of PostgreSQL's jsonb and numeric lies in no header of its own; as in utils/adt/jsonb_util.c and numeric.c */
+#ifndef EVBUS_JSONB_LAYOUT_H
+#define EVBUS_JSONB_LAYOUT_H
+
+#include "evbus.h"
+#include "utils/jsonb.h"
+
+/*
+ * The short form of a numeric: a word with these, then digits to the base of 10,000,
+ * the first of them worth 10,000 to the weight, without zeros at either end.
+ */
+#define EVBUS_NUMERIC_FORM		0xC000
+#define EVBUS_NUMERIC_SHORT		0x8000
+#define EVBUS_NUMERIC_NEGATIVE	0x2000
+#define EVBUS_NUMERIC_DSCALE(h)	(((h) & 0x1F80) >> 7)	/* decimals that are shown */
+#define EVBUS_NUMERIC_WEIGHT(h)	(((h) & 0x3F) - (((h) & 0x40) ? 64 : 0))
+#define EVBUS_NUMERIC_WORD(negative, dscale, weight) \
+	(EVBUS_NUMERIC_SHORT | ((negative) ? EVBUS_NUMERIC_NEGATIVE : 0) | (dscale) << 7 | ((weight) & 0x7F))
+#define EVBUS_NUMERIC_BASE_DIGITS	4	/* decimal digits in one of those */
+
+/* Entry i of a container, whose children up to it have so many bytes together: some entries tell that instead of the length. */
+static inline void
+evbus_put_jentry(char *entries, uint32 i, JEntry entry, uint32 total)
+{
+	if (i % JB_OFFSET_STRIDE == 0)
+		entry = (entry & JENTRY_TYPEMASK) | total | JENTRY_HAS_OFF;
+	memcpy(entries + i * sizeof(JEntry), &entry, sizeof(entry));
+}
+
+/* Where the bytes of an entry end that begin at start. */
+static inline uint32
+evbus_jentry_end(JEntry entry, uint32 start)
+{
+	JBE_ADVANCE_OFFSET(start, entry);
+	return start;
+}
+
+#endif

@@ -1,0 +1,11 @@
+/* jsonb_pack.h: jsonb in fewer bytes, to be stored */
+#ifndef EVBUS_JSONB_PACK_H
+#define EVBUS_JSONB_PACK_H
+
+#include "evbus.h"
+#include "utils/jsonb.h"
+
+extern int	evbus_jsonb_pack(const JsonbContainer *root, Size len, char *out, int room);
+extern bool evbus_jsonb_unpack(const char *packed, int packed_len, char *out, Size len);
+
+#endif
