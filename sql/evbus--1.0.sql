@@ -263,6 +263,128 @@ CREATE FUNCTION evbus.publish_lines(bus text, type text, lines text, keys text[]
 RETURNS record AS 'MODULE_PATHNAME', 'evbus_publish_lines' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.publish_lines(text, text, text, text[], jsonb) IS 'store many events of one type, one per line of JSON, the fastest way; their ids are first_id and those that follow; visible after commit';
 
+/* ------------------------------------------------------ changes of tables */
+
+CREATE FUNCTION evbus.publish_changes("table" regclass, bus text, type_prefix text DEFAULT NULL, columns text[] DEFAULT NULL, key_columns text[] DEFAULT NULL)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_publish_changes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.publish_changes(regclass, text, text, text[], text[]) IS 'publish each change of a row of a table, in the transaction that makes it; called again it replaces what was said before';
+
+CREATE FUNCTION evbus.stop_publish_changes("table" regclass)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_stop_publish_changes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.stop_publish_changes(regclass) IS 'publish changes of a table no more';
+
+CREATE FUNCTION evbus._changes() RETURNS trigger
+AS 'MODULE_PATHNAME', 'evbus_changes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._changes() IS 'publishes what happens to the rows of a table: the function of the triggers that evbus.publish_changes() makes';
+
+/* ------------------------------------------------------------ CloudEvents */
+
+CREATE FUNCTION evbus.cloud_event(event record, source text DEFAULT NULL)
+RETURNS jsonb LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	e jsonb := to_jsonb(event);
+	headers jsonb;
+	place text;
+BEGIN
+	IF e IS NULL THEN
+		RETURN NULL;
+	END IF;
+	IF NOT e ?& '{event_id,bus,type,key,payload,headers,published_at}' THEN
+		RAISE EXCEPTION 'this row is not an event' USING ERRCODE = 'invalid_parameter_value',
+			DETAIL = format('It has the columns: %s.', (SELECT string_agg(k, ', ') FROM jsonb_object_keys(e) AS k)),
+			HINT = 'Give a handler''s event, or a row of evbus.receive(), evbus.history, evbus.retry_list or evbus.dead_letter, with all its columns.';
+	END IF;
+	headers := coalesce(nullif(e->'headers', 'null'), '{}');
+	place := coalesce(source, headers->>'ce-source');
+	IF place IS NULL THEN
+		/* Names may hold anything, a URI not. */
+		SELECT '/evbus/' || string_agg(string_agg, '/' ORDER BY part) INTO place
+		FROM (SELECT part, string_agg(CASE WHEN c COLLATE "C" ~ '[A-Za-z0-9._~-]' THEN c
+									  ELSE upper(regexp_replace(encode(convert_to(c, 'UTF8'), 'hex'), '(..)', '%\1', 'g')) END, '' ORDER BY n)
+			  FROM unnest(ARRAY[current_database()::text, e->>'bus']) WITH ORDINALITY AS names (name, part),
+				   regexp_split_to_table(name, '') WITH ORDINALITY AS chars (c, n)
+			  GROUP BY part) AS encoded;
+	ELSIF place = '' THEN
+		RAISE EXCEPTION 'the source of a CloudEvent must not be empty' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN jsonb_strip_nulls(jsonb_build_object(
+			'specversion', '1.0',
+			'id', coalesce(headers->>'ce-id', e->>'event_id'),
+			'source', place,
+			'type', e->>'type',
+			'time', coalesce(headers->>'ce-time',
+							 to_char((e->>'published_at')::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')),
+			'subject', nullif(e->>'key', ''),
+			'dataschema', headers->>'ce-dataschema',
+			'datacontenttype', coalesce(headers->>'ce-datacontenttype',
+										CASE WHEN e->'payload' <> 'null' AND NOT headers ? 'ce-base64' THEN 'application/json' END)))
+		|| CASE WHEN e->'payload' = 'null' THEN '{}'
+				WHEN headers ? 'ce-base64' THEN jsonb_build_object('data_base64', e->'payload')
+				ELSE jsonb_build_object('data', e->'payload') END
+		|| coalesce((SELECT jsonb_object_agg(key, CASE WHEN jsonb_typeof(value) = 'number' AND NOT (value::text ~ '^-?[0-9]+$' AND (value::text)::numeric BETWEEN -2147483648 AND 2147483647)
+													   THEN to_jsonb(value #>> '{}') ELSE value END)
+					 FROM jsonb_each(headers)
+					 WHERE key COLLATE "C" ~ '^[a-z0-9]+$' AND jsonb_typeof(value) IN ('string', 'number', 'boolean')
+						   AND key <> ALL ('{specversion,id,source,type,time,subject,dataschema,datacontenttype,data}')), '{}');
+END $$;
+COMMENT ON FUNCTION evbus.cloud_event(record, text) IS 'an event as a CloudEvents 1.0 envelope; takes a row of evbus.history, evbus.receive(), or what a handler is given';
+
+CREATE FUNCTION evbus.publish_cloud_event(bus text, event jsonb)
+RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	/* The JSON format says that an attribute which is null is one that is not there. */
+	attributes jsonb;
+	fault text;
+BEGIN
+	IF event IS NULL THEN
+		RAISE EXCEPTION 'argument "event" must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF jsonb_typeof(event) <> 'object' THEN
+		fault := format('it is a JSON %s, not an object', jsonb_typeof(event));
+	ELSE
+		SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO attributes FROM jsonb_each(event)
+		WHERE key NOT IN ('data', 'data_base64') AND value <> 'null';
+		SELECT f INTO fault FROM (
+			SELECT 1, format('"%s" is missing', a) FROM unnest('{specversion,id,source,type}'::text[]) AS a WHERE NOT attributes ? a
+			UNION ALL
+			SELECT 2, format('specversion is %s, not "1.0"', attributes->'specversion') WHERE attributes->'specversion' <> '"1.0"'
+			UNION ALL
+			SELECT 3, format('"%s" must be a string that is not empty', a) FROM unnest('{id,source,type,subject,time,datacontenttype,dataschema}'::text[]) AS a
+			WHERE jsonb_typeof(attributes->a) <> 'string' OR attributes->>a = ''
+			UNION ALL
+			SELECT 4, format('"%s" is no URI: %s', a, attributes->a) FROM unnest('{source,dataschema}'::text[]) AS a
+			WHERE attributes->>a COLLATE "C" ~ '[][:space:][:cntrl:]<>"{}|\\^`]'
+			UNION ALL
+			SELECT 5, format('"time" is not as RFC 3339 has it: %s', attributes->'time')
+			WHERE attributes->>'time' !~* '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$'
+			UNION ALL
+			SELECT 6, format('"%s" cannot be the name of an attribute, which has lower-case letters and digits only', key) FROM jsonb_each(attributes)
+			WHERE key COLLATE "C" !~ '^[a-z0-9]+$'
+			UNION ALL
+			SELECT 7, format('the value of "%s" must be a string, a boolean, or an integer of 32 bits', key) FROM jsonb_each(attributes)
+			WHERE CASE jsonb_typeof(value) WHEN 'number' THEN NOT (value::text ~ '^-?[0-9]+$' AND (value::text)::numeric BETWEEN -2147483648 AND 2147483647)
+				  ELSE jsonb_typeof(value) NOT IN ('string', 'boolean') END
+			UNION ALL
+			SELECT 8, 'it has both "data" and "data_base64"' WHERE event ? 'data' AND event ? 'data_base64'
+			UNION ALL
+			SELECT 9, '"data_base64" must be a string in base64'
+			WHERE event ? 'data_base64' AND (jsonb_typeof(event->'data_base64') <> 'string' OR event->>'data_base64' !~ '^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$')
+		) AS faults (n, f) ORDER BY n LIMIT 1;
+	END IF;
+	IF fault IS NOT NULL THEN
+		RAISE EXCEPTION 'this is not a CloudEvent of version 1.0' USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The fault: ' || fault || '.';
+	END IF;
+	RETURN evbus.publish(bus, attributes->>'type',
+		coalesce(event->'data', event->'data_base64', 'null'),
+		key => attributes->>'subject',
+		headers => jsonb_strip_nulls(jsonb_build_object(
+				'ce-id', attributes->'id', 'ce-source', attributes->'source', 'ce-time', attributes->'time',
+				'ce-datacontenttype', attributes->'datacontenttype', 'ce-dataschema', attributes->'dataschema',
+				'ce-base64', CASE WHEN event ? 'data_base64' THEN true END))
+			|| attributes - '{specversion,id,source,type,time,subject,datacontenttype,dataschema}'::text[]);
+END $$;
+COMMENT ON FUNCTION evbus.publish_cloud_event(text, jsonb) IS 'publish a CloudEvents 1.0 envelope and return the event''s id; evbus.cloud_event() gives the same envelope back';
+
 /* --------------------------------------------------------- subscriptions */
 
 CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAULT '{#}', handler regprocedure DEFAULT NULL,

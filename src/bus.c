@@ -149,11 +149,34 @@ own_bus(FunctionCallInfo fcinfo, EvbusBus *bus)
 	evbus_check_owner(bus->owner, "bus", bus->name);
 }
 
+/* Triggers of evbus.publish_changes() know a bus by its name: without it, whoever writes their table would get an error. */
+static void
+check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
+{
+	static const Oid types[] = {TEXTOID};
+	Datum		name = CStringGetTextDatum(bus->name);
+	char	   *table = NULL;
+	EvbusInternal state;
+
+	evbus_internal_begin(&state);
+	if (evbus_sql(NULL, "SELECT tgrelid::regclass::text FROM pg_trigger, (SELECT convert_to($1, getdatabaseencoding()) || '\\x00'::bytea) AS b (bus)"
+				  " WHERE tgfoid = 'evbus._changes()'::regprocedure AND tgparentid = 0 AND substring(tgargs FOR length(bus)) = bus"
+				  " ORDER BY 1", 1, types, &name, NULL, 1) > 0)
+		table = MemoryContextStrdup(TopTransactionContext, TextDatumGetCString(evbus_column(0, 1, NULL)));
+	evbus_internal_end(&state);
+	if (table)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("cannot %s bus \"%s\": changes of table %s are published to it", what, bus->name, table),
+				 errhint("%s", hint)));
+}
+
 /*
  * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
- * not the owner.  A new retention or interval moves the bus to another storage
+ * not the owner, 55006 to be renamed while changes of a table are published to it.
+ * A new retention or interval moves the bus to another storage
  * class: events already stored stay under the old one.
  */
 Datum
@@ -201,6 +224,8 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_EVBUS_BUS_EXISTS),
 					 errmsg("bus \"%s\" already exists", name)));
+		if (strcmp(name, bus.name) != 0)
+			check_no_changes(&bus, "rename", "In one transaction, call evbus.stop_publish_changes() for the table, rename the bus, and call evbus.publish_changes() again.");
 		values[3] = CStringGetTextDatum(name);
 	}
 	evbus_internal_begin(&state);
@@ -221,7 +246,8 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
  * Removes the bus and its subscriptions; its events go with their leaves, its
  * dead letters at their retention.  Refused while a subscription has undelivered
  * events or retries, unless force.  Takes effect when the caller commits.
- * Errors: 22004, 42501 not the owner, VB001, VB006 backlog.
+ * Errors: 22004, 42501 not the owner, 55006 changes of a table are published to it
+ * (unless force), VB001, VB006 backlog.
  */
 Datum
 evbus_drop_bus(PG_FUNCTION_ARGS)
@@ -242,6 +268,8 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* nobody subscribes to it meanwhile */
 	own_bus(fcinfo, &bus);
 	values[0] = Int32GetDatum(bus.bus_id);
+	if (!force)
+		check_no_changes(&bus, "drop", "Call evbus.stop_publish_changes() for the table before.");
 	subs = evbus_subscriptions(&n);
 	for (int i = 0; i < n && !force; i++)
 	{

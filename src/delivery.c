@@ -41,6 +41,7 @@
 #define WAIT_STEP_MS	100		/* leases and retries become due without a wake-up */
 #define WAIT_MAX		(60 * USECS_PER_SEC)
 #define FIRST_LOOK		16		/* events, of unknown size */
+#define LOOK_MAX		128		/* of a size that is guessed by those before */
 
 PG_FUNCTION_INFO_V1(evbus_receive);
 PG_FUNCTION_INFO_V1(evbus_wait);
@@ -105,7 +106,8 @@ give_up(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d, bool retry)
 
 /*
  * How many more to look for, of max: all; or, where bytes are bounded, a few first
- * and then as many as will fit if they are as large as those.  0: it is enough.
+ * and then as many as will fit if they are as large as those, but never so many that
+ * large ones behind small ones would fill the memory.  0: it is enough.
  */
 static int
 more(const EvbusTaken *t, int64 bytes_max, int max)
@@ -116,7 +118,7 @@ more(const EvbusTaken *t, int64 bytes_max, int max)
 		return Min(max, FIRST_LOOK);
 	if (t->bytes >= bytes_max)
 		return 0;
-	return (int) Min((int64) max, (bytes_max - t->bytes) / Max(t->bytes / t->n, 1) + 1);
+	return (int) Min(Min(max, LOOK_MAX), (bytes_max - t->bytes) / Max(t->bytes / t->n, 1) + 1);
 }
 
 /* One more is taken; or given up. */
@@ -225,15 +227,18 @@ take_events(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *shor
  * What was committed before the call is to be found by it: wait until what was in
  * the ring then has its positions.  The sequencer may nap, but not for long.
  */
-static void
-wait_placed(EvbusDb *db, int bus_slot, uint64 tail)
+void
+evbus_wait_placed(EvbusDb *db, const EvbusSubscription *subs, int n, uint64 tail)
 {
 	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), PLACE_WAIT_MS);
 
+	if (pg_atomic_read_u64(&db->ring_drained) >= tail)
+		return;
 	ConditionVariablePrepareToSleep(&db->drained_cv);
 	for (;;)
 	{
-		evbus_ring_await(db, bus_slot, EVBUS_AWAITED_CV);
+		for (int i = 0; i < n; i++)
+			evbus_ring_await(db, subs[i].bus_slot, EVBUS_AWAITED_CV);
 		if (pg_atomic_read_u64(&db->ring_drained) >= tail || evbus_uptime() >= deadline)
 			break;
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 1, PG_WAIT_EXTENSION);
@@ -260,6 +265,7 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 	bool		short_of_leases;
 	bool		acked = false;
+	static int64 last_bytes = 0;
 
 	t->db = db;
 	t->sub = consumer_subscription(name);
@@ -278,6 +284,8 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 	tail = pg_atomic_read_u64(&db->ring_tail);
 	if (max > 1)
 		evbus_keep_memory(KEEP_BYTES);
+	if (last_bytes > KEEP_BYTES)
+		evbus_trim_memory();	/* the batch before this one, which is gone by now */
 	deadline = evbus_uptime() + wait;
 	for (;;)
 	{
@@ -299,14 +307,14 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 						 errmsg("no lease is left for subscription \"%s\"", sub->name),
 						 errdetail("%d of %d leases are in use. One subscription may hold half of them, clients together seven eighths.",
 								   (int) db->leases_used, evbus_max_leases),
-						 errhint("Ack what was received, receive less at once, or raise evbus.max_leases.")));
+						 errhint("Ack what was received and commit, receive fewer at once, try again when other clients have acked, or raise evbus.max_leases.")));
 		}
 		left = deadline - evbus_uptime();
 		if (t->n > 0)
 			break;
 		if (pg_atomic_read_u64(&db->ring_drained) < tail && !sub->paused)
 		{
-			wait_placed(db, sub->bus_slot, tail);
+			evbus_wait_placed(db, sub, 1, tail);
 			tail = 0;
 			continue;
 		}
@@ -325,6 +333,7 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 	/* A publisher may have committed asynchronously: nobody outside sees it before it is safe. */
 	if (lsn != InvalidXLogRecPtr)
 		XLogFlush(lsn);
+	last_bytes = t->bytes;
 }
 
 /* The receipt of the i-th. */

@@ -28,6 +28,7 @@ typedef struct EvbusTaken
 } EvbusTaken;
 
 extern void evbus_channel_name(const EvbusSubscription *sub, char *name);
+extern void evbus_wait_placed(EvbusDb *db, const EvbusSubscription *subs, int n, uint64 tail);
 extern void evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, int64 bytes_max, EvbusTaken *t);
 extern EvbusReceipt evbus_taken_receipt(const EvbusTaken *t, int i);
 

@@ -208,6 +208,7 @@ typedef struct EvbusSub
 	int32		bus_id;
 	int64		frontier;		/* next position to give out for the first time */
 	int64		skipped_from;	/* [skipped_from, frontier) is done but in no ledger row */
+	uint64		grants;			/* how often something was given out, also again; read without the lock, as a hint */
 	EvbusHint	hints[EVBUS_HINTS]; /* of the last readers: who claimed before another may read after it */
 	uint32		next_hint;
 	int32		open_head;		/* ranges, ascending by lo; retries hang at retry_head */

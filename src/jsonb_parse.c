@@ -53,8 +53,8 @@ add_token(EvbusJsonbParser *p, uint32 type, const char *start, uint32 len)
 
 	if (p->n_tokens == p->max_tokens)
 	{
+		p->tokens = repalloc(p->tokens, sizeof(EvbusJsonToken) * p->max_tokens * 2);
 		p->max_tokens *= 2;
-		p->tokens = repalloc(p->tokens, sizeof(EvbusJsonToken) * p->max_tokens);
 	}
 	token = &p->tokens[p->n_tokens];
 	token->type = type;

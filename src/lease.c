@@ -343,4 +343,5 @@ evbus_lease_grant(EvbusSub *sub, EvbusLease *lease)
 	lease->state = EVBUS_LEASE_HELD;
 	lease->epoch++;
 	sub->n_held++;
+	sub->grants++;
 }

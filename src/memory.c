@@ -13,6 +13,18 @@
 #include <malloc.h>
 #endif
 
+/*
+ * Give back what is kept beyond that, after something much larger: freed pieces in
+ * the middle of the heap would stay.
+ */
+void
+evbus_trim_memory(void)
+{
+#ifdef __GLIBC__
+	(void) malloc_trim(0);
+#endif
+}
+
 /* From here on this process keeps up to that many freed bytes for itself. */
 void
 evbus_keep_memory(Size bytes)

@@ -4,6 +4,7 @@
 
 #include "evbus.h"
 
+extern void evbus_trim_memory(void);
 extern void evbus_keep_memory(Size bytes);
 
 #endif

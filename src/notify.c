@@ -35,7 +35,7 @@ typedef struct Seen
 {
 	int32		subscription_id;
 	int64		next_position;
-	int64		frontier;		/* what had been received */
+	uint64		grants;			/* what had been received */
 	int64		told_at;		/* by evbus_uptime(); 0: never */
 	int64		retry_due;
 } Seen;
@@ -79,6 +79,7 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 			? (int64) pg_atomic_read_u64(&bus->next_position) : 0;
 		int64		due = (int64) pg_atomic_read_u64(&shared->retry_due);
 		int64		frontier = shared->frontier;
+		uint64		grants = shared->grants;
 		bool		fresh;
 		char		channel[NAMEDATALEN];
 
@@ -96,7 +97,7 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		if (next > last->next_position)
 		{
 			any = true;
-			if (!fresh && last->told_at != 0 && frontier == last->frontier &&
+			if (!fresh && last->told_at != 0 && grants == last->grants &&
 				!TimestampDifferenceExceeds(last->told_at, evbus_uptime(), REMIND_MS))
 				continue;		/* and what is new stays so */
 			fresh = fresh || wanted(db, &subs[i], Max(last->next_position, frontier), next);
@@ -104,7 +105,7 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		last->next_position = next;
 		if (!fresh)
 			continue;
-		last->frontier = frontier;
+		last->grants = grants;
 		last->told_at = evbus_uptime();
 		StartTransactionCommand();
 		evbus_channel_name(&subs[i], channel);

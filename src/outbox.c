@@ -56,12 +56,16 @@ static bool too_large;			/* for the ring: a late row serves */
 static void *
 make_room(void *array, int *max, int n, Size element)
 {
+	int			wanted = Max(*max * 2, 16);
+
 	if (n < *max)
 		return array;
-	*max = Max(*max * 2, 16);
 	if (array == NULL)
-		return MemoryContextAlloc(TopMemoryContext, element * *max);
-	return repalloc_huge(array, element * *max);
+		array = MemoryContextAlloc(TopMemoryContext, element * wanted);
+	else
+		array = repalloc_huge(array, element * wanted);
+	*max = wanted;				/* not before there is room */
+	return array;
 }
 
 /* The same array, without what one large transaction made it hold. */

@@ -102,8 +102,8 @@ forget(void)
 
 /* ------------------------------------------------------------------ publish */
 
-static void
-check_type(text *type)
+void
+evbus_publish_check_type(text *type)
 {
 	/* A batch is mostly of one type: do not look at the same bytes twice. */
 	static char last[EVBUS_TYPE_MAX];
@@ -154,15 +154,15 @@ check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload)
 }
 
 /* What does not depend on the event: the bus, the transaction, a leaf to write to. */
-static EvbusDb *
-prepare(FunctionCallInfo fcinfo, const char *what, EvbusBus *bus)
+EvbusDb *
+evbus_publish_prepare(const char *bus_name, const char *what, EvbusBus *bus)
 {
 	EvbusDb    *db;
 	EvbusLeaf	leaf;
 	Oid			parent;
 	int64		now;
 
-	evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), bus);
+	evbus_bus_get(bus_name, bus);
 	PreventCommandIfReadOnly(what);
 	PreventCommandIfParallelMode(what);
 	PreventCommandDuringRecovery(what);
@@ -182,19 +182,30 @@ prepare(FunctionCallInfo fcinfo, const char *what, EvbusBus *bus)
 	return db;
 }
 
-/* After our PRE_COMMIT nobody else will write what was just added. */
+/* After our PRE_COMMIT nobody else will write the event that was just added. */
 static void
-write_through(void)
+write_through(const EvbusBus *bus, int64 id)
 {
-	const EvbusIdRange *ids;
-	int			n;
+	EvbusIdRange late = {.first = id, .n = 1, .bus_id = bus->bus_id};
 
 	if (!past_precommit)
 		return;
 	evbus_outbox_flush();
-	ids = evbus_outbox_ids(&n);
-	evbus_late_write(pub.db, ids + n - 1, 1);
+	evbus_late_write(pub.db, &late, 1);
 	pub.late = true;
+}
+
+/* One event, of a type that is checked; returns its id. */
+int64
+evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, Jsonb *headers, Jsonb *payload)
+{
+	int64		id;
+
+	check_event(bus, key, headers, payload);
+	id = evbus_clock_take(&db->clock, 1);
+	evbus_outbox_add(bus, id, type, key, headers, payload, !past_precommit);
+	write_through(bus, id);
+	return id;
 }
 
 /*
@@ -217,7 +228,6 @@ evbus_publish(PG_FUNCTION_ARGS)
 	text	   *key;
 	Jsonb	   *headers;
 	Jsonb	   *payload;
-	int64		id;
 
 	evbus_arg_present(fcinfo, 0, "bus");
 	evbus_arg_present(fcinfo, 1, "type");
@@ -227,14 +237,10 @@ evbus_publish(PG_FUNCTION_ARGS)
 	key = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
 	headers = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
 
-	check_type(type);
-	db = prepare(fcinfo, "evbus.publish()", &bus);
+	evbus_publish_check_type(type);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", &bus);
 	check_headers(headers);
-	check_event(&bus, key, headers, payload);
-	id = evbus_clock_take(&db->clock, 1);
-	evbus_outbox_add(&bus, id, type, key, headers, payload, !past_precommit);
-	write_through();
-	PG_RETURN_INT64(id);
+	PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, headers, payload));
 }
 
 /* An optional array argument; it must have an element for each event, `count` of them in `events`. */
@@ -288,12 +294,12 @@ publish_all(FunctionCallInfo fcinfo, int *count)
 	(void) optional_array(fcinfo, 3, "keys", "payloads", n, &keys, &key_nulls);
 	(void) optional_array(fcinfo, 4, "headers", "payloads", n, &headers, &header_nulls);
 
-	db = prepare(fcinfo, "evbus.publish_batch()", &bus);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", &bus);
 	*count = n;
 	if (n == 0)
 		return 0;
 	for (int i = 0; i < n_types; i++)
-		check_type(DatumGetTextPP(types[i]));
+		evbus_publish_check_type(DatumGetTextPP(types[i]));
 	if (n >= LARGE_BATCH)
 		evbus_keep_memory(KEEP_BYTES);
 
@@ -309,7 +315,7 @@ publish_all(FunctionCallInfo fcinfo, int *count)
 		check_headers(header);
 		check_event(&bus, key, header, payload);
 		evbus_outbox_add(&bus, first + i, DatumGetTextPP(types[n_types == 1 ? 0 : i]), key, header, payload, !past_precommit);
-		write_through();
+		write_through(&bus, first + i);
 		MemoryContextReset(scratch);
 	}
 	MemoryContextSwitchTo(old);
@@ -373,6 +379,19 @@ count_lines(const char *at, const char *end)
 	return n;
 }
 
+/* jsonb's own message for nothing at all would not tell what is wrong. */
+static void
+refuse_empty(const char *at, const char *end)
+{
+	while (at < end && (*at == ' ' || *at == '\t' || *at == '\r'))
+		at++;
+	if (at == end)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("a line is empty"),
+				 errhint("Give one JSON value on each line, without newlines in it; only behind the last one a newline may follow.")));
+}
+
 /* Context of errors: which line. */
 static void
 tell_line(void *arg)
@@ -428,9 +447,15 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "evbus.publish_lines() must return a row");
 
-	check_type(type);
+	if (VARSIZE_ANY_EXHDR(type) > 0 && *VARDATA_ANY(type) == '{')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("type must be a single event type, not an array"),
+				 errdetail("It is \"%s\".", evbus_clip(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type))),
+				 errhint("All events of evbus.publish_lines() have one type: 'order.created', and not '{order.created}'.")));
+	evbus_publish_check_type(type);
 	check_headers(headers);
-	db = prepare(fcinfo, "evbus.publish_lines()", &bus);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_lines()", &bus);
 	if (n >= LARGE_BATCH)
 		evbus_keep_memory(KEEP_BYTES);
 
@@ -452,10 +477,11 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 
 			line++;				/* for people they count from 1 */
 			CHECK_FOR_INTERRUPTS();
+			refuse_empty(at, newline ? newline : end);
 			payload = evbus_jsonb_parse(parser, at, (newline ? newline : end) - at);
 			check_event(&bus, key, headers, payload);
 			evbus_outbox_add(&bus, first + line - 1, type, key, headers, payload, !past_precommit);
-			write_through();
+			write_through(&bus, first + line - 1);
 			MemoryContextReset(scratch);
 			at = newline ? newline + 1 : end;
 		}

@@ -4,6 +4,14 @@
 
 #include "evbus.h"
 
+#include "registry.h"
+#include "utils/jsonb.h"
+
 extern void evbus_publish_init(void);
+
+/* For others who publish: the type is checked, the bus prepared in this very transaction, then events. */
+extern void evbus_publish_check_type(text *type);
+extern EvbusDb *evbus_publish_prepare(const char *bus_name, const char *what, EvbusBus *bus);
+extern int64 evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, Jsonb *headers, Jsonb *payload);
 
 #endif

@@ -90,7 +90,7 @@ warn_stale(int stale, int n)
 		ereport(WARNING,
 				(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
 				 errmsg("%d of %d receipts are stale and changed nothing", stale, n),
-				 errdetail("Their lease ran out, was given back or settled, or is of before a restart.")));
+				 errdetail("Their leases ran out, were given back or settled before, or ended with a seek or a restart.")));
 }
 
 /*
@@ -127,6 +127,7 @@ pin_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusPinAction 
 	{
 		EvbusClaim *claim = &all[i].claim;
 
+		CHECK_FOR_INTERRUPTS();
 		if (all[i].good)
 			all[good++] = all[i];
 		else if (all[i].ours &&

@@ -441,7 +441,10 @@ evbus_seek(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(position);
 }
 
-/* evbus._subscription_state(): a row for each subscription whose progress is loaded. */
+/*
+ * evbus._subscription_state(): a row for each subscription whose progress is loaded.
+ * What was committed before the call is counted.
+ */
 Datum
 evbus_subscription_state(PG_FUNCTION_ARGS)
 {
@@ -451,6 +454,9 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 	EvbusSubscription *subs = evbus_subscriptions(&n);
 
 	InitMaterializedSRF(fcinfo, 0);
+	/* Who waits for a lag of 0 has committed what is to be counted. */
+	if (pg_atomic_read_u32(&db->ready))
+		evbus_wait_placed(db, subs, n, pg_atomic_read_u64(&db->ring_tail));
 	for (int i = 0; i < n; i++)
 	{
 		EvbusCursorState state;

@@ -125,8 +125,8 @@ open_receive(int n)
 
 	(void) n;
 	if (by_lines)
-		prepare(client->conn, "receive", one_call ? "SELECT receipts, lines FROM evbus.receive_lines($1, $2, ack => $3)" :
-				"SELECT receipts, lines FROM evbus.receive_lines($1, $2)");
+		prepare(client->conn, "receive", one_call ? "SELECT receipts, lines, events FROM evbus.receive_lines($1, $2, ack => $3)" :
+				"SELECT receipts, lines, events FROM evbus.receive_lines($1, $2)");
 	else
 		prepare(client->conn, "receive", one_call ? "SELECT * FROM evbus.receive($1, $2, ack => $3)" :
 				"SELECT * FROM evbus.receive($1, $2)");
@@ -178,7 +178,7 @@ count(const char *text, int length, char what)
 	return n;
 }
 
-/* One row has them all: as many lines as receipts, which are an array already.  Returns how many. */
+/* One row has them all, and one receipt for them, in an array already.  Returns how many. */
 static int
 keep_lines(Client *client, PGresult *result)
 {
@@ -192,8 +192,8 @@ keep_lines(Client *client, PGresult *result)
 	receipts = PQgetvalue(result, 0, 0);
 	length = PQgetlength(result, 0, 0);
 	n = count(PQgetvalue(result, 0, 1), PQgetlength(result, 0, 1), '\n') + 1;
-	if (count(receipts, length, ',') + 1 != n || length > options.batch * (MAX_RECEIPT + 1) + 2)
-		fail("%d lines, and other receipts", n);
+	if (atoi(PQgetvalue(result, 0, 2)) != n || length > options.batch * (MAX_RECEIPT + 1) + 2)
+		fail("%d lines, of %s events", n, PQgetvalue(result, 0, 2));
 	memcpy(client->receipts, receipts, length + 1);
 	return n;
 }

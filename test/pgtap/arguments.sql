@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(678);
+SELECT plan(722);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.subscribe('b', 's', types => '{wanted}') AS position \gset
@@ -19,6 +19,8 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$,
 	$$evbus.publish(NULL, 'a', '1')$$, $$evbus.publish('b', NULL, '1')$$, $$evbus.publish('b', 'a', NULL)$$,
 	$$evbus.publish_lines(NULL, 'a', '1')$$, $$evbus.publish_lines('b', NULL, '1')$$, $$evbus.publish_lines('b', 'a', NULL)$$,
+	$$evbus.publish_changes(NULL, 'b')$$, $$evbus.publish_changes('bad', NULL)$$, $$evbus.publish_changes('bad', 'b', columns => '{n,NULL}')$$, $$evbus.publish_changes('bad', 'b', key_columns => '{NULL}')$$,
+	$$evbus.stop_publish_changes(NULL)$$, $$evbus.publish_cloud_event(NULL, '{"specversion": "1.0", "id": "1", "source": "/", "type": "a"}')$$, $$evbus.publish_cloud_event('b', NULL)$$,
 	$$evbus.publish_batch(NULL, '{a}', '{1}')$$, $$evbus.publish_batch('b', NULL, '{1}')$$, $$evbus.publish_batch('b', '{a}', NULL)$$,
 	$$evbus.publish_batch('b', '{a,NULL}', '{1,2}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,NULL}')$$,
 	$$evbus.subscribe(NULL, 'x')$$, $$evbus.subscribe('b', NULL)$$, $$evbus.subscribe('b', 'x', types => NULL)$$, $$evbus.subscribe('b', 'x', types => '{a,NULL}')$$,
@@ -39,7 +41,8 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$),
-		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
+		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.publish_changes('bad', %L)$$),
+		('VB001', $$evbus.publish_cloud_event(%L, '{"specversion": "1.0", "id": "1", "source": "/", "type": "a"}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
 		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.history_page(%L)$$),
 		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
 		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$evbus.receive_lines(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
@@ -53,9 +56,19 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 		('VB004 22023', $$evbus.receive(%L)$$), ('VB004 22023', $$evbus.unsubscribe(%L)$$), ('VB004 22023', $$evbus.seek(%L, 'now')$$), ('VB004 22023', $$evbus.alter_subscription(%L)$$)) AS c (state, call),
 	(VALUES (''), (repeat('x', 64)), (repeat('é', 32)), (repeat('x', 100000)), (E'a\nb'), (E'a\x01')) AS v (name);
 
+-- tables and columns
+
+INSERT INTO bad (sqlstate, call) VALUES ('42P01', $$evbus.publish_changes('nosuch', 'b')$$), ('42P01', $$evbus.publish_changes(4000000000, 'b')$$), ('42P01', $$evbus.stop_publish_changes('nosuch')$$), ('42P01', $$evbus.stop_publish_changes(4000000000)$$),
+	('42809', $$evbus.publish_changes('evbus.history', 'b')$$), ('42809', $$evbus.publish_changes('bad_n_seq', 'b')$$), ('42809', $$evbus.publish_changes('evbus.retry', 'b')$$), ('42809', $$evbus.publish_changes('evbus.event_log', 'b')$$),
+	('42501', $$evbus.publish_changes('pg_class', 'b')$$), ('42704', $$evbus.stop_publish_changes('bad')$$),
+	('42703', $$evbus.publish_changes('bad', 'b', columns => '{n,nosuch}')$$), ('42703', $$evbus.publish_changes('bad', 'b', key_columns => '{N}')$$), ('42703', $$evbus.publish_changes('bad', 'b', columns => '{ctid}')$$);
+
 -- arrays
 
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.publish_changes('bad', 'b', columns => '{{n,call}}')$$, $$evbus.publish_changes('bad', 'b', columns => '{}')$$, $$evbus.publish_changes('bad', 'b', key_columns => '{}')$$,
+	$$evbus.publish_changes('bad', 'b', type_prefix => '')$$, $$evbus.publish_changes('bad', 'b', type_prefix => 'a..b')$$, $$evbus.publish_changes('bad', 'b', type_prefix => '*')$$, $$evbus.publish_changes('bad', 'b', type_prefix => repeat('x', 250))$$,
+	$$evbus.publish_cloud_event('b', '1')$$, $$evbus.publish_cloud_event('b', '{}')$$, $$evbus.cloud_event(ROW(1))$$,
 	$$evbus.publish_lines('b', 'a', E'1\n2', keys => '{{k,l}}')$$, $$evbus.publish_lines('b', 'a', '', keys => '{k}')$$, $$evbus.publish_lines('b', '', '1')$$, $$evbus.publish_lines('b', 'a', '1', headers => '1')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2,3}')$$, $$evbus.publish_batch('b', '{}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k,l,m}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{}')$$,

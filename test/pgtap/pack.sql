@@ -1,6 +1,6 @@
 -- jsonb is stored packed (src/jsonb_pack.c): as many bytes less as it should be, and the very same when it is read.
 \ir include/helpers.sql
-SELECT plan(21);
+SELECT plan(22);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.subscribe('b', 'rows') AS position \gset
@@ -65,6 +65,8 @@ SELECT evbus.publish('b', 'a', :'usual') AS id \gset
 SELECT cmp_ok(stored(:id), '<', pg_column_size(:'usual'::jsonb) * 6 / 10, 'an order takes less than 0.6 of its jsonb');
 SELECT cmp_ok(stored(:id), '<', length(:'usual'), 'and less than its text');
 SELECT is(get_byte(payload, 0), 2, 'it is packed') FROM evbus.event_log WHERE event_id = :id;
+CREATE TABLE number AS SELECT n, payload, evbus.publish('b', 'a', payload) AS id FROM unnest('{1,-8,10000,9990000,1.50,-0.05,123456.789,99999999,1e100}'::jsonb[]) WITH ORDINALITY AS u (payload, n);
+SELECT is(string_agg(payload::text || ':' || stored(id), ' ' ORDER BY n), '1:4 -8:4 10000:7 9990000:8 1.50:6 -0.05:5 123456.789:8 99999999:8 1' || repeat('0', 100) || ':13', 'numbers') FROM number;
 SELECT evbus.publish('b', 'a', '[1]', headers => '{"trace": 1}') AS id \gset
 SELECT is(stored(:id), 4, 'codec, length, tag, tag');
 SELECT cmp_ok(octet_length(headers), '<', pg_column_size('{"trace": 1}'::jsonb) - 8, 'headers as well') FROM evbus.event_log WHERE event_id = :id;

@@ -1,6 +1,6 @@
 -- publish_lines(): a batch as lines of JSON.  It parses them itself (src/jsonb_parse.c): the bytes must be those of jsonb's own input.
 \ir include/helpers.sql
-SELECT plan(35);
+SELECT plan(36);
 
 SELECT evbus.create_bus('lines');
 SELECT evbus.subscribe('lines', 'reader') AS position \gset
@@ -27,7 +27,7 @@ SELECT is(count(*), 2500::bigint, 'more than is written at once') FROM evbus.his
 CREATE FUNCTION stored() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM evbus.history';
 SELECT stored() AS before \gset
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', E'{"a": 1}\n{"b": }\n3')$$, '22P02', 'invalid input syntax for type json', 'a line that is not JSON');
-SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', E'1\n\n3')$$, '22P02', NULL, 'an empty line');
+SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', E'1\n \r\n3')$$, '22P02', 'a line is empty', 'an empty line');
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', E'\n')$$, '22P02', NULL, 'nothing but an empty line');
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', E'{"a":\n1}')$$, '22P02', NULL, 'a value over two lines');
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', '1 2')$$, '22P02', NULL, 'two values on a line');
@@ -36,6 +36,7 @@ SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', E'1\n2', keys => '{k
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', E'1\n2\n', keys => '{a,b,c}')$$, '22023', NULL, 'too many keys');
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', '1', headers => '[]')$$, '22023', 'headers must be a JSON object', 'headers that are no object');
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a..b', '1')$$, '22023', NULL, 'a type that is none');
+SELECT throws_ok($$SELECT evbus.publish_lines('lines', '{a.b}', '1')$$, '22023', 'type must be a single event type, not an array', 'what publish_batch() wants');
 SELECT throws_ok($$SELECT evbus.publish_lines('lines', 'a', NULL)$$, '22004', 'argument "lines" must not be null', 'no lines at all');
 SELECT throws_ok($$SELECT evbus.publish_lines('nowhere', 'a', '1')$$, 'VB001', NULL, 'a bus that is not there');
 SELECT is(stored(), :before::bigint, 'none of them stored anything');

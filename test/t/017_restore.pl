@@ -23,6 +23,13 @@ $primary->safe_psql('postgres', <<'SQL');
 SELECT evbus.create_bus('quiet');
 SELECT evbus.subscribe('quiet', 'quiet reader');
 SELECT evbus.publish('quiet', 'silence', '1');
+CREATE TABLE "Stock" (id integer, "n'o" integer, part text) PARTITION BY LIST (part);
+CREATE TABLE stock_a PARTITION OF "Stock" FOR VALUES IN ('a');
+CREATE TABLE shelf (id integer PRIMARY KEY, n integer);
+INSERT INTO "Stock" VALUES (1, 1, 'a');
+INSERT INTO shelf VALUES (1, 1);
+SELECT evbus.publish_changes('"Stock"', 'quiet', key_columns => '{id,n''o}');
+SELECT evbus.publish_changes('shelf', 'quiet');
 CREATE FUNCTION fail(e evbus.event) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	RAISE EXCEPTION USING MESSAGE = 'as told', ERRCODE = CASE e.type WHEN 'bad' THEN '22012' ELSE 'P0001' END;
@@ -63,6 +70,9 @@ sub goes_on
 	is(join(', ', receive_all($node, 'postgres', 'quiet reader', 2)), '1 silence 1, 2 sound 2', "a quiet bus goes on where it stood: $where");
 	is($node->safe_psql('postgres', q(SELECT evbus.redrive(subscription => 'failing'))), '1', "a dead letter can be redriven: $where");
 	answers($node, 'postgres', q(SELECT string_agg(type || ' ' || attempts || ' ' || redrives, ' ') FROM evbus.dead_letter), 'bad 1 1', "and is tried: $where");
+	is($node->safe_psql('postgres', q(UPDATE shelf SET n = 2; INSERT INTO stock_a VALUES (2, 3, 'a');
+		SELECT string_agg(type || ' ' || key, ', ' ORDER BY event_id) FROM evbus.history WHERE type ~ '\.(inserted|updated)$')),
+		'shelf.updated 1, Stock.inserted [2, 3]', "changes of tables are published, those from now on: $where");
 	is($node->safe_psql('postgres', 'SELECT count(*) - count(DISTINCT event_id) FROM evbus.event_log'), '0', "no id is used twice: $where");
 }
 

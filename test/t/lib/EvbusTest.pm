@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(new_node worker_pids other_worker answers receive_all fill_ledger
-	points point reached crashed shop complete test_module);
+	points point reached crashed shop complete build_module test_module);
 
 # A started server with evbus preloaded; conf is added to postgresql.conf.
 # Unless database is undef, the extension is made in it ("postgres" by default).
@@ -124,14 +124,22 @@ sub crashed
 	return $node->poll_query_until('postgres', 'SELECT true');
 }
 
-# Builds test/module and declares its functions.
+# Builds a library of test/module; returns where it is.
+sub build_module
+{
+	my ($name) = @_;
+	my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
+	my ($include, $stderr) = run_command([ $pg_config, '--includedir-server' ]);
+	my $library = PostgreSQL::Test::Utils::tempdir() . "/$name.so";
+	system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-I', $include, '-o', $library, "$FindBin::RealBin/../module/$name.c");
+	return $library;
+}
+
+# Builds test/module/evbus_test.c and declares its functions.
 sub test_module
 {
 	my ($node) = @_;
-	my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
-	my ($include, $stderr) = run_command([ $pg_config, '--includedir-server' ]);
-	my $library = PostgreSQL::Test::Utils::tempdir() . '/evbus_test.so';
-	system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-I', $include, '-o', $library, "$FindBin::RealBin/../module/evbus_test.c");
+	my $library = build_module('evbus_test');
 	return $node->safe_psql('postgres', join '', map { "CREATE FUNCTION $_ RETURNS void AS '$library' LANGUAGE C;" }
 		'test_crash()', 'test_spin(ms int)', 'test_hog(mb int)');
 }
