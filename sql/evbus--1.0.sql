@@ -71,9 +71,11 @@ CREATE TABLE evbus.bus (
 	durability	text NOT NULL,
 	max_payload_bytes integer NOT NULL,
 	paused		boolean NOT NULL,
-	created_at	timestamptz NOT NULL
+	created_at	timestamptz NOT NULL,
+	former_classes integer[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE evbus.bus IS 'the registry of buses; changed only through evbus.create_bus() and its siblings';
+COMMENT ON COLUMN evbus.bus.former_classes IS 'storage classes the bus was in before: leaves of theirs may still hold events of it';
 COMMENT ON COLUMN evbus.bus.slot IS 'place in shared memory, 0 to evbus.max_buses - 1';
 
 CREATE TABLE evbus.subscription (
@@ -677,6 +679,44 @@ SELECT e.event_id, b.bus, e.type, e.key, evbus._decode(e.payload) AS payload, ev
 FROM evbus.event_log e JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.history IS 'every event within retention, whether delivered or not';
 
+CREATE FUNCTION evbus.history_page(bus text, types text[] DEFAULT NULL, key text DEFAULT NULL, "from" timestamptz DEFAULT NULL,
+								"to" timestamptz DEFAULT NULL, after bigint DEFAULT NULL, "limit" integer DEFAULT 100,
+								"order" text DEFAULT 'newest', filter jsonpath DEFAULT NULL)
+RETURNS SETOF evbus.history AS 'MODULE_PATHNAME', 'evbus_history_page' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 100;
+COMMENT ON FUNCTION evbus.history_page(text, text[], text, timestamptz, timestamptz, bigint, integer, text, jsonpath)
+	IS 'events of a bus a page at a time, newest or oldest first; the next page is after => the last event_id of this one';
+
+CREATE FUNCTION evbus._history_query(bus text, types text[] DEFAULT NULL, key text DEFAULT NULL, "from" timestamptz DEFAULT NULL,
+								"to" timestamptz DEFAULT NULL, after bigint DEFAULT NULL, "limit" integer DEFAULT 100,
+								"order" text DEFAULT 'newest', filter jsonpath DEFAULT NULL)
+RETURNS SETOF text AS 'MODULE_PATHNAME', 'evbus_history_query' LANGUAGE C STABLE PARALLEL UNSAFE ROWS 10;
+COMMENT ON FUNCTION evbus._history_query(text, text[], text, timestamptz, timestamptz, bigint, integer, text, jsonpath)
+	IS 'the statements that evbus.history_page() runs until its page is full, to be explained';
+
+CREATE FUNCTION evbus._oldest_open() RETURNS bigint
+AS 'MODULE_PATHNAME', 'evbus_oldest_open' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._oldest_open() IS 'no event_id below it will be written any more, but by prepared transactions: leaves that end below it are closed';
+
+CREATE VIEW evbus.leaf_list AS
+SELECT c.storage_class_id, c.retention, c.partition_interval, l.relname::text COLLATE pg_catalog."default" AS leaf,
+	   evbus._event_time(b.lo) AS from_time, evbus._event_time(b.hi) AS to_time,
+	   CASE WHEN l.reltuples >= 0 THEN l.reltuples::bigint END AS rows,
+	   pg_catalog.pg_total_relation_size(l.oid) AS bytes,
+	   b.hi <= o.id AS closed,
+	   (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class x
+		WHERE x.relnamespace = l.relnamespace AND x.relname::text IN (l.relname || '_by_key', l.relname || '_by_type')) = 2 AS indexed
+FROM evbus.storage_class c
+	 JOIN pg_catalog.pg_inherits i ON i.inhparent = pg_catalog.to_regclass('evbus.event_c' || c.storage_class_id)
+	 JOIN pg_catalog.pg_class l ON l.oid = i.inhrelid
+	 CROSS JOIN LATERAL (SELECT m[1]::bigint AS lo, m[2]::bigint AS hi
+						 FROM pg_catalog.regexp_match(pg_catalog.pg_get_expr(l.relpartbound, l.oid), '\((?:'')?(-?\d+).*\((?:'')?(-?\d+)') AS m) b
+	 CROSS JOIN (SELECT evbus._oldest_open() AS id) o;
+COMMENT ON VIEW evbus.leaf_list IS 'the leaves of evbus.event_log: what they hold, how large they are, and whether they are closed and indexed';
+COMMENT ON COLUMN evbus.leaf_list.rows IS 'as of the last ANALYZE, which autovacuum runs, and the indexer; NULL: not yet';
+COMMENT ON COLUMN evbus.leaf_list.bytes IS 'with its indexes and TOAST';
+COMMENT ON COLUMN evbus.leaf_list.closed IS 'its time has passed and no open transaction may still write to it';
+COMMENT ON COLUMN evbus.leaf_list.indexed IS 'has indexes by type and by key, see evbus.history_indexes';
+
 CREATE VIEW evbus.retry_list AS
 SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload) AS payload, evbus._decode(r.headers) AS headers,
 	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message,
@@ -770,7 +810,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus.channel(text) TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag, evbus.leaf_list TO pg_monitor;
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

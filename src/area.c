@@ -33,6 +33,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 
 	db->sequencer_pid = 0;
 	db->maintainer_pid = 0;
+	db->indexer_pid = 0;
 	db->stopped_until = 0;
 	db->claimed_xid = GetTopTransactionIdIfAny();
 	db->claimed_at = evbus_uptime();

@@ -229,7 +229,10 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 		values[3] = CStringGetTextDatum(name);
 	}
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus) WHERE bus_id = $1",
+	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus),"
+			  " former_classes = CASE WHEN storage_class_id = $2 THEN former_classes"
+			  "                  ELSE array_append(array_remove(former_classes, storage_class_id), storage_class_id) END"
+			  " WHERE bus_id = $1",
 			  4, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();

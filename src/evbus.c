@@ -18,6 +18,7 @@
 #include "commands/extension.h"
 #include "fmgr.h"
 #include "handler.h"
+#include "leafindex.h"
 #include "ledger.h"
 #include "maintain.h"
 #include "nodes/parsenodes.h"
@@ -216,6 +217,10 @@ define_settings(void)
 							gettext_noop("Sets how long dead letters are kept."),
 							gettext_noop("They go in leaves of one day."),
 							&evbus_dead_letter_retention, 30 * 24 * 60, 24 * 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+	DefineCustomBoolVariable("evbus.history_indexes",
+							 gettext_noop("Builds indexes by type and key when a leaf of the log is closed."),
+							 gettext_noop("They serve evbus.history_page(); off keeps those there are."),
+							 &evbus_history_indexes, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.late_after",
 							gettext_noop("Sets the age from which an open publisher is no longer waited for by recovery."),
 							gettext_noop("Its commit then costs one row more; a larger value makes recovery scan more."),

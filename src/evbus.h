@@ -99,6 +99,7 @@ typedef struct EvbusDb
 	pid_t		sequencer_pid;	/* 0: none runs */
 	pid_t		maintainer_pid;
 	int			maintainer_procno;
+	pid_t		indexer_pid;	/* 0: none runs */
 	TransactionId claimed_xid;	/* who claimed it may have made the extension; Invalid: has not */
 	int64		claimed_at;		/* by evbus_uptime(), as all moments that are not told to users */
 	int64		stopped_until;	/* workers stay away until then (DROP DATABASE) */

@@ -44,7 +44,8 @@ evbus_class_parents(Oid **parents)
 	int			n = desc->nparts;
 
 	*parents = palloc(sizeof(Oid) * Max(n, 1));
-	memcpy(*parents, desc->oids, sizeof(Oid) * n);
+	if (n > 0)
+		memcpy(*parents, desc->oids, sizeof(Oid) * n);
 	table_close(rel, AccessShareLock);
 	return n;
 }

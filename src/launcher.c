@@ -160,7 +160,7 @@ static void
 free_area(int i)
 {
 	EvbusDb    *db = &evbus_dbs[i];
-	bool		busy = db->sequencer_pid != 0 || db->maintainer_pid != 0;
+	bool		busy = db->sequencer_pid != 0 || db->maintainer_pid != 0 || db->indexer_pid != 0;
 
 	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
 	for (int s = 0; s < EVBUS_BACKENDS && !busy; s++)

@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "clock.h"
+#include "executor/executor.h"
 #include "executor/tuptable.h"
 #include "internal.h"
 #include "nodes/execnodes.h"
@@ -148,6 +149,21 @@ evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
 	}
 }
 
+/* Is the row one of those that a partial index holds?  Leaves it where expressions find it. */
+static bool
+index_wants(IndexInfo *info, TupleTableSlot *slot, EState *estate)
+{
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+
+	ResetExprContext(econtext);
+	econtext->ecxt_scantuple = slot;
+	if (info->ii_Predicate == NIL)
+		return true;
+	if (info->ii_PredicateState == NULL)
+		info->ii_PredicateState = ExecPrepareQual(info->ii_Predicate, estate);
+	return ExecQual(info->ii_PredicateState, econtext);
+}
+
 /*
  * Insert rows into a leaf opened with ROW EXCLUSIVE: one WAL record a page, then
  * the index entries.  As in COPY, no BulkInsertState: its ring would flush our
@@ -163,11 +179,14 @@ evbus_leaf_insert(Relation rel, HeapTuple *tuples, int n)
 	Relation   *indexes = palloc(sizeof(Relation) * Max(n_indexes, 1));
 	IndexInfo **infos = palloc(sizeof(IndexInfo *) * Max(n_indexes, 1));
 	CommandId	cid = GetCurrentCommandId(true);
+	EState	   *estate = NULL;	/* where an index has a predicate or expressions */
 
 	for (int i = 0; i < n_indexes; i++)
 	{
 		indexes[i] = index_open(list_nth_oid(index_oids, i), RowExclusiveLock);
 		infos[i] = BuildIndexInfo(indexes[i]);
+		if (estate == NULL && (infos[i]->ii_Predicate != NIL || infos[i]->ii_Expressions != NIL))
+			estate = CreateExecutorState();
 	}
 	for (int i = 0; i < n_slots; i++)
 		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
@@ -188,7 +207,9 @@ evbus_leaf_insert(Relation rel, HeapTuple *tuples, int n)
 				Datum		values[INDEX_MAX_KEYS];
 				bool		nulls[INDEX_MAX_KEYS];
 
-				FormIndexDatum(infos[x], slots[i], NULL, values, nulls);
+				if (estate && !index_wants(infos[x], slots[i], estate))
+					continue;
+				FormIndexDatum(infos[x], slots[i], estate, values, nulls);
 				(void) index_insert(indexes[x], values, nulls, &slots[i]->tts_tid, rel,
 									indexes[x]->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
 									false, infos[x]);
@@ -206,6 +227,8 @@ evbus_leaf_insert(Relation rel, HeapTuple *tuples, int n)
 	pfree(indexes);
 	pfree(infos);
 	list_free(index_oids);
+	if (estate)
+		FreeExecutorState(estate);
 }
 
 /*

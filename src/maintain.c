@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  * maintain.c
  *	  The maintainer: one per database.  Leaves, retention, ledger turns, NOTIFY,
- *	  handler workers, paced redrives; and CALL evbus.maintain(), the first two by hand.
+ *	  handler workers, paced redrives, the indexer; and CALL evbus.maintain(), the first two by hand.
  *
  * It may wait for locks, a second at most, which the sequencer must not.  What
  * fails is logged and tried again with the next turn.
@@ -15,7 +15,9 @@
 #include "dead_letter.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "indexer.h"
 #include "internal.h"
+#include "leafindex.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "notify.h"
@@ -151,6 +153,16 @@ turn_ledger(void)
 	evbus_ledger_turn(db);
 }
 
+static int	n_unindexed;
+
+static void
+look_at_indexes(void)
+{
+	EvbusLeaf  *leaves;
+
+	n_unindexed = evbus_history_indexes ? evbus_upkeep_unindexed(db, &leaves) : 0;
+}
+
 /* Free what dropped subscriptions still have in shared memory. */
 static void
 forget_dropped(void)
@@ -251,6 +263,8 @@ evbus_maintainer_main(Datum main_arg)
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
+				if (attempt(look_at_indexes, true))
+					evbus_indexer_turn(db, n_unindexed);
 			}
 			pgstat_report_stat(true);
 			pgstat_report_activity(STATE_IDLE, "waiting for work");

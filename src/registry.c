@@ -34,7 +34,7 @@
 enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
-	BUS_PAUSED, BUS_CREATED
+	BUS_PAUSED, BUS_CREATED, BUS_FORMER
 };
 enum
 {
@@ -108,8 +108,8 @@ registry_init(void)
 static void
 load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 {
-	Datum		values[BUS_CREATED];
-	bool		nulls[BUS_CREATED];
+	Datum		values[BUS_FORMER];
+	bool		nulls[BUS_FORMER];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	bus->bus_id = DatumGetInt32(values[BUS_ID - 1]);
@@ -197,7 +197,7 @@ load_table(Oid relid, int max, bool buses)
 	int			n = 0;
 
 	/* A library of another version than the tables must not read past their rows. */
-	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_CREATED : SUB_CREATED))
+	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_CREATED))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),

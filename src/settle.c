@@ -66,6 +66,12 @@ read_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusDb *db, i
 		int			count;
 		EvbusReceipt *receipts = evbus_receipts_in(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), &count);
 
+		if ((int64) *n + count > Max(evbus_max_leases, EVBUS_BATCH_MAX))
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("too many receipts in one call"),
+					 errdetail("There are not more than %d deliveries that could be received.", Max(evbus_max_leases, EVBUS_BATCH_MAX)),
+					 errhint("Pass each receipt once.")));
 		if (*n + count > room - (n_texts - i - 1))
 		{
 			room = Max(room * 2, *n + count + n_texts);

@@ -13,22 +13,27 @@
 #include "upkeep.h"
 
 #include "access/xact.h"
+#include "access/relation.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "commands/dbcommands.h"
 #include "cursor.h"
 #include "eventlog.h"
+#include "fmgr.h"
 #include "internal.h"
 #include "leaf.h"
+#include "leafindex.h"
 #include "ledger.h"
 #include "point.h"
 #include "registry.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
@@ -129,6 +134,15 @@ oldest_open(EvbusDb *db)
 			pg_atomic_read_u32(&evbus_slots[i].db) == (uint32) EVBUS_DB_INDEX(db))
 			oldest = Min(oldest, (int64) pg_atomic_read_u64(&evbus_slots[i].low));
 	return oldest;
+}
+
+PG_FUNCTION_INFO_V1(evbus_oldest_open);
+
+/* evbus._oldest_open(): no id below it will be written any more, but by prepared transactions. */
+Datum
+evbus_oldest_open(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(oldest_open(evbus_db()));
 }
 
 /* Does a subscription of some bus of the class still need an id below hi? */
@@ -306,6 +320,55 @@ evbus_upkeep_retention(EvbusDb *db)
 			dropped += drop_leaf(db, &leaves[i], 0, "dead letters");
 	pfree(leaves);
 	return dropped;
+}
+
+/* --------------------------------------------------------- closed leaves */
+
+static bool
+is_empty(Oid relid)
+{
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	bool		empty = rel == NULL || RelationGetNumberOfBlocks(rel) == 0;
+
+	if (rel)
+		relation_close(rel, AccessShareLock);
+	return empty;
+}
+
+/*
+ * Leaves of the log that are closed and lack indexes, newest first in each class,
+ * palloc'd; returns how many.  Those that go soon are left out: an index shall be
+ * of use for a tenth of the retention at least.
+ */
+int
+evbus_upkeep_unindexed(EvbusDb *db, EvbusLeaf **due)
+{
+	MemoryContext context = CurrentMemoryContext;
+	StorageClass *classes;
+	int			n_classes = load_classes(&classes);
+	int64		now = evbus_clock_to_time(now_id(db));
+	int64		closed = oldest_open(db);
+	int			size = 16;
+	int			n = 0;
+
+	*due = MemoryContextAlloc(context, sizeof(EvbusLeaf) * size);
+	for (int c = 0; c < n_classes; c++)
+	{
+		EvbusLeaf  *leaves;
+
+		for (int i = evbus_leaf_list(evbus_class_parent(classes[c].id), &leaves) - 1; i >= 0; i--)
+		{
+			if (leaves[i].hi > closed || evbus_leaf_indexed(leaves[i].relid) || is_empty(leaves[i].relid))
+				continue;
+			if (evbus_clock_to_time(leaves[i].hi) + classes[c].retention / 10 * 9 <= now)
+				break;
+			if (n == size)
+				*due = repalloc(*due, sizeof(EvbusLeaf) * (size *= 2));
+			(*due)[n++] = leaves[i];
+		}
+		pfree(leaves);
+	}
+	return n;
 }
 
 /* Retries that were written while their subscription was being dropped. */

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(751);
+SELECT plan(784);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -37,6 +37,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.discard(NULL::bigint[], 'x')$$, $$evbus.discard('{NULL}'::bigint[], 'x')$$, $$evbus.discard('{1}'::bigint[], NULL)$$, $$evbus.discard(types => '{a,NULL}', reason => 'x')$$, $$evbus.discard()$$, $$evbus.redrive(dry_run => NULL)$$,
 	$$evbus.edit_dead_letter(NULL, '1', 'x')$$, $$evbus.edit_dead_letter(1, NULL, 'x')$$, $$evbus.edit_dead_letter(1, '1', NULL)$$, $$evbus.cancel_redrive(NULL)$$,
 	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$,
+	$$evbus.history_page(NULL)$$, $$evbus.history_page('b', types => '{a,NULL}')$$, $$evbus.history_page('b', "limit" => NULL)$$, $$evbus.history_page('b', "order" => NULL)$$,
 	$$evbus.schedule_maintenance(NULL)$$]);
 
 -- the names of nothing
@@ -45,7 +46,7 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$),
 		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.publish_changes('bad', %L)$$),
 		('VB001', $$evbus.publish_cloud_event(%L, '{"specversion": "1.0", "id": "1", "source": "/", "type": "a"}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
-		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.redrive(bus => %L, rate => 1)$$), ('VB001', $$evbus.discard(bus => %L, reason => 'x')$$), ('VB004', $$evbus.discard(subscription => %L, reason => 'x')$$), ('VB004', $$evbus.redrive(subscription => %L, dry_run => true)$$),
+		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.history_page(%L)$$), ('VB001', $$evbus.redrive(bus => %L, rate => 1)$$), ('VB001', $$evbus.discard(bus => %L, reason => 'x')$$), ('VB004', $$evbus.discard(subscription => %L, reason => 'x')$$), ('VB004', $$evbus.redrive(subscription => %L, dry_run => true)$$),
 		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
 		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$evbus.receive_lines(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
 	(VALUES ('nosuch'), ('no"such'''), ('注文'), ('B'), ('S'), (' b'), (repeat('x', 63))) AS v (name);
@@ -54,7 +55,7 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('22023', $$evbus.create_bus(%L)$$), ('22023', $$evbus.subscribe('b', %L)$$), ('22023', $$evbus.alter_bus('b', rename_to => %L)$$),
-		('VB001 22023', $$evbus.publish(%L, 'a', '1')$$), ('VB001 22023', $$evbus.drop_bus(%L)$$), ('VB001 22023', $$evbus.subscribe(%L, 'x')$$),
+		('VB001 22023', $$evbus.history_page(%L)$$), ('VB001 22023', $$evbus.publish(%L, 'a', '1')$$), ('VB001 22023', $$evbus.drop_bus(%L)$$), ('VB001 22023', $$evbus.subscribe(%L, 'x')$$),
 		('VB004 22023', $$evbus.receive(%L)$$), ('VB004 22023', $$evbus.unsubscribe(%L)$$), ('VB004 22023', $$evbus.seek(%L, 'now')$$), ('VB004 22023', $$evbus.alter_subscription(%L)$$)) AS c (state, call),
 	(VALUES (''), (repeat('x', 64)), (repeat('é', 32)), (repeat('x', 100000)), (E'a\nb'), (E'a\x01')) AS v (name);
 
@@ -83,7 +84,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.ack(ARRAY[''])$$, $$evbus.ack(ARRAY['1'])$$, $$evbus.ack(ARRAY[repeat('x', 1000000)])$$,
 	$$evbus.receive('s', ack => '{{a},{b}}')$$, $$evbus.receive('s', ack => '{a}')$$,
 	$$evbus.redrive('{{1,2},{3,4}}'::bigint[])$$, $$evbus.discard('{{1,2},{3,4}}'::bigint[], 'x')$$, $$evbus.redrive(types => '{{a},{b}}')$$, $$evbus.redrive(types => '{}')$$,
-	$$evbus.discard(types => '{{a},{b}}', reason => 'x')$$, $$evbus.discard(types => '{}', reason => 'x')$$]);
+	$$evbus.discard(types => '{{a},{b}}', reason => 'x')$$, $$evbus.discard(types => '{}', reason => 'x')$$, $$evbus.history_page('b', types => '{{a},{b}}')$$, $$evbus.history_page('b', types => '{}')$$]);
 
 -- numbers
 
@@ -91,13 +92,14 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, n) FROM
 	(VALUES ($$evbus.create_bus('x', max_payload_bytes => %s)$$), ($$evbus.alter_bus('b', max_payload_bytes => %s)$$), ($$evbus.subscribe('b', 'x', batch_size => %s)$$),
 		($$evbus.subscribe('b', 'x', max_attempts => %s)$$), ($$evbus.subscribe('b', 'x', concurrency => %s)$$), ($$evbus.alter_subscription('s', batch_size => %s)$$),
 		($$evbus.alter_subscription('s', max_attempts => %s)$$), ($$evbus.alter_subscription('s', concurrency => %s)$$), ($$evbus.receive('s', %s)$$),
-		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$)) AS c (call),
+		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$),
+		($$evbus.history_page('b', "limit" => %s)$$), ($$evbus.history_page('b', after => %s)$$)) AS c (call),
 	(VALUES ('0'), ('-1'), ('-2147483648')) AS v (n);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.subscribe('b', 'x', batch_size => 10001)$$, $$evbus.subscribe('b', 'x', batch_size => 2147483647)$$, $$evbus.subscribe('b', 'x', max_attempts => 1001)$$,
 	$$evbus.subscribe('b', 'x', max_attempts => 2147483647)$$, $$evbus.subscribe('b', 'x', concurrency => 2147483647)$$, $$evbus.alter_subscription('s', batch_size => 10001)$$,
 	$$evbus.alter_subscription('s', max_attempts => 1001)$$, $$evbus.alter_subscription('s', concurrency => 2147483647)$$,
-	$$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$, $$evbus.redrive(rate => 10001)$$, $$evbus.redrive(rate => 2147483647, dry_run => true)$$,
+	$$evbus.history_page('b', "limit" => 10001)$$, $$evbus.history_page('b', after => -9223372036854775808)$$, $$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$, $$evbus.redrive(rate => 10001)$$, $$evbus.redrive(rate => 2147483647, dry_run => true)$$,
 	$$evbus.redrive(dead_after => now(), dead_before => now() - interval '1 second')$$, $$evbus.redrive(dead_after => now(), dead_before => now(), rate => 1)$$, $$evbus.discard(dead_after => 'infinity', dead_before => '-infinity', reason => 'x')$$,
 	$$evbus.dead_letter_top('0')$$, $$evbus.dead_letter_top('-1 day')$$]);
 
@@ -128,6 +130,8 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.publish('b', 'a', '1', key => repeat('k', 1025))$$, $$evbus.publish('b', 'a', '1', key => repeat('é', 513))$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1000000))$$,
 	$$evbus.publish('b', 'a', '1', headers => '1')$$, $$evbus.publish('b', 'a', '1', headers => '[]')$$, $$evbus.publish('b', 'a', '1', headers => 'null')$$, $$evbus.publish('b', 'a', '1', headers => '"x"')$$,
 	$$evbus.publish('b', repeat('x', 1000000), '1')$$, $$evbus.subscribe('b', 'x', types => ARRAY[repeat('x', 1000000)])$$,
+	$$evbus.history_page('b', "order" => '')$$, $$evbus.history_page('b', "order" => 'Newest')$$, $$evbus.history_page('b', "order" => repeat('x', 100000))$$,
+	$$evbus.history_page('b', "from" => 'infinity', "to" => '-infinity')$$, $$evbus.history_page('b', "from" => 'now', "to" => 'yesterday')$$, $$evbus.history_page('b', types => '{a..b}')$$,
 	$$evbus.redrive(sqlstate => '')$$, $$evbus.redrive(sqlstate => '4200')$$, $$evbus.redrive(sqlstate => '420011')$$, $$evbus.discard(sqlstate => 'abcde', reason => 'x')$$,
 	$$evbus.discard(reason => '')$$, $$evbus.discard(reason => E' \n\t')$$, $$evbus.discard(reason => repeat('x', 2049))$$, $$evbus.discard('{}'::bigint[], '')$$, $$evbus.edit_dead_letter(1, '1', '')$$,
 	$$evbus.redrive(subscription => 's', bus => 'other')$$]);

@@ -1,6 +1,6 @@
 -- receive_lines(): what receive() hands out as rows, as JSON lines; to the byte what SQL prints.
 \ir include/helpers.sql
-SELECT plan(69);
+SELECT plan(70);
 
 SELECT evbus.create_bus('b"us\');
 SELECT evbus.subscribe('b"us\', 'rows') AS position, evbus.subscribe('b"us\', 'lines', backoff_initial => '1 hour', backoff_max => '2 hours') AS position2 \gset
@@ -98,6 +98,7 @@ CREATE TABLE answer AS SELECT receipt, told(format('SELECT evbus.extend(ARRAY[%L
 SELECT results_eq('SELECT DISTINCT answer FROM answer ORDER BY 1', $$VALUES ('22023'), ('taken')$$, 'a forged one is refused as no receipt, or read as one of another lease');
 SELECT cmp_ok(count(*), '>', 50::bigint, 'those cut short, made longer or of another number are refused') FROM answer WHERE answer = '22023';
 SELECT is(count(*), 0::bigint, 'each of them') FROM answer WHERE answer <> '22023' AND length(receipt) <> length((:'receipts'::text[])[1]);
+SELECT is(told(format('SELECT evbus.extend(array_fill(%L::text, ARRAY[20000]), ''1 minute'')', (:'receipts'::text[])[1])), '54000', 'more than there can be are refused');
 SELECT is(evbus.ack(:'receipts'), 4, 'the true one is still good');
 SELECT evbus.seek('rows', 'now') AS position \gset
 
@@ -270,12 +271,12 @@ SELECT is(evbus.reject(ARRAY[:'receipt'], 'too large'), 1, 'receive() can get ri
 -- Nested more deeply than it was printed with recursion, and than a session's stack allows.
 SELECT evbus.create_bus('deep', max_payload_bytes => 10000000);
 SELECT evbus.subscribe('deep', 'deep') AS position \gset
-INSERT INTO given SELECT n, 'deep', (repeat('[{"a": ', n) || '[1, "x", 2.50]' || repeat('}, 3]', n))::jsonb FROM unnest('{90,99,100,101,102,500,3000}'::int[]) AS n;
-SELECT count(*) AS n FROM evbus.publish_batch('deep', '{deep}', (SELECT array_agg(payload ORDER BY n) FROM given WHERE type = 'deep')) \gset
+INSERT INTO given SELECT n, 'nested', (repeat('[{"a": ', n) || '[1, "x", 2.50]' || repeat('}, 3]', n))::jsonb FROM unnest('{90,99,100,101,102,500,3000}'::int[]) AS n;
+SELECT count(*) AS n FROM evbus.publish_batch('deep', '{deep}', (SELECT array_agg(payload ORDER BY n) FROM given WHERE type = 'nested')) \gset
 SET max_stack_depth = '200kB';
 SELECT lines FROM evbus.receive_lines('deep', 10, wait => '10 seconds') \gset
 RESET max_stack_depth;
 SELECT results_eq(format($$SELECT substring(line FROM '"payload":(.*),"headers":null') FROM string_to_table(%L, E'\n') AS line ORDER BY length(line)$$, :'lines'),
-	$$SELECT payload::text FROM given WHERE type = 'deep' ORDER BY n$$, 'however deeply something is nested, it is printed');
+	$$SELECT payload::text FROM given WHERE type = 'nested' ORDER BY n$$, 'however deeply something is nested, it is printed');
 
 SELECT * FROM finish();

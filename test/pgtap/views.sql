@@ -1,6 +1,6 @@
 -- The views: their columns are part of the API; what they tell, also of an empty bus.
 \ir include/helpers.sql
-SELECT plan(38);
+SELECT plan(39);
 
 SELECT columns_are('evbus', 'bus_list', '{bus,owner,durability,retention,partition_interval,max_payload_bytes,paused,created_at,next_position,subscriptions}'::name[], 'columns of bus_list');
 SELECT columns_are('evbus', 'subscription_list', '{subscription,bus,owner,types,handler,channel,batch_size,concurrency,max_attempts,backoff_initial,backoff_max,lease,timeout,paused,paused_reason,created_at}'::name[],
@@ -17,7 +17,7 @@ SELECT columns_are('evbus', 'redrive_list', '{job,state,subscription,bus,types,s
 -- without any bus
 
 SELECT is_empty('SELECT 1 FROM evbus.' || view, view || ' is empty without a bus')
-FROM unnest('{bus_list,subscription_list,subscription_lag,history,retry_list,dead_letter,dead_letter_summary,dead_letter_trend,redrive_list}'::text[]) AS view;
+FROM unnest('{bus_list,subscription_list,subscription_lag,history,leaf_list,retry_list,dead_letter,dead_letter_summary,dead_letter_trend,redrive_list}'::text[]) AS view;
 
 -- without events
 
