@@ -277,6 +277,13 @@ drop_leaf(EvbusDb *db, const EvbusLeaf *leaf, int32 class, const char *what)
 	return done;
 }
 
+/* The id that was taken so long before, or 0: as ids count, a hundred years are more than 63 bits. */
+static int64
+id_before(int64 id, int64 usecs)
+{
+	return usecs < id >> EVBUS_CLOCK_BITS ? id - (usecs << EVBUS_CLOCK_BITS) : 0;
+}
+
 /* Drop the leaves past their retention; returns how many. */
 int
 evbus_upkeep_retention(EvbusDb *db)
@@ -293,7 +300,7 @@ evbus_upkeep_retention(EvbusDb *db)
 	for (int c = 0; c < n_classes; c++)
 	{
 		Oid			parent = evbus_class_parent(classes[c].id);
-		int64		limit = Min(oldest_open(db), now - (classes[c].retention << EVBUS_CLOCK_BITS));
+		int64		limit = Min(oldest_open(db), id_before(now, classes[c].retention));
 
 		n = evbus_leaf_list(parent, &leaves);
 		for (int i = 0; i < n; i++)
@@ -316,7 +323,7 @@ evbus_upkeep_retention(EvbusDb *db)
 
 	n = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
 	for (int i = 0; i < n; i++)
-		if (leaves[i].hi <= now - (((int64) evbus_dead_letter_retention * USECS_PER_MINUTE) << EVBUS_CLOCK_BITS))
+		if (leaves[i].hi <= id_before(now, (int64) evbus_dead_letter_retention * USECS_PER_MINUTE))
 			dropped += drop_leaf(db, &leaves[i], 0, "dead letters");
 	pfree(leaves);
 	return dropped;

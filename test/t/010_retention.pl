@@ -15,6 +15,7 @@ my $node = new_node('retention', conf => "evbus.upkeep_interval = '200ms'\nmax_p
 $node->safe_psql('postgres', <<'SQL');
 SELECT evbus.create_bus('short', retention => '1 minute', partition_interval => '1 minute');
 SELECT evbus.create_bus('long', retention => '1 year', partition_interval => '1 minute');
+SELECT evbus.create_bus('forever', retention => '36500 days', partition_interval => '1 minute');
 SELECT evbus.subscribe('short', 'reader');
 SELECT evbus.subscribe('short', 'sleeper', types => '{wanted}');
 SELECT evbus.subscribe('long', 'witness');
@@ -30,7 +31,7 @@ SQL
 is($ahead, 't', 'at least a minute ahead of the clock');
 
 $node->safe_psql('postgres', q(SELECT evbus.publish('short', 'old', to_jsonb(i)) FROM generate_series(1, 10) AS i));
-$node->safe_psql('postgres', q(SELECT evbus.publish('long', 'old', to_jsonb(i)) FROM generate_series(1, 10) AS i));
+$node->safe_psql('postgres', q(SELECT evbus.publish('long', 'old', to_jsonb(i)), evbus.publish('forever', 'old', to_jsonb(i)) FROM generate_series(1, 10) AS i));
 my @old = receive_all($node, 'postgres', 'reader', 10);
 is(scalar(@old), 10, 'the old events are received');
 my $last = (split / /, $old[-1])[0];
@@ -66,6 +67,7 @@ is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.receive('sleeper', 
 $node->safe_psql('postgres', 'CALL evbus.maintain()');
 answers($node, 'postgres', q(SELECT count(*) FROM evbus.history WHERE bus = 'short' AND type = 'old'), '0', 'events past retention are gone once they were delivered');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE bus = 'long' AND type = 'old')), '10', 'those of a bus with longer retention are still there');
+is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE bus = 'forever' AND type = 'old')), '10', 'and of one with the longest, which nobody reads');
 is($node->safe_psql('postgres', q(SELECT type FROM evbus.dead_letter)), 'failing', 'a dead letter outlives the leaf its event was in');
 is($node->safe_psql('postgres', 'SELECT payload FROM evbus.dead_letter'), '1', 'with its own copy of the event');
 
