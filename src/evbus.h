@@ -100,6 +100,7 @@ typedef struct EvbusDb
 	pid_t		maintainer_pid;
 	int			maintainer_procno;
 	pid_t		indexer_pid;	/* 0: none runs */
+	uint32		indexed;		/* leaves that the indexer has done; written by it alone */
 	TransactionId claimed_xid;	/* who claimed it may have made the extension; Invalid: has not */
 	int64		claimed_at;		/* by evbus_uptime(), as all moments that are not told to users */
 	int64		stopped_until;	/* workers stay away until then (DROP DATABASE) */

@@ -41,7 +41,7 @@ void
 evbus_indexer_turn(EvbusDb *of, int due)
 {
 	static BackgroundWorkerHandle *handle = NULL;
-	static int	last_due = 0;
+	static uint32 last_indexed = 0;
 	static int	rest_ms = 0;
 	static int64 not_before = 0;
 	MemoryContext old;
@@ -52,15 +52,13 @@ evbus_indexer_turn(EvbusDb *of, int due)
 		pfree(handle);
 		handle = NULL;
 	}
-	if (due < last_due)
+	if (due == 0 || of->indexed != last_indexed)
 		rest_ms = 0;			/* it gets on */
-	if (due == 0)
-		last_due = rest_ms = 0;
+	last_indexed = of->indexed;
 	if (due == 0 || handle != NULL || of->indexer_pid != 0 || (rest_ms > 0 && evbus_uptime() < not_before))
 		return;
 	rest_ms = Min(rest_ms > 0 ? rest_ms * 2 : 1000, REST_MAX_MS);
 	not_before = TimestampTzPlusMilliseconds(evbus_uptime(), rest_ms);
-	last_due = due;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	if (!evbus_worker_start("evbus indexer", "evbus indexer", "evbus_indexer_main", ObjectIdGetDatum(MyDatabaseId), &handle))
 	{
@@ -103,8 +101,11 @@ index_leaf(Oid relid)
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		if (done)
+		{
+			db->indexed++;
 			ereport(LOG,
 					(errmsg("evbus indexed leaf \"%s\" in %.1f s", name, (evbus_uptime() - start) / 1e6)));
+		}
 	}
 	PG_CATCH();
 	{
