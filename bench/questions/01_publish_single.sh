@@ -18,8 +18,8 @@ done
 
 prepare() {
 	sql >"$work/setup.out" <<-'SQL'
-		SELECT evbus.create_bus('handled');
-		SELECT evbus.subscribe('handled', 'handled', handler => 'bench.batches(evbus.event[])', batch_size => 1000);
+		SELECT evbus.create_bus('taken');
+		SELECT evbus.subscribe('taken', 'taken', handler => 'bench.batches(evbus.event[])', batch_size => 1000);
 	SQL
 }
 
@@ -30,8 +30,8 @@ measure() {
 		sample select $x plain select --clients $x "${seconds[@]}"
 		sample insert $x plain publish --clients $x "${seconds[@]}"
 		sample evbus $x evbus publish --name quiet --clients $x "${seconds[@]}"
-		sample handled $x evbus publish --name handled --clients $x "${seconds[@]}"
-		lag_is handled 0
+		sample handled $x evbus publish --name taken --clients $x "${seconds[@]}"
+		lag_is taken 0
 		sample pgmq $x pgmq publish --clients $x "${seconds[@]}"
 		sample pgq $x pgq publish --clients $x "${seconds[@]}"
 		sample redis_everysec $x redis_everysec publish --clients $x "${seconds[@]}"

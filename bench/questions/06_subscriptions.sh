@@ -2,7 +2,7 @@
 # What each further subscription costs.
 
 title "What each further subscription costs" "subscriptions"
-about "publish_lines() of $(full_or_quick 100000 20000) events in batches of 1000, one client, to buses that have 0, 1, 2, 4, 8 and 16 subscriptions. Paused: nobody reads. With handlers: each subscription has one that keeps up, on the same two cores as the publisher, so its rate falls with their work; its own cost is seen in the CPU time of its backend."
+about "publish_batch() of $(full_or_quick 100000 20000) events in batches of 1000, one client, to buses that have 0, 1, 2, 4, 8 and 16 subscriptions. Paused: nobody reads. With handlers: each subscription has one that keeps up, on the same two cores as the publisher, so its rate falls with their work; its own cost is seen in the CPU time of its backend."
 about "Cost of each = what an event takes longer to publish than without subscriptions, shared among the subscriptions, in percent of that without. WAL of each = WAL bytes written per event until all have been handled, less those without subscriptions, shared likewise."
 series paused evbus "publish rate, paused"
 series busy evbus "publish rate, with handlers"
