@@ -1,4 +1,7 @@
-/* jsonb_layout.h: what of PostgreSQL's jsonb and numeric lies in no header of its own; as in utils/adt/jsonb_util.c and numeric.c */
+/*
+ * jsonb_layout.h: what the jsonb_*.c share: of PostgreSQL's jsonb and numeric what lies in no header
+ * (utils/adt/jsonb_util.c, numeric.c), and which characters JSON escapes
+ */
 #ifndef EVBUS_JSONB_LAYOUT_H
 #define EVBUS_JSONB_LAYOUT_H
 
@@ -17,6 +20,23 @@
 #define EVBUS_NUMERIC_WORD(negative, dscale, weight) \
 	(EVBUS_NUMERIC_SHORT | ((negative) ? EVBUS_NUMERIC_NEGATIVE : 0) | (dscale) << 7 | ((weight) & 0x7F))
 #define EVBUS_NUMERIC_BASE_DIGITS	4	/* decimal digits in one of those */
+
+/*
+ * Is one of eight bytes a quote, a backslash or a control character, so that a JSON
+ * string cannot hold it as it is?  A byte from which more is taken than it has
+ * borrows, and so gets a high bit that it had not.
+ */
+static inline bool
+evbus_json_special(uint64 bytes)
+{
+	const uint64 ones = UINT64CONST(0x0101010101010101);
+	uint64		quote = bytes ^ (ones * '"');
+	uint64		backslash = bytes ^ (ones * '\\');
+
+	return ((((bytes - ones * ' ') & ~bytes) |
+			 ((quote - ones) & ~quote) |
+			 ((backslash - ones) & ~backslash)) & (ones << 7)) != 0;
+}
 
 /* Entry i of a container, whose children up to it have so many bytes together: some entries tell that instead of the length. */
 static inline void

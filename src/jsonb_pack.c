@@ -37,7 +37,7 @@ enum
 
 #define DEPTH_MAX		200	/* deeper ones stay as they are: readers may have less stack than who wrote them */
 #define MORE			31		/* in the five bits: a varint follows */
-#define TAG_MAX			11		/* bytes of a tag with its varint */
+#define TAG_MAX			(1 + EVBUS_VARINT_MAX)	/* bytes of a tag with its varint */
 #define DSCALE_MAX		30
 #define GROUPS_MAX		4		/* of four digits: all of them fit 64 bits, with room for three more */
 #define NUMERIC_MAX		(VARHDRSZ + sizeof(uint16) * (1 + GROUPS_MAX + 2))
@@ -126,12 +126,7 @@ make_numeric(int64 digits, int dscale, char *numeric)
 static inline void
 put_varint(Out *out, uint64 value)
 {
-	while (value >= 0x80)
-	{
-		*out->at++ = (char) (value | 0x80);
-		value >>= 7;
-	}
-	*out->at++ = (char) value;
+	out->at = evbus_write_varint(out->at, value);
 }
 
 static inline void
@@ -144,12 +139,6 @@ put_tag(Out *out, int kind, uint64 value)
 	}
 	*out->at++ = (char) (kind << 5 | MORE);
 	put_varint(out, value);
-}
-
-static inline uint64
-zigzag(int64 value)
-{
-	return ((uint64) value << 1) ^ (uint64) (value >> 63);
 }
 
 static inline bool
@@ -190,10 +179,10 @@ pack_numeric(Out *out, const char *numeric, uint32 len)
 	else if (dscale > 0)
 	{
 		put_tag(out, PACKED_DECIMAL, dscale);
-		put_varint(out, zigzag(digits));
+		put_varint(out, evbus_zigzag(digits));
 	}
 	else
-		put_tag(out, PACKED_INTEGER, zigzag(digits));
+		put_tag(out, PACKED_INTEGER, evbus_zigzag(digits));
 	return true;
 }
 

@@ -16,6 +16,7 @@
 #include "jsonb_parse.h"
 
 #include "fmgr.h"
+#include "jsonb_layout.h"
 #include "jsonb_write.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -81,21 +82,12 @@ skip_space(const char *at, const char *end)
 static const char *
 plain_end(const char *at, const char *end)
 {
-	const uint64 ones = UINT64CONST(0x0101010101010101);
-
 	for (; at + 8 <= end; at += 8)
 	{
 		uint64		bytes;
-		uint64		quote;
-		uint64		backslash;
 
 		memcpy(&bytes, at, 8);
-		quote = bytes ^ (ones * '"');
-		backslash = bytes ^ (ones * '\\');
-
-		/* The top bit of a byte is set if it was less than what is taken off it. */
-		if ((((quote - ones) & ~quote) | ((backslash - ones) & ~backslash) |
-			 ((bytes - ones * ' ') & ~bytes)) & (ones << 7))
+		if (evbus_json_special(bytes))
 			break;
 	}
 	while (at < end && *at != '"' && *at != '\\' && (unsigned char) *at >= ' ')

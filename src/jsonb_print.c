@@ -31,23 +31,6 @@ static const char escapes[256] = {
 	['"'] = '"',['\\'] = '\\'
 };
 
-#define EACH(byte)	(UINT64CONST(0x0101010101010101) * (byte))
-
-/*
- * Is one of eight bytes below a space, a quote or a backslash?  A byte from which
- * more is taken than it has borrows, and so gets a high bit that it had not.
- */
-static inline bool
-needs_escape(uint64 word)
-{
-	uint64		quote = word ^ EACH('"');
-	uint64		backslash = word ^ EACH('\\');
-
-	return ((((word - EACH(' ')) & ~word) |
-			 ((quote - EACH(1)) & ~quote) |
-			 ((backslash - EACH(1)) & ~backslash)) & EACH(0x80)) != 0;
-}
-
 /*
  * Copy a string in which nothing needs an escape, as most are; false: something does.
  * By eight bytes, the last of them once more where the length is no multiple.
@@ -62,13 +45,13 @@ copy_plain(char *to, const char *s, int len)
 		for (int at = 0; at < len - 8; at += 8)
 		{
 			memcpy(&word, s + at, 8);
-			if (needs_escape(word))
+			if (evbus_json_special(word))
 				return false;
 			memcpy(to + at, &word, 8);
 		}
 		memcpy(&word, s + len - 8, 8);
 		memcpy(to + len - 8, &word, 8);
-		return !needs_escape(word);
+		return !evbus_json_special(word);
 	}
 	if (len >= 4)
 	{
@@ -79,7 +62,7 @@ copy_plain(char *to, const char *s, int len)
 		memcpy(&last, s + len - 4, 4);
 		memcpy(to, &first, 4);
 		memcpy(to + len - 4, &last, 4);
-		return !needs_escape((uint64) first << 32 | last);
+		return !evbus_json_special((uint64) first << 32 | last);
 	}
 	for (int at = 0; at < len; at++)
 	{
@@ -106,7 +89,7 @@ copy_escaped(StringInfo out, char *to, const char *s, int len, int max)
 			uint64		word;
 
 			memcpy(&word, s, 8);
-			if (needs_escape(word))
+			if (evbus_json_special(word))
 				break;
 			s += 8;
 		}

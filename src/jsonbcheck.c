@@ -10,12 +10,11 @@
  */
 #include "jsonbcheck.h"
 
+#include "jsonb_layout.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
-#define NUMERIC_FLAGS	0xC000	/* as in utils/adt/numeric.c */
-#define NUMERIC_SHORT	0x8000
-#define NUMERIC_SPECIAL	0xC000
+#define NUMERIC_SPECIAL	0xC000	/* a form, as in utils/adt/numeric.c */
 
 /* A numeric of exactly len bytes, with an uncompressed four-byte header. */
 static bool
@@ -30,7 +29,7 @@ numeric_sound(const char *data, Size len)
 	memcpy(&header, VARDATA(data), sizeof(header));
 	if (digits % sizeof(int16) != 0)
 		return false;
-	return (header & NUMERIC_FLAGS) == NUMERIC_SHORT || (header & NUMERIC_FLAGS) == NUMERIC_SPECIAL ||
+	return (header & EVBUS_NUMERIC_FORM) == EVBUS_NUMERIC_SHORT || (header & EVBUS_NUMERIC_FORM) == NUMERIC_SPECIAL ||
 		digits >= 2 * sizeof(uint16);
 }
 

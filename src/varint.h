@@ -11,25 +11,39 @@
 
 #include "lib/stringinfo.h"
 
+#define EVBUS_VARINT_MAX	10	/* bytes of one */
+
+/* Into memory; returns what is behind it. */
+static inline char *
+evbus_write_varint(char *out, uint64 value)
+{
+	while (value >= 0x80)
+	{
+		*out++ = (char) (value | 0x80);
+		value >>= 7;
+	}
+	*out++ = (char) value;
+	return out;
+}
+
 static inline void
 evbus_put_varint(StringInfo buf, uint64 value)
 {
-	char		out[10];
-	int			n = 0;
+	char		out[EVBUS_VARINT_MAX];
 
-	while (value >= 0x80)
-	{
-		out[n++] = (char) (value | 0x80);
-		value >>= 7;
-	}
-	out[n++] = (char) value;
-	appendBinaryStringInfo(buf, out, n);
+	appendBinaryStringInfo(buf, out, evbus_write_varint(out, value) - out);
+}
+
+static inline uint64
+evbus_zigzag(int64 value)
+{
+	return ((uint64) value << 1) ^ (uint64) (value >> 63);
 }
 
 static inline void
 evbus_put_signed(StringInfo buf, int64 value)
 {
-	evbus_put_varint(buf, ((uint64) value << 1) ^ (uint64) (value >> 63));
+	evbus_put_varint(buf, evbus_zigzag(value));
 }
 
 static inline int64
