@@ -101,7 +101,9 @@ CREATE TABLE evbus.subscription (
 	notify		boolean NOT NULL,
 	paused		boolean NOT NULL,
 	paused_reason text,
-	created_at	timestamptz NOT NULL
+	created_at	timestamptz NOT NULL,
+	ordering	text NOT NULL DEFAULT 'none',
+	on_failure	text NOT NULL DEFAULT 'block_key'
 );
 COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
 COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
@@ -188,7 +190,9 @@ CREATE TABLE evbus.retry (
 	PRIMARY KEY (subscription_id, event_id)
 );
 CREATE INDEX retry_due ON evbus.retry (subscription_id, due_at);
-COMMENT ON TABLE evbus.retry IS 'deliveries that failed and will be tried again; each row keeps its own copy of the event';
+CREATE INDEX retry_key ON evbus.retry (subscription_id, key, position) WHERE key IS NOT NULL;
+COMMENT ON TABLE evbus.retry IS 'deliveries that failed and will be tried again, and what waits behind them; each row keeps its own copy of the event';
+COMMENT ON COLUMN evbus.retry.due_at IS 'infinity: when the one of the same key before it is settled';
 
 CREATE TABLE evbus.dead_letter_log (
 	dead_letter_id bigint NOT NULL,
@@ -469,18 +473,20 @@ CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAUL
 								start_from text DEFAULT 'now', batch_size integer DEFAULT 100, concurrency integer DEFAULT 1,
 								max_attempts integer DEFAULT 5, backoff_initial interval DEFAULT '1 second',
 								backoff_max interval DEFAULT '1 hour', lease interval DEFAULT '30 seconds',
-								timeout interval DEFAULT '30 seconds', notify boolean DEFAULT true)
+								timeout interval DEFAULT '30 seconds', notify boolean DEFAULT true, ordering text DEFAULT 'none',
+								on_failure text DEFAULT 'block_key')
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_subscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.subscribe(text, text, text[], regprocedure, text, integer, integer, integer, interval, interval, interval, interval, boolean)
+COMMENT ON FUNCTION evbus.subscribe(text, text, text[], regprocedure, text, integer, integer, integer, interval, interval, interval, interval, boolean, text, text)
 	IS 'make a subscription owned by the caller and return the position it starts at; with a handler evbus calls it, without one clients receive and ack';
 
 CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT NULL, handler regprocedure DEFAULT NULL,
 								batch_size integer DEFAULT NULL, concurrency integer DEFAULT NULL,
 								max_attempts integer DEFAULT NULL, backoff_initial interval DEFAULT NULL,
 								backoff_max interval DEFAULT NULL, lease interval DEFAULT NULL,
-								timeout interval DEFAULT NULL, notify boolean DEFAULT NULL)
+								timeout interval DEFAULT NULL, notify boolean DEFAULT NULL, ordering text DEFAULT NULL,
+								on_failure text DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.alter_subscription(text, text[], regprocedure, integer, integer, integer, interval, interval, interval, interval, boolean)
+COMMENT ON FUNCTION evbus.alter_subscription(text, text[], regprocedure, integer, integer, integer, interval, interval, interval, interval, boolean, text, text)
 	IS 'change settings of a subscription; NULL keeps a setting';
 
 CREATE FUNCTION evbus.unsubscribe(subscription text)
@@ -651,19 +657,22 @@ SELECT x.subscription, b.bus, x.owner, x.types,
 							  CASE WHEN x.handler_batch THEN 'evbus.event[]' ELSE 'evbus.event' END) END AS handler,
 	   CASE WHEN x.handler_name IS NULL AND x.notify THEN evbus.channel(x.subscription) END AS channel,
 	   x.batch_size, x.concurrency, x.max_attempts, x.backoff_initial, x.backoff_max, x.lease, x.timeout,
-	   x.paused, x.paused_reason, x.created_at
+	   x.ordering, CASE WHEN x.ordering <> 'none' THEN x.on_failure END AS on_failure, x.paused, x.paused_reason, x.created_at
 FROM evbus.subscription x JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.subscription_list IS 'the subscriptions of this database and their settings';
+COMMENT ON COLUMN evbus.subscription_list.ordering IS 'key: one delivery of a key at a time, in the order of positions; strict: of all of them; none: as they come';
+COMMENT ON COLUMN evbus.subscription_list.on_failure IS 'block_key: those that would wait for a failed event do so until it succeeded or is a dead letter; skip: they go on';
 COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of new deliveries; NULL with a handler or notify => false';
 
 CREATE VIEW evbus.subscription_lag AS
 SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered AS lag, s.in_flight,
-	   r.retries, r.next_retry_at, s.workers, x.paused OR b.paused AS paused,
+	   r.retries, r.next_retry_at, r.held_up, s.workers, x.paused OR b.paused AS paused,
 	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason
 FROM evbus.subscription x
 	 JOIN evbus.bus b USING (bus_id)
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
-	 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS retries, pg_catalog.min(t.due_at) AS next_retry_at
+	 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE t.due_at < 'infinity') AS retries, pg_catalog.min(t.due_at) FILTER (WHERE t.due_at < 'infinity') AS next_retry_at,
+							   pg_catalog.count(*) FILTER (WHERE t.due_at = 'infinity') AS held_up
 						FROM evbus.retry t WHERE t.subscription_id = x.subscription_id) r ON true;
 COMMENT ON VIEW evbus.subscription_lag IS 'how far each subscription is behind its bus';
 COMMENT ON COLUMN evbus.subscription_lag.cursor_position IS 'everything below is settled; NULL while the workers of this database start';
@@ -671,6 +680,7 @@ COMMENT ON COLUMN evbus.subscription_lag.next_position IS 'position the next eve
 COMMENT ON COLUMN evbus.subscription_lag.lag IS 'positions not yet settled, those of other types that were not looked at among them';
 COMMENT ON COLUMN evbus.subscription_lag.in_flight IS 'positions leased to workers or clients now';
 COMMENT ON COLUMN evbus.subscription_lag.retries IS 'failed deliveries that wait for their next attempt';
+COMMENT ON COLUMN evbus.subscription_lag.held_up IS 'events put aside until one of the same key that failed is settled';
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
 
 CREATE VIEW evbus.history AS
@@ -722,7 +732,7 @@ SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._deco
 	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message,
 	   r.redrives, r.earlier_failures
 FROM evbus.retry r JOIN evbus.subscription x USING (subscription_id) JOIN evbus.bus b USING (bus_id);
-COMMENT ON VIEW evbus.retry_list IS 'deliveries that failed and wait for their next attempt';
+COMMENT ON VIEW evbus.retry_list IS 'deliveries that failed and wait for their next attempt, and those held up by one of the same key, with due_at infinity';
 
 CREATE VIEW evbus.dead_letter AS
 SELECT d.dead_letter_id, d.dead_at, d.subscription, d.bus, d.event_id, d.position, d.type, d.key,

@@ -81,7 +81,10 @@ db_reset(EvbusDb *db, Oid bus_relid)
 
 		lease->state = EVBUS_LEASE_FREE;
 		lease->next = i + 1 < evbus_max_leases ? i + 1 : -1;
+		SpinLockInit(&evbus_order_buckets[EVBUS_DB_INDEX(db) * evbus_max_leases + i].lock);
+		evbus_order_buckets[EVBUS_DB_INDEX(db) * evbus_max_leases + i].head = -1;
 	}
+	pg_atomic_write_u32(&db->deferred, 0);
 	db->lease_free = 0;
 	db->leases_used = 0;
 	db->bus_relid = bus_relid;

@@ -33,6 +33,7 @@
 #include "cursor.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+#include "hand.h"
 #include "inflight.h"
 #include "ledger.h"
 #include "miscadmin.h"
@@ -60,7 +61,6 @@
 
 #define SINGLES_MAX		60		/* subtransactions in one transaction: more overflow the snapshot */
 #define RETRIES_MAX		60		/* retries taken at once */
-#define LOOK_MAX		(10 * EVBUS_BATCH_MAX)	/* positions gone through for one batch */
 #define GRACE_MS		2000	/* from the cancel to the end of the worker */
 
 static EvbusDb *db;
@@ -68,8 +68,7 @@ static Oid	my_owner;
 static MemoryContext batch_context;
 
 /* What is in hand, for the end of the process. */
-static EvbusClaim claims[RETRIES_MAX];
-static int	n_claims = 0;
+static EvbusHand hand;
 static EvbusEvent *in_hand;		/* events claimed */
 static int64 running = 0;		/* event in the handler; -1: several */
 
@@ -291,7 +290,8 @@ keep(bool ours)
 
 /* ------------------------------------------------------------------ singles */
 
-static void
+/* True: those that wait for the event go on waiting. */
+static bool
 record_failure(const EvbusSubscription *sub, EvbusEvent *event, const ErrorData *edata)
 {
 	EvbusFailure failure = {
@@ -300,15 +300,16 @@ record_failure(const EvbusSubscription *sub, EvbusEvent *event, const ErrorData 
 		.delay = -1
 	};
 
-	evbus_retry_fail(db, sub, event, &failure);
+	return evbus_retry_fail(db, sub, event, &failure) && sub->block_key;
 }
 
 /*
  * One event in a subtransaction; its failure is recorded in the transaction.  Unless
  * others ran there before it (shared) and trying again is said to be no use: what they
  * left, such as a temporary table, may be what ails it, so it is an error of all.
+ * True: it failed, and holds up others.
  */
-static void
+static bool
 run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shared)
 {
 	ResourceOwner owner = CurrentResourceOwner;
@@ -332,8 +333,7 @@ run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shar
 	CurrentResourceOwner = owner;
 	if (edata && shared && evbus_retry_permanent(edata->sqlerrcode))
 		ReThrowError(edata);
-	if (edata)
-		record_failure(sub, event, edata);
+	return edata != NULL && record_failure(sub, event, edata);
 }
 
 static ErrorData *
@@ -346,17 +346,38 @@ made_error(int sqlerrcode, char *message)
 	return edata;
 }
 
+/* Does an event wait for one of the batch before it that has failed? */
+static bool
+held_up(const EvbusSubscription *sub, const EvbusEvents *found, const bool *failed, int at)
+{
+	const EvbusEvent *event = &found->events[at];
+
+	for (int i = 0; i < at && sub->block_key; i++)
+		if (failed[i] && (sub->ordering == EVBUS_ORDER_STRICT ||
+						  (event->key && found->events[i].key && event->key_len == found->events[i].key_len &&
+						   memcmp(event->key, found->events[i].key, event->key_len) == 0)))
+			return true;
+	return false;
+}
+
+/* What was learnt of the events of a batch. */
+typedef struct Outcome
+{
+	bool	   *failed;			/* and holds up others, which are then left */
+	bool	   *left;
+} Outcome;
+
 /*
- * The transaction that settles events[0..n): a range's share [.., hi), or, if
- * retry, one retry.  failed: do not call, record this instead.  Returns the error
+ * The transaction that settles events[at..at + n); outcome NULL: it is a retry, with
+ * the claim at its place.  error: do not call, record this instead.  Returns the error
  * if the commit failed.
  */
 static ErrorData *
-settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events, int n,
-			 int64 hi, bool retry, int64 suspect, const ErrorData *failed)
+settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int n, int64 suspect,
+			 const ErrorData *error, Outcome *outcome)
 {
+	EvbusEvent *events = found->events + at;
 	ErrorData  *volatile edata = NULL;
-	EvbusRange	range;
 	volatile bool crashed = false;
 
 	begin();
@@ -365,36 +386,30 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 		for (int i = 0; i < n; i++)
 		{
 			bool		count = false;
+			bool		holds_up;
 
+			if (outcome && (outcome->left[at + i] = held_up(sub, found, outcome->failed, at + i)))
+				continue;
 			if (evbus_inflight_crashed(sub, &events[i], &count))
 				crashed = true;
-			if (failed)
-				record_failure(sub, &events[i], failed);
+			if (error)
+				holds_up = record_failure(sub, &events[i], error);
 			else if (suspect != 0 && events[i].event_id == suspect)
-				record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
+				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
 			else if (count)
-				record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
+				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
 			else
-				run_in_subtransaction(sub, &events[i], i > 0);
+				holds_up = run_in_subtransaction(sub, &events[i], i > 0);
+			if (outcome)
+				outcome->failed[at + i] = holds_up;
 		}
-		if (retry)
+		if (outcome)
+			keep(evbus_hand_settle(db, sub, &hand, found, at, n, outcome->left));
+		else
 		{
 			/* A failure has renewed the row, or moved it to the dead letters. */
 			evbus_retry_settle_attempt(sub, &events[0]);
-			keep(evbus_pin(db, claim, EVBUS_PIN_ACK));
-		}
-		else
-		{
-			bool		all;
-
-			keep(evbus_cursor_range(db, claim, &range));
-			all = hi >= range.hi;
-			keep(all ? evbus_pin(db, claim, EVBUS_PIN_ACK) : evbus_pin_part(db, claim, hi));
-			keep(evbus_cursor_range(db, claim, &range));	/* pinned: final now */
-			if (!all)
-				range.hi = hi;
-			evbus_ledger_wait_ticked(db, sub, range.hi);
-			evbus_ledger_append(db, sub, &range, 1);
+			keep(evbus_pin(db, &hand.claims[at], EVBUS_PIN_ACK));
 		}
 		PopActiveSnapshot();
 		commit(sub, events, n);
@@ -404,7 +419,9 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 		edata = take_error();
 		AbortOutOfAnyTransaction();
 		note_running(NULL, 0);
-		if (!evbus_cursor_range(db, claim, &range))
+		for (int i = at; outcome && i < at + n; i++)
+			outcome->failed[i] = outcome->left[i] = false;
+		if (!evbus_hand_ours(db, &hand, at))
 			edata = NULL;		/* moved away from under us: not ours to settle */
 	}
 	PG_END_TRY();
@@ -420,36 +437,37 @@ settle_chunk(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events
 
 /* One event on its own: if the commit fails, that failure is recorded in another. */
 static void
-settle_one(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *event, int64 hi, bool retry, int64 suspect)
+settle_one(const EvbusSubscription *sub, EvbusEvents *found, int at, int64 suspect, Outcome *outcome)
 {
-	ErrorData  *edata = settle_chunk(sub, claim, event, 1, hi, retry, suspect, NULL);
+	ErrorData  *edata = settle_chunk(sub, found, at, 1, suspect, NULL, outcome);
 
 	if (edata != NULL)
-		edata = settle_chunk(sub, claim, event, 1, hi, retry, 0, edata);
+		edata = settle_chunk(sub, found, at, 1, 0, edata, outcome);
 	if (edata != NULL)
 		ReThrowError(edata);	/* not the handler's doing: let the worker end */
 	clean_session();
 	MemoryContextSwitchTo(batch_context);
 }
 
-/* A range whose batch failed: sixty at a time, or one at a time where a commit fails. */
+/* A batch that failed: sixty at a time, or one at a time where a commit fails. */
 static void
-run_singles(const EvbusSubscription *sub, EvbusClaim *claim, EvbusEvent *events, int n)
+run_singles(const EvbusSubscription *sub, EvbusEvents *found)
 {
-	int64		suspect = claim->suspect;
-	bool		alone = suspect != 0 || evbus_inflight_any(sub, events, n);
+	bool		alone = evbus_hand_suspect(&hand) || evbus_inflight_any(sub, found->events, found->n);
+	int64		suspect = hand.claims[0].suspect;
+	Outcome		outcome = {palloc0(sizeof(bool) * found->n), palloc0(sizeof(bool) * found->n)};
 
-	for (int at = 0; at < n;)
+	for (int at = 0; at < found->n;)
 	{
 		/* Where one of them ended a worker or the server, each alone: so it shows at whose commit, too. */
-		int			count = alone ? 1 : Min(n - at, SINGLES_MAX);
-		int64		hi = at + count < n ? events[at + count - 1].position + 1 : claim->hi;
+		int			count = alone ? 1 : Min(found->n - at, SINGLES_MAX);
 
-		if (settle_chunk(sub, claim, events + at, count, hi, false, suspect, NULL) != NULL)
+		if (hand.each)
+			suspect = hand.claims[at].suspect;
+		if (settle_chunk(sub, found, at, count, suspect, NULL, &outcome) != NULL)
 			for (int i = at; i < at + count; i++)
-				settle_one(sub, claim, &events[i],
-						   i + 1 < n ? events[i].position + 1 : claim->hi, false, suspect);
-		if (suspect == events[at].event_id)
+				settle_one(sub, found, i, suspect, &outcome);
+		if (suspect == found->events[at].event_id)
 			suspect = 0;
 		at += count;
 		evbus_worker_turn();
@@ -463,64 +481,35 @@ static bool
 run_retries(const EvbusSubscription *sub)
 {
 	EvbusEvent	events[RETRIES_MAX];
+	EvbusEvents found = {.events = events};
 	int			n;
 
 	if ((int64) pg_atomic_read_u64(&EVBUS_SUB(db, sub->slot)->retry_due) > GetCurrentTimestamp())
 		return false;
 	begin();
-	n = evbus_retry_claim(db, sub, Min(RETRIES_MAX, sub->batch_size), events, claims);
-	n_claims = n;
+	hand.each = true;
+	n = evbus_retry_claim(db, sub, Min(RETRIES_MAX, sub->batch_size), events, evbus_hand_room(&hand, RETRIES_MAX));
+	hand.n = n;
 	if (n > 0 && !aim(sub))
 	{
-		for (int i = 0; i < n; i++)
-			evbus_cursor_return(db, &claims[i], 0);
-		n_claims = n = 0;
+		evbus_hand_return(db, &hand, 0);
+		n = 0;
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	for (int i = 0; i < n; i++)
 	{
 		take_in_hand(sub, &events[i], 1);
-		settle_one(sub, &claims[i], &events[i], 0, true, claims[i].suspect);	/* of the one that ran */
+		settle_one(sub, &found, i, hand.claims[i].suspect, NULL);	/* of the one that ran */
 	}
-	n_claims = 0;
+	hand.n = 0;
 	return n > 0;
-}
-
-/* Claim and read a batch in the current transaction; false: nothing there. */
-static bool
-take_batch(const EvbusSubscription *sub, EvbusEvents *found)
-{
-	if (!evbus_cursor_claim(db, sub, sub->batch_size, &claims[0]))
-		return false;
-	n_claims = 1;
-	evbus_read(db, sub, claims[0].scan_from, claims[0].hi, found);
-	/*
-	 * Few were for this subscription: look on, but not through millions, while what was found waits
-	 * for its handler, other subscriptions for this worker, and vacuum for the end of the transaction.
-	 */
-	for (int64 look = sub->batch_size; found->n < sub->batch_size / 2 && claims[0].hi - claims[0].scan_from < LOOK_MAX;)
-	{
-		int64		from = claims[0].hi;
-
-		look = Min(look * 2, EVBUS_BATCH_MAX);
-		if (!evbus_cursor_extend_claim(db, &claims[0], found->n == 0 ? look : sub->batch_size - found->n))
-			break;
-		evbus_read(db, sub, from, claims[0].hi, found);
-		CHECK_FOR_INTERRUPTS();
-	}
-	for (int i = 0; i < found->n; i++)
-		found->events[i].attempt = 1;
-	take_in_hand(sub, found->events, found->n);
-	return true;
 }
 
 /* The whole batch in one transaction with its ack. */
 static void
 call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 {
-	EvbusRange	range;
-
 	if (sub->handler_batch)
 	{
 		for (int at = 0; at < found->n; at += sub->batch_size)
@@ -531,10 +520,7 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 		for (int i = 0; i < found->n; i++)
 			call_one(sub, &found->events[i]);
 	EVBUS_POINT("handler.called");
-	keep(evbus_pin(db, &claims[0], EVBUS_PIN_ACK));
-	keep(evbus_cursor_range(db, &claims[0], &range));
-	evbus_ledger_wait_ticked(db, sub, range.hi);
-	evbus_ledger_append(db, sub, &range, 1);
+	keep(evbus_hand_settle(db, sub, &hand, found, 0, found->n, NULL));
 }
 
 /* One batch of new events; false: there are none. */
@@ -542,7 +528,6 @@ static bool
 run_batch(const EvbusSubscription *sub)
 {
 	EvbusEvents found = {0};
-	EvbusRange	range;
 	volatile bool failed = false;
 	volatile bool took = false;
 	ErrorData  *volatile own = NULL;	/* error of the only event there is */
@@ -550,18 +535,18 @@ run_batch(const EvbusSubscription *sub)
 	begin();
 	PG_TRY();
 	{
-		took = take_batch(sub, &found);
+		took = evbus_hand_take(db, sub, &hand, &found);
+		for (int i = 0; i < found.n; i++)
+			found.events[i].attempt = 1;
+		take_in_hand(sub, found.events, found.n);
 		if (took && found.n == 0)
 		{
-			if (!evbus_cursor_skip(db, &claims[0]))
+			if (!evbus_cursor_skip(db, &hand.claims[0]))
 				call_batch(sub, &found);
 		}
 		else if (took && !aim(sub))
-		{
-			evbus_cursor_return(db, &claims[0], 0);
-			n_claims = 0;
-		}
-		else if (took && (claims[0].suspect != 0 || evbus_inflight_any(sub, found.events, found.n)))
+			evbus_hand_return(db, &hand, 0);
+		else if (took && (evbus_hand_suspect(&hand) || evbus_inflight_any(sub, found.events, found.n)))
 			failed = true;
 		else if (took)
 			call_batch(sub, &found);
@@ -577,27 +562,27 @@ run_batch(const EvbusSubscription *sub)
 		AbortOutOfAnyTransaction();
 		note_running(NULL, 0);
 		MemoryContextSwitchTo(batch_context);
-		if (found.n == 0)
+		if (hand.n == 0 || found.n == 0)
 			ReThrowError(edata);	/* not the handler's doing */
-		failed = evbus_cursor_range(db, &claims[0], &range);	/* else it was moved away from under us */
+		failed = evbus_hand_ours(db, &hand, 0);	/* else it was moved away from under us */
 	}
 	PG_END_TRY();
-	if (failed && n_claims > 0)
+	if (failed && hand.n > 0)
 	{
+		Outcome		outcome = {palloc0(sizeof(bool)), palloc0(sizeof(bool))};
+
 		/* The lookup must not be of the transaction that was aborted. */
 		begin();
 		if (!aim(sub))
-		{
-			evbus_cursor_return(db, &claims[0], 0);
-			n_claims = 0;
-		}
+			evbus_hand_return(db, &hand, 0);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		if (n_claims > 0 &&
-			(own == NULL || settle_chunk(sub, &claims[0], found.events, 1, claims[0].hi, false, 0, own) != NULL))
-			run_singles(sub, &claims[0], found.events, found.n);
+		if (hand.n > 0 && (own == NULL || settle_chunk(sub, &found, 0, 1, 0, own, &outcome) != NULL))
+			run_singles(sub, &found);
+		if (hand.each)
+			evbus_hand_return(db, &hand, 0);	/* what is held up by what has failed */
 	}
-	n_claims = 0;
+	hand.n = 0;
 	return took;
 }
 
@@ -636,7 +621,5 @@ evbus_batch_abandon(void)
 	bool		sent_away = db->stopped_until > evbus_uptime();
 
 	evbus_inflight_run(0, 0);
-	for (int i = 0; i < n_claims; i++)
-		evbus_cursor_return(db, &claims[i], sent_away ? 0 : running);
-	n_claims = 0;
+	evbus_hand_return(db, &hand, sent_away ? 0 : running);
 }

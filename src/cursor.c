@@ -23,6 +23,7 @@
 #include "cursor.h"
 
 #include "miscadmin.h"
+#include "order.h"
 #include "utils/timestamp.h"
 
 /* ------------------------------------------------------------- coming, going */
@@ -73,6 +74,10 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->open_head = shared->open_tail = shared->retry_head = -1;
 		shared->n_returned = shared->n_held = 0;
 		shared->next_expiry = 0;
+		shared->ordering = EVBUS_ORDER_NONE;
+		shared->order_ready = shared->order_full = shared->retry_waits = false;
+		shared->n_tracked = shared->n_deferred = 0;
+		pg_atomic_write_u32(&shared->may_block, 1);
 		pg_atomic_write_u64(&shared->retry_due, 0);
 		shared->subscription_id = sub->subscription_id;
 		for (int i = 0; i < progress->n_open && ok; i++)
@@ -140,6 +145,8 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 		LWLockRelease(&shared->lock);
 		return false;
 	}
+	if (shared->ordering != EVBUS_ORDER_NONE)
+		evbus_order_off(db, shared);
 	claim->sub_slot = sub->slot;
 	claim->suspect = 0;
 	if (shared->n_returned > 0)
@@ -245,12 +252,17 @@ evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim)
 	return done;
 }
 
-/* Take a row of evbus.retry; false: somebody has it, or no lease is left. */
+/*
+ * Take a row of evbus.retry; false: somebody has it, or no lease is left, or, where
+ * there is an order (taking), it is not its turn.  event: its id, position and key.
+ */
 bool
-evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_id, EvbusClaim *claim)
+evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
+						 const EvbusTaking *taking, EvbusClaim *claim)
 {
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
 	EvbusLease *lease = NULL;
+	uint32		hash = taking ? evbus_order_hash(sub, event->key, event->key_len) : 0;
 	int32		i;
 	bool		found = false;
 
@@ -261,28 +273,33 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_
 		for (i = shared->retry_head; i >= 0; i = lease->next)
 		{
 			lease = EVBUS_LEASE(db, i);
-			if (lease->event_id == event_id)
+			if (lease->event_id == event->event_id)
 				break;
 		}
-		if (i < 0 && (i = evbus_lease_alloc(db, sub->slot, false)) >= 0)
+		if (taking && !evbus_order_may(db, shared, sub->slot, hash, event->position, i, taking))
+			shared->retry_waits = true;
+		else if (i < 0 && (i = evbus_lease_alloc(db, sub->slot, false)) >= 0)
 		{
 			lease = EVBUS_LEASE(db, i);
 			lease->retry = true;
-			lease->event_id = event_id;
+			lease->event_id = event->event_id;
 			lease->next = shared->retry_head;
 			if (lease->next >= 0)
 				EVBUS_LEASE(db, lease->next)->prev = i;
 			shared->retry_head = i;
-			evbus_lease_grant(shared, lease);
 			found = true;
 		}
 		else if (i >= 0 && lease->state == EVBUS_LEASE_RETURNED)
 		{
-			evbus_lease_grant(shared, lease);
+			if (lease->tracked)
+				evbus_order_untrack(db, shared, i);
 			found = true;
 		}
 		if (found)
 		{
+			evbus_lease_grant(shared, lease);
+			if (taking)
+				evbus_order_track(db, shared, i, hash, event, taking->number);
 			claim->sub_slot = sub->slot;
 			claim->lease = i;
 			claim->epoch = lease->epoch;
@@ -446,9 +463,10 @@ evbus_cursor_has_work(EvbusDb *db, const EvbusSubscription *sub, TimestampTz now
 
 	if (!evbus_cursor_loaded(db, sub))
 		return true;			/* to be loaded */
-	return shared->n_returned > 0 ||
-		((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
-		 (int64) pg_atomic_read_u64(&bus->next_position) > shared->frontier) ||
+	return shared->order_ready ||
+		(!shared->order_full && (shared->n_returned > shared->n_deferred ||
+								 ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
+								  (int64) pg_atomic_read_u64(&bus->next_position) > shared->frontier))) ||
 		(int64) pg_atomic_read_u64(&shared->retry_due) <= now ||
 		(shared->next_expiry != 0 && shared->next_expiry <= now);
 }

@@ -5,6 +5,7 @@
 #include "evbus.h"
 
 #include "lease.h"
+#include "order.h"
 #include "registry.h"
 
 /* A range of positions, [lo, hi). */
@@ -40,7 +41,8 @@ extern void evbus_cursor_forget(EvbusDb *db, int slot, int32 subscription_id);
 extern bool evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusClaim *claim);
 extern bool evbus_cursor_extend_claim(EvbusDb *db, EvbusClaim *claim, int64 more);
 extern bool evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim);
-extern bool evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_id, EvbusClaim *claim);
+extern bool evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
+									 const EvbusTaking *taking, EvbusClaim *claim);
 extern void evbus_cursor_drop(EvbusDb *db, const EvbusClaim *claim);
 extern void evbus_cursor_return(EvbusDb *db, const EvbusClaim *claim, int64 suspect);
 extern bool evbus_cursor_cut(EvbusDb *db, EvbusClaim *claim, int64 hi);

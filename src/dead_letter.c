@@ -15,6 +15,7 @@
 #include "dead_letter.h"
 
 #include "access/relation.h"
+#include "behind.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "fmgr.h"
@@ -82,6 +83,8 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 			  " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce((SELECT first_failed_at FROM r), $2), $2, $10, $11,"
 			  " coalesce((SELECT redrives FROM r), 0), $12, $13, $14, $15, (SELECT earlier_failures FROM r)",
 			  15, types, values, nulls, 0);
+	if (event->key)
+		evbus_behind_wake(sub, values[12]);
 	evbus_internal_end(&internal);
 }
 

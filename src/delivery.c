@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "pin.h"
 #include "nodes/parsenodes.h"
+#include "ordered.h"
 #include "point.h"
 #include "reader.h"
 #include "retry.h"
@@ -223,6 +224,29 @@ take_events(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *shor
 	pfree(claims);
 }
 
+/* The same for a subscription in order. */
+static void
+take_in_order(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
+{
+	EvbusClaim *claims = palloc(sizeof(EvbusClaim) * max);
+	int			look;
+
+	while ((look = more(t, bytes_max, max - t->n)) > 0)
+	{
+		EvbusEvents found = {0};
+		int			n = evbus_ordered_take(t->db, t->sub, look, false, t->expires_at, &found, claims);
+
+		*lsn = Max(*lsn, found.lsn);
+		for (int i = 0; i < n; i++)
+			add(t, &found.events[i], &claims[i], 1 + claims[i].attempts, false);
+		if (n < look)
+			break;
+	}
+	*short_of_leases = t->n == 0 && !evbus_lease_available(t->db, t->sub->slot) &&
+		evbus_cursor_has_work(t->db, t->sub, GetCurrentTimestamp());
+	pfree(claims);
+}
+
 /*
  * What was committed before the call is to be found by it: wait until what was in
  * the ring then has its positions.  The sequencer may nap, but not for long.
@@ -299,7 +323,10 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 		{
 			attach(db, sub);
 			take_retries(t, max, bytes_max);
-			take_events(t, max, bytes_max, &lsn, &short_of_leases);
+			if (sub->ordering == EVBUS_ORDER_NONE)
+				take_events(t, max, bytes_max, &lsn, &short_of_leases);
+			else
+				take_in_order(t, max, bytes_max, &lsn, &short_of_leases);
 			/* Those of what was just acked are free at commit: the next call will see. */
 			if (t->n == 0 && short_of_leases && !acked)
 				ereport(ERROR,
@@ -407,7 +434,17 @@ peek(EvbusDb *db, const EvbusSubscription *sub)
 	attach(db, sub);
 	if (evbus_retry_next(db, sub) <= GetCurrentTimestamp())
 		found = true;
-	while (!found)
+	else if (sub->ordering != EVBUS_ORDER_NONE)
+	{
+		EvbusEvents events = {0};
+		EvbusClaim	claim;
+
+		/* With an end, so that an error gives it back. */
+		found = evbus_ordered_take(db, sub, 1, false, GetCurrentTimestamp() + sub->lease, &events, &claim) > 0;
+		if (found)
+			evbus_cursor_return(db, &claim, 0);
+	}
+	while (!found && sub->ordering == EVBUS_ORDER_NONE)
 	{
 		EvbusEvents events = {0};
 		EvbusClaim	claim;

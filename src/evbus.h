@@ -20,6 +20,7 @@
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
+#include "storage/spin.h"
 
 /* ---------------------------------------------------------------- limits */
 
@@ -134,6 +135,7 @@ typedef struct EvbusDb
 	LWLock		lease_lock;		/* tranche "EvbusLease"; guards the free list */
 	int32		lease_free;		/* head of the free list, -1: none */
 	int32		leases_used;
+	pg_atomic_uint32 deferred;	/* sum of EvbusSub.n_deferred */
 } EvbusDb;
 
 /* One per bus and database, at the bus's slot. */
@@ -188,8 +190,45 @@ typedef struct EvbusLease
 	uint8		state;			/* EvbusLeaseState */
 	bool		pinned;			/* a transaction acks or releases it: cannot run out */
 	bool		retry;			/* delivery of a row in evbus.retry */
+	bool		tracked;		/* its key is known: EvbusOrderEntry beside it counts */
 	int64		suspect;		/* event_id whose handler ended its worker; 0: none */
 } EvbusLease;
+
+/*
+ * Beside each lease, for subscriptions in order (order.c): whose turn it is.  Under
+ * EvbusSub.lock; chain_* also under the lock of the bucket.
+ */
+typedef struct EvbusOrderEntry
+{
+	uint32		hash;			/* of the key; EVBUS_NO_KEY: waits for nothing */
+	uint32		take;			/* EvbusSub.takes when it was handed out */
+	int32		next;			/* same key, by position; a circle */
+	int32		prev;
+	int32		chain_next;		/* of the first entry of a key only: others in its bucket; -1: end */
+	int32		chain_prev;
+	int32		acker;			/* procno + 1 of whose transaction acks it; counts while it is pinned */
+	bool		first;			/* of its key */
+	bool		blocked;		/* waits for a row in evbus.retry, as far as is known */
+	int64		position;
+	int64		event_id;
+} EvbusOrderEntry;
+
+#define EVBUS_NO_KEY	1		/* hashes of keys are above */
+
+/* First entries of keys, by hash of key and subscription. */
+typedef struct EvbusOrderBucket
+{
+	slock_t		lock;
+	int32		head;			/* -1: none */
+} EvbusOrderBucket;
+
+/* What a subscription's events may wait for; a column of evbus.subscription as text. */
+typedef enum EvbusOrdering
+{
+	EVBUS_ORDER_NONE = 0,
+	EVBUS_ORDER_KEY,			/* for those of their key */
+	EVBUS_ORDER_STRICT			/* for all before them */
+} EvbusOrdering;
 
 /* Where in the ring a position of a subscription's bus is, as a reader found it. */
 #define EVBUS_HINTS		8
@@ -219,6 +258,15 @@ typedef struct EvbusSub
 	int32		n_held;			/* entries in state HELD, ranges and retries */
 	int32		workers;		/* handler workers busy here */
 	TimestampTz next_expiry;	/* no lease runs out before it; 0: none does */
+	uint8		ordering;		/* EvbusOrdering that the entries are kept for */
+	bool		order_ready;	/* one that had to wait may have its turn now */
+	bool		order_full;		/* no more can be taken before something is settled */
+	bool		retry_waits;	/* a due retry was passed over, because of what is in hand */
+	uint32		takes;			/* takings so far */
+	uint32		settled;		/* tracked entries that ended or came back so far */
+	int32		n_tracked;		/* of those HELD */
+	int32		n_deferred;		/* of those RETURNED that are no retries */
+	pg_atomic_uint32 may_block; /* there may be rows in evbus.retry; set before the lease of their event ends */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
 	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
 } EvbusSub;
@@ -267,6 +315,8 @@ extern EvbusSlot *evbus_slots;
 extern EvbusBusState *evbus_bus_states;
 extern EvbusSub *evbus_subs;
 extern EvbusLease *evbus_leases;
+extern EvbusOrderEntry *evbus_order_entries;
+extern EvbusOrderBucket *evbus_order_buckets;
 extern char *evbus_rings;
 
 /* Settings that size shared memory; PGC_POSTMASTER, defined in evbus.c. */
@@ -281,6 +331,7 @@ extern int	evbus_max_handler_workers;
 #define EVBUS_BUS(db, slot)		(&evbus_bus_states[EVBUS_DB_INDEX(db) * evbus_max_buses + (slot)])
 #define EVBUS_SUB(db, slot)		(&evbus_subs[EVBUS_DB_INDEX(db) * evbus_max_subscriptions + (slot)])
 #define EVBUS_LEASE(db, i)		(&evbus_leases[EVBUS_DB_INDEX(db) * evbus_max_leases + (i)])
+#define EVBUS_ORDER(db, i)		(&evbus_order_entries[EVBUS_DB_INDEX(db) * evbus_max_leases + (i)])
 #define EVBUS_RING_BYTES		((uint64) evbus_ring_size * 1024)
 #define EVBUS_RING(db)			(evbus_rings + EVBUS_DB_INDEX(db) * EVBUS_RING_BYTES)
 

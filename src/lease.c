@@ -11,6 +11,8 @@
  */
 #include "lease.h"
 
+#include "order.h"
+
 /* Set by handler workers: they take from the whole pool. */
 bool		evbus_lease_for_worker = false;
 
@@ -50,6 +52,7 @@ init(EvbusDb *db, int sub_slot, int32 i)
 	lease->attempts = 0;
 	lease->pinned = false;
 	lease->retry = false;
+	lease->tracked = false;
 	lease->suspect = 0;
 	lease->next = lease->prev = -1;
 }
@@ -173,6 +176,9 @@ evbus_lease_unlink(EvbusDb *db, EvbusSub *sub, int32 i, EvbusLeaseChain *out)
 	EvbusLease *lease = EVBUS_LEASE(db, i);
 
 	Assert(LWLockHeldByMe(&sub->lock));
+	if (lease->tracked)
+		evbus_order_untrack(db, sub, i);
+	sub->order_full = false;
 	if (lease->state == EVBUS_LEASE_HELD)
 		sub->n_held--;
 	else if (!lease->retry)
@@ -232,6 +238,9 @@ give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 		pg_atomic_write_u64(&sub->retry_due, 0);
 	else
 		sub->n_returned++;
+	sub->order_full = false;
+	if (lease->tracked)
+		evbus_order_returned(db, sub, i);
 }
 
 /* Make one of a range that was given back and its like neighbour above. */
@@ -241,7 +250,7 @@ join_next(EvbusDb *db, EvbusSub *sub, EvbusLease *lease)
 	EvbusLease *next = lease->next >= 0 ? EVBUS_LEASE(db, lease->next) : NULL;
 
 	if (next == NULL || lease->state != EVBUS_LEASE_RETURNED || next->state != EVBUS_LEASE_RETURNED ||
-		lease->hi != next->lo || lease->attempts != next->attempts || lease->suspect != 0 || next->suspect != 0)
+		lease->tracked || next->tracked || lease->hi != next->lo || lease->attempts != next->attempts || lease->suspect != 0 || next->suspect != 0)
 		return false;
 	lease->hi = next->hi;
 	evbus_lease_remove(db, sub, lease->next);

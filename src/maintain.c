@@ -10,6 +10,7 @@
 #include "maintain.h"
 
 #include "access/xact.h"
+#include "behind.h"
 #include "clock.h"
 #include "cursor.h"
 #include "dead_letter.h"
@@ -153,6 +154,16 @@ turn_ledger(void)
 	evbus_ledger_turn(db);
 }
 
+/* The subscriptions there are, for the steps below. */
+static EvbusSubscription *all_subs;
+static int	n_all_subs;
+
+static void
+put_behind(void)
+{
+	evbus_behind_turn(db, all_subs, n_all_subs);
+}
+
 static int	n_unindexed;
 
 static void
@@ -273,6 +284,9 @@ evbus_maintainer_main(Datum main_arg)
 		if (pg_atomic_read_u32(&db->ready))
 		{
 			rest = Min(rest, evbus_redrive_turn(db));
+			all_subs = subs;
+			n_all_subs = n;
+			(void) attempt(put_behind, false);
 			MemoryContextSwitchTo(context);
 		}
 

@@ -12,6 +12,7 @@
 #include "pin.h"
 
 #include "access/xact.h"
+#include "order.h"
 #include "point.h"
 #include "utils/memutils.h"
 
@@ -32,6 +33,7 @@ typedef struct Pin
 static Pin *pins = NULL;
 static int	n_pins = 0;
 static int	max_pins = 0;
+static bool acks_in_order = false;	/* this transaction has acked what others may wait for */
 
 /*
  * What this transaction did to EvbusSub.retry_due: wrote a retry that is due
@@ -78,6 +80,20 @@ push(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo, int 
 	p->level = level;
 }
 
+static void
+pinned_in_order(EvbusDb *db, int32 lease, EvbusPinAction action)
+{
+	evbus_order_pinned(db, lease, action == EVBUS_PIN_ACK);
+	acks_in_order = acks_in_order || action == EVBUS_PIN_ACK;
+}
+
+/* Has this transaction acked anything of a subscription in order? */
+bool
+evbus_pin_acks_in_order(void)
+{
+	return acks_in_order;
+}
+
 /*
  * Tie a lease to this transaction.  False: the lease is no longer the claim's,
  * or another transaction has it.  RECEIVED pins do not keep it from running out.
@@ -94,7 +110,11 @@ pin(EvbusDb *db, const EvbusClaim *claim, EvbusPinAction action, int64 lo)
 	lease = evbus_lease_held(db, claim);
 	good = lease != NULL && (action == EVBUS_PIN_RECEIVED || !lease->pinned);
 	if (good && action != EVBUS_PIN_RECEIVED)
+	{
 		lease->pinned = true;
+		if (lease->tracked)
+			pinned_in_order(db, claim->lease, action);
+	}
 	LWLockRelease(&shared->lock);
 	if (good)
 		push(db, claim, action, lo, GetCurrentTransactionNestLevel());
@@ -138,6 +158,8 @@ evbus_pin_held(EvbusDb *db, const EvbusSubscription *sub, EvbusHeld *held, int n
 			if (lease == NULL || lease->event_id != h->event_id || lease->pinned)
 				continue;
 			lease->pinned = true;
+			if (lease->tracked)
+				pinned_in_order(db, h->claim.lease, action);
 			h->good = true;
 			h->retry = lease->retry;
 			h->attempts = lease->attempts;
@@ -177,6 +199,31 @@ evbus_pin_give_back(EvbusDb *db, const EvbusClaim *claims, int n)
 		LWLockRelease(&shared->lock);
 	}
 	ConditionVariableBroadcast(&db->drained_cv);
+}
+
+/* How many pins there are; to be passed to evbus_pin_keep(). */
+int
+evbus_pin_count(void)
+{
+	return n_pins;
+}
+
+/* Those pushed since then, of what was received, are forgotten: the caller minds the leases. */
+void
+evbus_pin_keep(int count)
+{
+	Assert(count <= n_pins);
+	n_pins = count;
+}
+
+/* Has this transaction written rows into evbus.retry for a subscription? */
+bool
+evbus_pin_retries(EvbusDb *db, int sub_slot)
+{
+	for (int i = 0; i < n_dues; i++)
+		if (dues[i].db == db && dues[i].sub_slot == sub_slot && dues[i].due != PG_INT64_MAX)
+			return true;
+	return false;
 }
 
 /* Has this transaction pinned this lease that way? */
@@ -255,8 +302,14 @@ pin_end(const Pin *p, bool commit, EvbusLeaseChain *freed)
 		return false;
 	if (commit && p->action == EVBUS_PIN_ACK)
 	{
+		bool		ready = shared->order_ready;
+		bool		full = shared->order_full;
+
 		evbus_lease_unlink(p->db, shared, p->lease, freed);
-		return false;
+		if (shared->order_ready == ready && shared->order_full == full)
+			return false;
+		pg_atomic_write_u32(&shared->notify, 1);	/* what waited for this one */
+		return true;
 	}
 	if (commit ? p->action == EVBUS_PIN_RELEASE : p->action == EVBUS_PIN_RECEIVED)
 	{
@@ -328,7 +381,12 @@ pin_xact(XactEvent event, void *arg)
 			db = n_pins > 0 ? pins[0].db : dues[0].db;
 			if (event == XACT_EVENT_COMMIT)
 				EVBUS_POINT("ack.committed");
-			/* Acks make no work for others, unless these wait for leases. */
+			/* Before the leases of their events end. */
+			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
+				if (dues[i].due != PG_INT64_MAX)
+					pg_atomic_write_u32(&EVBUS_SUB(dues[i].db, dues[i].sub_slot)->may_block, 1);
+			pg_write_barrier();
+			/* Acks make no work for others, unless these wait for leases, or for their turn. */
 			wake = n_dues > 0 || evbus_lease_for_worker || db->leases_used >= evbus_max_leases / 4 * 3;
 			wake = end_pins(0, event == XACT_EVENT_COMMIT) || wake;
 			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
@@ -343,6 +401,7 @@ pin_xact(XactEvent event, void *arg)
 			if (event == XACT_EVENT_ABORT)
 				look_again();
 			n_dues = 0;
+			acks_in_order = false;
 			if (wake)
 				ConditionVariableBroadcast(&db->drained_cv);
 			break;

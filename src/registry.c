@@ -41,7 +41,7 @@ enum
 	SUB_ID = 1, SUB_NAME, SUB_SLOT, SUB_BUS, SUB_OWNER, SUB_EPOCH, SUB_START, SUB_TYPES,
 	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_HANDLER_OWNER, SUB_BATCH_SIZE, SUB_CONCURRENCY,
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
-	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED
+	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE
 };
 
 /*
@@ -147,8 +147,9 @@ load_types(Datum array, EvbusSubscription *sub)
 static void
 load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 {
-	Datum		values[SUB_CREATED];
-	bool		nulls[SUB_CREATED];
+	Datum		values[SUB_ON_FAILURE];
+	bool		nulls[SUB_ON_FAILURE];
+	char	   *ordering;
 
 	memset(sub, 0, sizeof(*sub));
 	heap_deform_tuple(tuple, desc, values, nulls);
@@ -174,6 +175,10 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->lease = evbus_interval_usecs(DatumGetIntervalP(values[SUB_LEASE - 1]));
 	sub->timeout = evbus_interval_usecs(DatumGetIntervalP(values[SUB_TIMEOUT - 1]));
 	sub->notify = DatumGetBool(values[SUB_NOTIFY - 1]);
+	ordering = TextDatumGetCString(values[SUB_ORDERING - 1]);
+	sub->ordering = strcmp(ordering, "key") == 0 ? EVBUS_ORDER_KEY : strcmp(ordering, "strict") == 0 ? EVBUS_ORDER_STRICT : EVBUS_ORDER_NONE;
+	sub->block_key = sub->ordering != EVBUS_ORDER_NONE &&
+		strcmp(TextDatumGetCString(values[SUB_ON_FAILURE - 1]), "block_key") == 0;
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
@@ -197,7 +202,7 @@ load_table(Oid relid, int max, bool buses)
 	int			n = 0;
 
 	/* A library of another version than the tables must not read past their rows. */
-	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_CREATED))
+	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_ON_FAILURE))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),

@@ -37,6 +37,8 @@ typedef struct EvbusSubscription
 	int64		lease;
 	int64		timeout;
 	bool		notify;
+	EvbusOrdering ordering;
+	bool		block_key;		/* what has failed holds up those that would wait for it */
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
 	int			n_types;

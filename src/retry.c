@@ -19,15 +19,19 @@
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "dead_letter.h"
+#include "behind.h"
 #include "internal.h"
-#include "pin.h"
 #include "mb/pg_wchar.h"
+#include "order.h"
+#include "ordered.h"
+#include "pin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #define CONFLICT_DELAY		(20 * 1000) /* microseconds, doubled with each attempt */
 #define CONFLICT_DELAY_MAX	(2 * USECS_PER_SEC)
+#define LOOK_AGAIN			(100 * 1000)
 
 static int64
 jitter(int64 delay)
@@ -85,14 +89,15 @@ scrub(const char *message, int code)
 	return out;
 }
 
+/* Bytes as they stand in a row. */
 static Datum
 coded(const char *data, int len)
 {
 	return PointerGetDatum(cstring_to_text_with_len(data, len));
 }
 
-/* Record that a delivery of an event failed: due again, or a dead letter. */
-void
+/* Record that a delivery of an event failed: due again, or a dead letter (false). */
+bool
 evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
 				 const EvbusFailure *failure)
 {
@@ -113,7 +118,7 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 			: evbus_retry_permanent(failure->sqlerrcode) ? "permanent" : "max_attempts";
 
 		evbus_dead_letter_add(db, sub, event, reason, state, message);
-		return;
+		return false;
 	}
 	if (failure->delay >= 0)
 		delay = failure->delay;
@@ -144,10 +149,12 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 			  " VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10, $11, $12)"
 			  " ON CONFLICT (subscription_id, event_id) DO UPDATE SET attempts = excluded.attempts,"
 			  " due_at = excluded.due_at, last_failed_at = excluded.last_failed_at,"
+			  " first_failed_at = CASE r.sqlstate WHEN '" EVBUS_BEHIND_STATE "' THEN excluded.first_failed_at ELSE r.first_failed_at END,"
 			  " sqlstate = excluded.sqlstate, message = excluded.message",
 			  12, types, values, nulls, 0);
 	evbus_internal_end(&internal);
 	evbus_pin_due(db, sub->slot, now + delay);
+	return true;
 }
 
 /* A retry succeeded. */
@@ -160,7 +167,8 @@ evbus_retry_settle(const EvbusSubscription *sub, int64 event_id)
 	EvbusInternal internal;
 
 	evbus_internal_begin(&internal);
-	evbus_sql(&plan, "DELETE FROM evbus.retry WHERE subscription_id = $1 AND event_id = $2", 2, types, values, NULL, 0);
+	evbus_sql(&plan, "DELETE FROM evbus.retry WHERE subscription_id = $1 AND event_id = $2 RETURNING key", 2, types, values, NULL, 0);
+	evbus_behind_next(sub);
 	evbus_internal_end(&internal);
 }
 
@@ -175,8 +183,9 @@ evbus_retry_settle_attempt(const EvbusSubscription *sub, const EvbusEvent *event
 	EvbusInternal internal;
 
 	evbus_internal_begin(&internal);
-	evbus_sql(&plan, "DELETE FROM evbus.retry WHERE subscription_id = $1 AND event_id = $2 AND attempts < $3",
+	evbus_sql(&plan, "DELETE FROM evbus.retry WHERE subscription_id = $1 AND event_id = $2 AND attempts < $3 RETURNING key",
 			  3, types, values, NULL, 0);
+	evbus_behind_next(sub);
 	evbus_internal_end(&internal);
 }
 
@@ -250,7 +259,7 @@ next_due(const EvbusSubscription *sub, TimestampTz after)
 	int64		due;
 
 	evbus_internal_begin(&internal);
-	evbus_sql(&plan, "SELECT min(due_at) FROM evbus.retry WHERE subscription_id = $1 AND due_at > $2", 2, types, values, NULL, 1);
+	evbus_sql(&plan, "SELECT min(due_at) FROM evbus.retry WHERE subscription_id = $1 AND due_at > $2 AND due_at < 'infinity'", 2, types, values, NULL, 1);
 	due = DatumGetTimestampTz(evbus_column(0, 1, &isnull));
 	evbus_internal_end(&internal);
 	return isnull ? PG_INT64_MAX : due;
@@ -272,6 +281,30 @@ evbus_retry_next(EvbusDb *db, const EvbusSubscription *sub)
 }
 
 /*
+ * Those that are due, oldest first; of subscriptions in order only the first of each
+ * key (block_key), or of all.
+ */
+static uint64
+find_due(const EvbusSubscription *sub, TimestampTz now, int64 limit)
+{
+	static SPIPlanPtr plans[3] = {NULL};
+	static const char *const sql[] = {
+		"SELECT event_id, NULL, NULL FROM evbus.retry WHERE subscription_id = $1 AND due_at <= $2 ORDER BY due_at LIMIT $3",
+		"SELECT event_id, position, key FROM evbus.retry r WHERE subscription_id = $1 AND due_at <= $2"
+		" AND NOT (EXISTS (SELECT 1 FROM evbus.retry b WHERE b.subscription_id = $1 AND b.key = r.key AND b.position < r.position) AND $4)"
+		" ORDER BY due_at, position LIMIT $3",
+		"SELECT event_id, position, key FROM evbus.retry WHERE subscription_id = $1 AND due_at <= $2"
+		" AND (NOT $4 OR position = (SELECT min(position) FROM evbus.retry WHERE subscription_id = $1)) ORDER BY position LIMIT $3",
+	};
+	static const Oid types[] = {INT4OID, TIMESTAMPTZOID, INT8OID, BOOLOID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id), TimestampTzGetDatum(now), Int64GetDatum(limit),
+	BoolGetDatum(sub->block_key)};
+
+	return evbus_sql(&plans[sub->ordering], sql[sub->ordering], sub->ordering == EVBUS_ORDER_NONE ? 3 : 4,
+					 types, values, NULL, 0);
+}
+
+/*
  * Lease up to max rows that are due; returns how many.  An abort of this
  * transaction gives them back.  Memory: the current context.  Also finds out when the next one is due.
  */
@@ -279,39 +312,63 @@ int
 evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 				  EvbusEvent *events, EvbusClaim *claims)
 {
-	static SPIPlanPtr due_plan = NULL;
-	static const Oid types[] = {INT4OID, TIMESTAMPTZOID, INT8OID};
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
-	Datum		values[] = {Int32GetDatum(sub->subscription_id), TimestampTzGetDatum(now),
-	Int64GetDatum((int64) max + shared->n_held + shared->n_returned)};
+	bool		ordered = sub->ordering != EVBUS_ORDER_NONE;
+	EvbusTaking taking = {.db = db, .sub = sub};
 	EvbusInternal internal;
-	int64	   *ids;
-	uint64		rows;
+	EvbusEvent *due;
+	int			rows;
 	int			n = 0;
 	int			good = 0;
 
 	if ((int64) pg_atomic_read_u64(&shared->retry_due) > now)
 		return 0;
+	if (ordered)
+	{
+		(void) evbus_ordered_lock(sub, true);
+		if (!evbus_order_begin(&taking))
+		{
+			uint64		seen = pg_atomic_read_u64(&shared->retry_due);
+
+			/* What was handed out before the order was another has to be settled first. */
+			evbus_ordered_unlock(sub);
+			if ((int64) seen <= now)
+				(void) pg_atomic_compare_exchange_u64(&shared->retry_due, &seen, (uint64) (now + LOOK_AGAIN));
+			return 0;
+		}
+	}
 
 	evbus_pin_look(db, sub->slot);
 
 	evbus_internal_begin(&internal);
-	rows = evbus_sql(&due_plan, "SELECT event_id FROM evbus.retry WHERE subscription_id = $1 AND due_at <= $2"
-					 " ORDER BY due_at LIMIT $3", 3, types, values, NULL, 0);
-	ids = palloc(sizeof(int64) * Max(rows, 1));
-	for (uint64 r = 0; r < rows; r++)
-		ids[r] = DatumGetInt64(evbus_column(r, 1, NULL));
-	for (uint64 r = 0; r < rows && n < max; r++)
-		if (evbus_cursor_claim_retry(db, sub, ids[r], &claims[n]))
+	rows = (int) find_due(sub, now, (int64) max + shared->n_held + shared->n_returned);
+	due = palloc0(sizeof(EvbusEvent) * Max(rows, 1));
+	for (int r = 0; r < rows; r++)
+	{
+		due[r].event_id = DatumGetInt64(evbus_column(r, 1, NULL));
+		if (ordered)
+		{
+			bool		isnull;
+			Datum		key = evbus_column(r, 3, &isnull);
+
+			due[r].position = DatumGetInt64(evbus_column(r, 2, NULL));
+			due[r].key = isnull ? NULL : copy_text(key, &due[r].key_len, context);
+		}
+	}
+	for (int r = 0; r < rows && n < max; r++)
+		if (evbus_cursor_claim_retry(db, sub, &due[r], ordered ? &taking : NULL, &claims[n]))
 		{
 			(void) evbus_pin(db, &claims[n], EVBUS_PIN_RECEIVED);	/* an error gives it back */
 			memset(&events[n], 0, sizeof(EvbusEvent));
-			events[n++].event_id = ids[r];
+			events[n++].event_id = due[r].event_id;
 		}
 	evbus_internal_end(&internal);
 	/* What is due and was not taken (no lease left, or in other hands) is looked at again. */
-	lower_due(shared, n == max ? now : n < (int) rows ? now + USECS_PER_SEC : next_due(sub, now));
+	lower_due(shared, n == max ? now : n < rows ? now + USECS_PER_SEC : next_due(sub, now));
+	if (ordered)
+		evbus_ordered_unlock(sub);
 
 	/* Under the lease: is it still there? */
 	for (int i = 0; i < n; i++)

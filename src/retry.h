@@ -17,7 +17,7 @@ typedef struct EvbusFailure
 } EvbusFailure;
 
 extern bool evbus_retry_permanent(int sqlerrcode);
-extern void evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
+extern bool evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
 							 const EvbusFailure *failure);
 extern void evbus_retry_settle(const EvbusSubscription *sub, int64 event_id);
 extern void evbus_retry_settle_attempt(const EvbusSubscription *sub, const EvbusEvent *event);

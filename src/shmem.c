@@ -19,6 +19,8 @@ EvbusSlot  *evbus_slots;
 EvbusBusState *evbus_bus_states;
 EvbusSub   *evbus_subs;
 EvbusLease *evbus_leases;
+EvbusOrderEntry *evbus_order_entries;
+EvbusOrderBucket *evbus_order_buckets;
 char	   *evbus_rings;
 
 static shmem_request_hook_type prev_request_hook = NULL;
@@ -45,6 +47,8 @@ lay_out(char *base)
 	EvbusBusState *buses = cut(base, &at, mul_size(evbus_max_databases, evbus_max_buses), sizeof(EvbusBusState));
 	EvbusSub   *subs = cut(base, &at, mul_size(evbus_max_databases, evbus_max_subscriptions), sizeof(EvbusSub));
 	EvbusLease *leases = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusLease));
+	EvbusOrderEntry *entries = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusOrderEntry));
+	EvbusOrderBucket *buckets = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusOrderBucket));
 	char	   *rings = cut(base, &at, evbus_max_databases, EVBUS_RING_BYTES);
 
 	if (base)
@@ -54,6 +58,8 @@ lay_out(char *base)
 		evbus_bus_states = buses;
 		evbus_subs = subs;
 		evbus_leases = leases;
+		evbus_order_entries = entries;
+		evbus_order_buckets = buckets;
 		evbus_rings = rings;
 		evbus_shared = shared;
 	}

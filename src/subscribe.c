@@ -47,7 +47,8 @@ PG_FUNCTION_INFO_V1(evbus_subscription_state);
 enum
 {
 	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_HANDLER_OWNER, SET_BATCH_SIZE, SET_CONCURRENCY,
-	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, N_SETTINGS
+	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, SET_ORDERING, SET_ON_FAILURE,
+	N_SETTINGS
 };
 
 typedef struct Settings
@@ -57,7 +58,7 @@ typedef struct Settings
 } Settings;
 
 static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, OIDOID, INT4OID, INT4OID,
-INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID};
+INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID, TEXTOID, TEXTOID};
 
 /* ----------------------------------------------------------------- checking */
 
@@ -131,6 +132,37 @@ set_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 
 	return value;
 }
 
+static const char *const orderings[] = {"none", "key", "strict"};
+static const char *const on_failures[] = {"block_key", "skip"};
+
+/* An argument that is one of a few words. */
+static void
+set_choice(FunctionCallInfo fcinfo, int n, const char *name, const char *const *choices, int n_choices, bool optional,
+		   Settings *set, int column)
+{
+	char	   *value;
+	StringInfoData all;
+
+	if (optional && PG_ARGISNULL(n))
+		return;
+	value = evbus_arg_text(fcinfo, n, name);
+	initStringInfo(&all);
+	for (int i = 0; i < n_choices; i++)
+	{
+		appendStringInfo(&all, "%s\"%s\"", i == 0 ? "" : i + 1 < n_choices ? ", " : " or ", choices[i]);
+		if (strcmp(value, choices[i]) == 0)
+		{
+			set->values[column] = PG_GETARG_DATUM(n);
+			set->nulls[column] = ' ';
+			return;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s \"%s\" is not known", name, value),
+			 errhint("Pass %s.", all.data)));
+}
+
 /*
  * The settings among the arguments: types at `types`, handler next to it, the
  * rest from `first` on.  sub is what they change, NULL in subscribe().
@@ -176,6 +208,8 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 		set->values[SET_NOTIFY] = PG_GETARG_DATUM(first + 7);
 		set->nulls[SET_NOTIFY] = ' ';
 	}
+	set_choice(fcinfo, first + 8, "ordering", orderings, lengthof(orderings), optional, set, SET_ORDERING);
+	set_choice(fcinfo, first + 9, "on_failure", on_failures, lengthof(on_failures), optional, set, SET_ON_FAILURE);
 }
 
 /* ---------------------------------------------------------------- positions */
@@ -238,7 +272,7 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
 /*
  * evbus.subscribe(bus text, subscription text, types text[], handler regprocedure, start_from text,
  * batch_size integer, concurrency integer, max_attempts integer, backoff_initial interval,
- * backoff_max interval, lease interval, timeout interval, notify boolean) returns bigint
+ * backoff_max interval, lease interval, timeout interval, notify boolean, ordering text, on_failure text) returns bigint
  *
  * Returns the position it starts at.  Bounds are in the guide and in the errors;
  * start_from: 'now', 'beginning', a position, or a time.  Takes effect when the
@@ -299,9 +333,9 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	evbus_sql(NULL,
 			  "INSERT INTO evbus.subscription (subscription_id, subscription, slot, bus_id, owner, epoch, start_position, types,"
 			  " handler_schema, handler_name, handler_batch, handler_owner, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
-			  " lease, timeout, notify, paused, created_at)"
-			  " VALUES (nextval('evbus.subscription_id_seq'), $14, $15, $16, $17::regrole, nextval('evbus.subscription_id_seq'), $18, $1,"
-			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, false, now())",
+			  " lease, timeout, notify, ordering, on_failure, paused, created_at)"
+			  " VALUES (nextval('evbus.subscription_id_seq'), $16, $17, $18, $19::regrole, nextval('evbus.subscription_id_seq'), $20, $1,"
+			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, false, now())",
 			  N_SETTINGS + 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -320,7 +354,7 @@ own_subscription(FunctionCallInfo fcinfo)
 
 /*
  * evbus.alter_subscription(subscription text, types, handler, batch_size, concurrency, max_attempts,
- * backoff_initial, backoff_max, lease, timeout, notify) returns void
+ * backoff_initial, backoff_max, lease, timeout, notify, ordering, on_failure) returns void
  *
  * NULL keeps a setting.  Takes effect with the first batch after the caller
  * commits.  Errors as evbus.subscribe(), and VB004, 42501 not the owner.
@@ -351,7 +385,8 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 			  " batch_size = coalesce($6, batch_size), concurrency = coalesce($7, concurrency),"
 			  " max_attempts = coalesce($8, max_attempts), backoff_initial = coalesce($9, backoff_initial),"
 			  " backoff_max = coalesce($10, backoff_max), lease = coalesce($11, lease), timeout = coalesce($12, timeout),"
-			  " notify = coalesce($13, notify) WHERE subscription_id = $14",
+			  " notify = coalesce($13, notify), ordering = coalesce($14, ordering), on_failure = coalesce($15, on_failure)"
+			  " WHERE subscription_id = $16",
 			  N_SETTINGS + 1, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
