@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #define MOVE_MAX		500		/* events moved at once */
+#define MOVE_BYTES		(16 * 1024 * 1024)	/* with no more bytes than these, and one more */
 #define LOOK_OVER_MS	5000
 
 /* A row of this key was settled in this transaction: the next one is due, if it sleeps.  Within evbus_internal_begin(). */
@@ -105,7 +106,7 @@ move(EvbusDb *db, const EvbusSubscription *sub)
 
 	if (!evbus_ordered_lock(sub, false))
 		return false;
-	more = evbus_order_begin(&taking) && evbus_ordered_ready(&taking, MOVE_MAX, &events, claims);
+	more = evbus_order_begin(&taking) && evbus_ordered_ready(&taking, MOVE_MAX, MOVE_BYTES, &events, claims);
 	evbus_internal_begin(&internal);
 	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	for (int i = 0; i < events.n; i++)

@@ -41,8 +41,6 @@
 #define PLACE_WAIT_MS	100		/* for the sequencer; it may just be at something else */
 #define WAIT_STEP_MS	100		/* leases and retries become due without a wake-up */
 #define WAIT_MAX		(60 * USECS_PER_SEC)
-#define FIRST_LOOK		16		/* events, of unknown size */
-#define LOOK_MAX		128		/* of a size that is guessed by those before */
 
 PG_FUNCTION_INFO_V1(evbus_receive);
 PG_FUNCTION_INFO_V1(evbus_wait);
@@ -105,21 +103,11 @@ give_up(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d, bool retry)
 	}
 }
 
-/*
- * How many more to look for, of max: all; or, where bytes are bounded, a few first
- * and then as many as will fit if they are as large as those, but never so many that
- * large ones behind small ones would fill the memory.  0: it is enough.
- */
+/* How many more to look for, of max. */
 static int
 more(const EvbusTaken *t, int64 bytes_max, int max)
 {
-	if (bytes_max == 0 || max == 0)
-		return max;
-	if (t->n == 0)
-		return Min(max, FIRST_LOOK);
-	if (t->bytes >= bytes_max)
-		return 0;
-	return (int) Min(Min(max, LOOK_MAX), (bytes_max - t->bytes) / Max(t->bytes / t->n, 1) + 1);
+	return evbus_read_more(t->n, t->bytes, bytes_max, max);
 }
 
 /* One more is taken; or given up. */
@@ -137,7 +125,7 @@ add(EvbusTaken *t, const EvbusEvent *event, const EvbusClaim *claim, int attempt
 		return;
 	}
 	t->n++;
-	t->bytes += event->type_len + event->key_len + event->headers_len + event->payload_len;
+	t->bytes += evbus_event_bytes(event);
 }
 
 /* Take due retries, up to max deliveries. */
@@ -229,19 +217,14 @@ static void
 take_in_order(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
 {
 	EvbusClaim *claims = palloc(sizeof(EvbusClaim) * max);
-	int			look;
+	EvbusEvents found = {0};
 
-	while ((look = more(t, bytes_max, max - t->n)) > 0)
-	{
-		EvbusEvents found = {0};
-		int			n = evbus_ordered_take(t->db, t->sub, look, false, t->expires_at, &found, claims);
-
-		*lsn = Max(*lsn, found.lsn);
-		for (int i = 0; i < n; i++)
-			add(t, &found.events[i], &claims[i], 1 + claims[i].attempts, false);
-		if (n < look)
-			break;
-	}
+	if (t->n < max && (bytes_max == 0 || t->bytes < bytes_max))
+		(void) evbus_ordered_take(t->db, t->sub, max - t->n, bytes_max == 0 ? 0 : bytes_max - t->bytes,
+								  false, t->expires_at, &found, claims);
+	*lsn = Max(*lsn, found.lsn);
+	for (int i = 0; i < found.n; i++)
+		add(t, &found.events[i], &claims[i], 1 + claims[i].attempts, false);
 	*short_of_leases = t->n == 0 && !evbus_lease_available(t->db, t->sub->slot) &&
 		evbus_cursor_has_work(t->db, t->sub, GetCurrentTimestamp());
 	pfree(claims);
@@ -440,7 +423,7 @@ peek(EvbusDb *db, const EvbusSubscription *sub)
 		EvbusClaim	claim;
 
 		/* With an end, so that an error gives it back. */
-		found = evbus_ordered_take(db, sub, 1, false, GetCurrentTimestamp() + sub->lease, &events, &claim) > 0;
+		found = evbus_ordered_take(db, sub, 1, 0, false, GetCurrentTimestamp() + sub->lease, &events, &claim) > 0;
 		if (found)
 			evbus_cursor_return(db, &claim, 0);
 	}

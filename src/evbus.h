@@ -211,6 +211,8 @@ typedef struct EvbusOrderEntry
 	bool		blocked;		/* waits for a row in evbus.retry, as far as is known */
 	int64		position;
 	int64		event_id;
+	uint64		ring_at;		/* as in EvbusEvent */
+	uint32		bytes;			/* of the event */
 } EvbusOrderEntry;
 
 #define EVBUS_NO_KEY	1		/* hashes of keys are above */
@@ -351,6 +353,13 @@ typedef struct EvbusEvent
 	int			headers_len;
 	int			payload_len;
 	int			attempt;		/* 1 on the first delivery */
+	uint64		ring_at;		/* offset + 1 of its entry in the ring, where it was read; 0: elsewhere */
 } EvbusEvent;
+
+static inline uint32
+evbus_event_bytes(const EvbusEvent *event)
+{
+	return (uint32) event->type_len + event->key_len + event->headers_len + event->payload_len;
+}
 
 #endif							/* EVBUS_H */

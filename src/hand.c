@@ -39,7 +39,7 @@ evbus_hand_take(EvbusDb *db, const EvbusSubscription *sub, EvbusHand *hand, Evbu
 	hand->each = sub->ordering != EVBUS_ORDER_NONE;
 	if (hand->each)
 	{
-		hand->n = evbus_ordered_take(db, sub, sub->batch_size, true, 0, found, claims);
+		hand->n = evbus_ordered_take(db, sub, sub->batch_size, 0, true, 0, found, claims);
 		return hand->n > 0;
 	}
 	if (!evbus_cursor_claim(db, sub, sub->batch_size, &claims[0]))

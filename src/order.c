@@ -25,16 +25,14 @@
  *
  * Deferred entries are a window beyond which nothing is read before something is
  * settled: a sixteenth of evbus.max_leases a subscription, a quarter together.
- *
- * A list is guarded by the lock of its subscription.  The first entry of each key
- * is chained into a bucket of the database's hash table, for which a bucket has
- * a spinlock, since subscriptions share them.
+ * The lists themselves are order_list.c.
  *-------------------------------------------------------------------------
  */
 #include "order.h"
 
 #include "common/hashfn.h"
 #include "cursor.h"
+#include "order_list.h"
 #include "utils/timestamp.h"
 
 static bool
@@ -72,112 +70,6 @@ evbus_order_hash(const EvbusSubscription *sub, const char *key, int len)
 	return Max(hash_bytes((const unsigned char *) key, len), EVBUS_NO_KEY + 1);
 }
 
-/* -------------------------------------------------------------- lists by key */
-
-static EvbusOrderBucket *
-bucket(EvbusDb *db, int sub_slot, uint32 hash)
-{
-	uint32		n = hash_combine(hash, murmurhash32(sub_slot + 1)) % evbus_max_leases;
-
-	return &evbus_order_buckets[EVBUS_DB_INDEX(db) * evbus_max_leases + n];
-}
-
-/* The first entry of a key; -1: there is none.  It is ours: only the chain is shared. */
-static int32
-find_first(EvbusDb *db, int sub_slot, uint32 hash)
-{
-	EvbusOrderBucket *b = bucket(db, sub_slot, hash);
-	int32		i;
-
-	SpinLockAcquire(&b->lock);
-	for (i = b->head; i >= 0; i = EVBUS_ORDER(db, i)->chain_next)
-		if (EVBUS_ORDER(db, i)->hash == hash && EVBUS_LEASE(db, i)->sub_slot == sub_slot)
-			break;
-	SpinLockRelease(&b->lock);
-	return i;
-}
-
-/* Chain the first entry of a key into its bucket. */
-static void
-chain(EvbusDb *db, int sub_slot, int32 i)
-{
-	EvbusOrderEntry *e = EVBUS_ORDER(db, i);
-	EvbusOrderBucket *b = bucket(db, sub_slot, e->hash);
-
-	e->first = true;
-	SpinLockAcquire(&b->lock);
-	e->chain_prev = -1;
-	e->chain_next = b->head;
-	if (b->head >= 0)
-		EVBUS_ORDER(db, b->head)->chain_prev = i;
-	b->head = i;
-	SpinLockRelease(&b->lock);
-}
-
-static void
-unchain(EvbusDb *db, int sub_slot, int32 i)
-{
-	EvbusOrderEntry *e = EVBUS_ORDER(db, i);
-	EvbusOrderBucket *b = bucket(db, sub_slot, e->hash);
-
-	e->first = false;
-	SpinLockAcquire(&b->lock);
-	if (e->chain_prev >= 0)
-		EVBUS_ORDER(db, e->chain_prev)->chain_next = e->chain_next;
-	else
-		b->head = e->chain_next;
-	if (e->chain_next >= 0)
-		EVBUS_ORDER(db, e->chain_next)->chain_prev = e->chain_prev;
-	SpinLockRelease(&b->lock);
-}
-
-/* Put an entry into the list of its key, by position. */
-static void
-enlist(EvbusDb *db, int sub_slot, int32 i)
-{
-	EvbusOrderEntry *e = EVBUS_ORDER(db, i);
-	int32		first = find_first(db, sub_slot, e->hash);
-	int32		after;
-
-	if (first < 0)
-	{
-		e->next = e->prev = i;
-		chain(db, sub_slot, i);
-		return;
-	}
-	after = EVBUS_ORDER(db, first)->prev;
-	while (EVBUS_ORDER(db, after)->position > e->position && after != first)
-		after = EVBUS_ORDER(db, after)->prev;
-	if (EVBUS_ORDER(db, after)->position > e->position)
-	{
-		/* Before all of them: the last one, in the circle. */
-		unchain(db, sub_slot, first);
-		chain(db, sub_slot, i);
-		after = EVBUS_ORDER(db, first)->prev;
-	}
-	else
-		e->first = false;
-	e->prev = after;
-	e->next = EVBUS_ORDER(db, after)->next;
-	EVBUS_ORDER(db, e->next)->prev = i;
-	EVBUS_ORDER(db, after)->next = i;
-}
-
-static void
-delist(EvbusDb *db, int sub_slot, int32 i)
-{
-	EvbusOrderEntry *e = EVBUS_ORDER(db, i);
-
-	if (e->first)
-	{
-		unchain(db, sub_slot, i);
-		if (e->next != i)
-			chain(db, sub_slot, e->next);
-	}
-	EVBUS_ORDER(db, e->prev)->next = e->next;
-	EVBUS_ORDER(db, e->next)->prev = e->prev;
-}
-
 /* -------------------------------------------------------- entries and their turn */
 
 /* The key of an entry is known from here on.  It is in its state, and that is counted. */
@@ -195,9 +87,11 @@ evbus_order_track(EvbusDb *db, EvbusSub *sub, int32 i, uint32 hash, const EvbusE
 	e->blocked = false;
 	e->position = event->position;
 	e->event_id = event->event_id;
+	e->ring_at = event->ring_at;
+	e->bytes = evbus_event_bytes(event);
 	sub->n_tracked++;
 	if (hash != EVBUS_NO_KEY)
-		enlist(db, lease->sub_slot, i);
+		evbus_order_enlist(db, lease->sub_slot, i);
 }
 
 /* An entry ends, or its key is to be forgotten; its state is still counted. */
@@ -219,8 +113,8 @@ evbus_order_untrack(EvbusDb *db, EvbusSub *sub, int32 i)
 	{
 		int32		first;
 
-		delist(db, lease->sub_slot, i);
-		first = find_first(db, lease->sub_slot, e->hash);
+		evbus_order_delist(db, lease->sub_slot, i);
+		first = evbus_order_first(db, lease->sub_slot, e->hash);
 		if (first >= 0)
 		{
 			EVBUS_ORDER(db, first)->blocked = false;	/* what it waited for may have been this one's row */
@@ -313,7 +207,7 @@ evbus_order_may(EvbusDb *db, EvbusSub *sub, int sub_slot, uint32 hash, int64 pos
 	Assert(LWLockHeldByMe(&sub->lock));
 	if (hash == EVBUS_NO_KEY)
 		return true;
-	first = find_first(db, sub_slot, hash);
+	first = evbus_order_first(db, sub_slot, hash);
 	if (first < 0)
 		return true;
 	/* The one before it is of our own batch: then so are all that are in hand, and none before it waits. */
@@ -458,7 +352,7 @@ name_claim(EvbusDb *db, int sub_slot, int32 i, int64 scan_from, EvbusClaim *clai
 static bool
 is_behind(EvbusDb *db, int sub_slot, int32 i, const EvbusTaking *taking)
 {
-	int32		first = EVBUS_ORDER(db, i)->hash == EVBUS_NO_KEY ? -1 : find_first(db, sub_slot, EVBUS_ORDER(db, i)->hash);
+	int32		first = EVBUS_ORDER(db, i)->hash == EVBUS_NO_KEY ? -1 : evbus_order_first(db, sub_slot, EVBUS_ORDER(db, i)->hash);
 
 	if (first < 0)
 		return false;
@@ -474,21 +368,23 @@ still_blocked(const EvbusOrderEntry *e, const EvbusTaking *taking)
 }
 
 /*
- * Take up to max of those whose turn has come, with the ids of their events, up to
- * the first range of which the keys are not known; returns how many.
+ * Take up to max of those whose turn has come, up to the first range of which the
+ * keys are not known, and until they have so many bytes (0: no matter); returns how
+ * many.  Of their events it is told what evbus_read_again() wants to know.
  */
 int
-evbus_order_claim_ready(const EvbusTaking *taking, int max, EvbusClaim *claims, int64 *ids)
+evbus_order_claim_ready(const EvbusTaking *taking, int max, int64 bytes_max, EvbusClaim *claims, EvbusEvent *events)
 {
 	EvbusDb    *db = taking->db;
 	int			slot = taking->sub->slot;
 	EvbusSub   *shared = EVBUS_SUB(db, slot);
+	int64		bytes = 0;
 	int			n = 0;
 	int32		i = -1;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (same_sub(shared, taking->sub) && (shared->order_ready || taking->acked || taking->behind))
-		for (i = shared->open_head; i >= 0 && n < max; i = EVBUS_LEASE(db, i)->next)
+		for (i = shared->open_head; i >= 0 && n < max && (bytes_max == 0 || bytes < bytes_max); i = EVBUS_LEASE(db, i)->next)
 		{
 			EvbusLease *lease = EVBUS_LEASE(db, i);
 			EvbusOrderEntry *e = EVBUS_ORDER(db, i);
@@ -511,7 +407,11 @@ evbus_order_claim_ready(const EvbusTaking *taking, int max, EvbusClaim *claims, 
 			e->take = taking->number;
 			e->acker = 0;
 			lend(shared, lease, e->event_id, taking);
-			ids[n] = e->event_id;
+			memset(&events[n], 0, sizeof(EvbusEvent));
+			events[n].event_id = e->event_id;
+			events[n].position = e->position;
+			events[n].ring_at = e->ring_at;
+			bytes += e->bytes;
 			name_claim(db, slot, i, lease->lo, &claims[n++]);
 		}
 	if (i < 0 && !taking->behind)

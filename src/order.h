@@ -21,7 +21,7 @@ typedef struct EvbusTaking
 
 extern uint32 evbus_order_hash(const EvbusSubscription *sub, const char *key, int len);
 extern bool evbus_order_begin(EvbusTaking *taking);
-extern int	evbus_order_claim_ready(const EvbusTaking *taking, int max, EvbusClaim *claims, int64 *ids);
+extern int	evbus_order_claim_ready(const EvbusTaking *taking, int max, int64 bytes_max, EvbusClaim *claims, EvbusEvent *events);
 extern bool evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim);
 extern int	evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent *events, int n,
 							  int max, EvbusClaim *claims, bool *full);

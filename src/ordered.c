@@ -164,32 +164,23 @@ leave_blocked(const EvbusTaking *taking, EvbusEvents *out, int from, EvbusClaim 
 }
 
 /*
- * Read the events of n claims, by id, behind out's; an event that is gone is done.
- * Returns how many there are.
+ * Read the events of n claims behind out's; one that has expired, or is no longer
+ * wanted, is done.  Returns how many there are.
  */
 static int
-read_ready(const EvbusTaking *taking, EvbusClaim *claims, const int64 *ids, int n, EvbusEvents *out)
+read_ready(const EvbusTaking *taking, EvbusClaim *claims, EvbusEvent *events, int n, EvbusEvents *out)
 {
 	int			good = 0;
 
+	evbus_read_again(taking->db, taking->sub, events, n, &out->lsn);
 	for (int i = 0; i < n; i++)
-	{
-		EvbusEvents found = {0};
-		bool		there = false;
-
-		evbus_read(taking->db, taking->sub, claims[i].scan_from, claims[i].hi, &found);
-		out->lsn = Max(out->lsn, found.lsn);
-		/* If the patterns were changed meanwhile, there may be others. */
-		for (int k = 0; k < found.n && !there; k++)
-			if (found.events[k].event_id == ids[i])
-			{
-				out->events[out->n++] = found.events[k];
-				claims[good++] = claims[i];
-				there = true;
-			}
-		if (!there && !evbus_cursor_skip(taking->db, &claims[i]))
+		if (events[i].payload != NULL)
+		{
+			out->events[out->n++] = events[i];
+			claims[good++] = claims[i];
+		}
+		else if (!evbus_cursor_skip(taking->db, &claims[i]))
 			evbus_cursor_drop(taking->db, &claims[i]);
-	}
 	return good;
 }
 
@@ -198,18 +189,18 @@ read_ready(const EvbusTaking *taking, EvbusClaim *claims, const int64 *ids, int 
  * there are none.
  */
 bool
-evbus_ordered_ready(const EvbusTaking *taking, int max, EvbusEvents *out, EvbusClaim *claims)
+evbus_ordered_ready(const EvbusTaking *taking, int max, int64 bytes_max, EvbusEvents *out, EvbusClaim *claims)
 {
-	int64	   *ids = palloc(sizeof(int64) * max);
+	EvbusEvent *events = palloc(sizeof(EvbusEvent) * max);
 	int			at = out->n;
 	int			n;
 
 	evbus_pin_room(max);
-	n = evbus_order_claim_ready(taking, max, claims + at, ids);
+	n = evbus_order_claim_ready(taking, max, bytes_max, claims + at, events);
 	evbus_pin_received(taking->db, claims + at, n);
-	if (n > 0 && read_ready(taking, claims + at, ids, n, out) > 0 && !taking->behind)
+	if (n > 0 && read_ready(taking, claims + at, events, n, out) > 0 && !taking->behind)
 		leave_blocked(taking, out, at, claims);
-	pfree(ids);
+	pfree(events);
 	return n > 0;
 }
 
@@ -258,51 +249,69 @@ take_range(const EvbusTaking *taking, int64 *look, int max, EvbusEvents *out, Ev
 		out->n += made;
 		leave_blocked(taking, out, at, claims);
 	}
-	*look = out->n == 0 ? Max(max, LOOK_MORE) : Max(max - made, 1);
+	*look = out->n == 0 ? Max(max, LOOK_MORE) : max - made;
 	return !full;
 }
 
+/* Take events, up to max or so many bytes, under the lock. */
+static void
+take(const EvbusTaking *taking, int max, int64 bytes_max, EvbusEvents *out, EvbusClaim *claims)
+{
+	bool		strict = taking->sub->ordering == EVBUS_ORDER_STRICT;
+	int64		look = max;		/* of a range: so many events may be missing */
+	int64		looked = 0;
+	int64		bytes = 0;
+	int			summed = 0;
+	int			left;
+
+	while ((left = evbus_read_more(out->n, bytes, bytes_max, max - out->n)) > 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!evbus_ordered_ready(taking, max - out->n, bytes_max == 0 ? 0 : bytes_max - bytes, out, claims))
+		{
+			if (strict && (out->n > 0 ? !taking->together : evbus_order_busy(taking)))
+				break;
+			/* What is of other keys may be far: for a batch that has something, not that far. */
+			if (out->n > 0 && looked > (int64) max * 4 + LOOK_MORE)
+				break;
+			if (bytes_max > 0 && left < max - out->n)
+				look = Min(look, left);
+			looked += look;
+			if (!take_range(taking, &look, max - out->n, out, claims))
+				break;
+		}
+		while (summed < out->n)
+			bytes += evbus_event_bytes(&out->events[summed++]);
+	}
+}
+
 /*
- * Lease up to max events, at least 1, in order, and append them to an empty *out, each
- * with its claim; returns how many.  together: they will be done one after the other,
+ * Lease up to max events, at least 1, in order, and put them into an empty *out, each
+ * with its claim; returns how many.  bytes_max: no more are taken when they have so
+ * many, 0: it does not matter.  together: they will be done one after the other,
  * so they may be several of a key.  expires_at: of the leases; 0: they end with the
  * process, and an abort of the transaction leaves them to the caller.
  */
 int
-evbus_ordered_take(EvbusDb *db, const EvbusSubscription *sub, int max, bool together,
+evbus_ordered_take(EvbusDb *db, const EvbusSubscription *sub, int max, int64 bytes_max, bool together,
 				   TimestampTz expires_at, EvbusEvents *out, EvbusClaim *claims)
 {
 	EvbusTaking taking = {.db = db, .sub = sub, .together = together, .acked = evbus_pin_acks_in_order(),
 	.expires_at = expires_at};
-	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
 	int			pins = evbus_pin_count();
-	bool		strict = sub->ordering == EVBUS_ORDER_STRICT;
-	int64		looked = 0;
 
-	if (strict && !together)
+	if (sub->ordering == EVBUS_ORDER_STRICT && !together)
 		max = 1;
 	out->events = palloc(sizeof(EvbusEvent) * (out->size = max));
 	(void) evbus_ordered_lock(sub, true);
 	if (evbus_order_begin(&taking))
 	{
-		uint32		settled = shared->settled;
+		uint32		settled = EVBUS_SUB(db, sub->slot)->settled;
 
-		if (strict && may_block(&taking))
+		if (sub->ordering == EVBUS_ORDER_STRICT && may_block(&taking))
 			evbus_order_stop(&taking, settled);
 		else
-			for (int64 look = max; out->n < max; looked += look)
-			{
-				CHECK_FOR_INTERRUPTS();
-				if (evbus_ordered_ready(&taking, max - out->n, out, claims))
-					continue;
-				if (strict && (out->n > 0 ? !together : evbus_order_busy(&taking)))
-					break;
-				/* What is of other keys may be far: for a batch that has something, not that far. */
-				if (out->n > 0 && looked > (int64) max * 4 + LOOK_MORE)
-					break;
-				if (!take_range(&taking, &look, max - out->n, out, claims))
-					break;
-			}
+			take(&taking, max, bytes_max, out, claims);
 	}
 	evbus_ordered_unlock(sub);
 	if (expires_at == 0)

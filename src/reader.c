@@ -23,6 +23,8 @@
 #include "utils/memutils.h"
 
 #define COLD_CHUNK	1024		/* positions read from the log at once */
+#define FIRST_LOOK	16			/* events, of unknown size */
+#define LOOK_MAX	128			/* of a size that is guessed by those before */
 
 static EvbusEvent *
 append(EvbusEvents *out)
@@ -119,8 +121,9 @@ set_hint(EvbusDb *db, const EvbusSubscription *sub, int64 position, uint64 offse
 
 /* Cut a copied entry into an event. */
 static void
-fill(EvbusEvent *event, const EvbusRingEntry *entry, char *data)
+fill(EvbusEvent *event, const EvbusRingEntry *entry, uint64 offset, char *data)
 {
+	event->ring_at = offset + 1;
 	event->event_id = entry->event_id;
 	event->position = entry->position;
 	event->type = data;
@@ -187,7 +190,7 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 				EvbusEvent *event = append(out);
 
 				if (entry.flags & EVBUS_RING_INLINE)
-					fill(event, &entry, data);
+					fill(event, &entry, offset, data);
 				else
 				{
 					event->event_id = entry.event_id;
@@ -211,6 +214,61 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 	}
 	if (at < hi)
 		read_cold(db, sub, at, hi, out);
+}
+
+/*
+ * Read events again of which event_id, position and ring_at are known, by these: not
+ * only from where the last one was.  Type stays NULL for one that has expired, payload
+ * for one that the subscription does not want any more.  *lsn: as EvbusEvents.lsn.
+ */
+void
+evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n, XLogRecPtr *lsn)
+{
+	int64		cold = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		EvbusRingEntry entry;
+		uint64		offset = events[i].ring_at - 1;
+		char	   *data;
+
+		data = events[i].ring_at > 0 && evbus_ring_header(db, offset, &entry) ? palloc(entry.len) : NULL;
+		if (data == NULL || !evbus_ring_data(db, offset, &entry, data))
+		{
+			cold = Max(cold, events[i].position + 1);
+			continue;
+		}
+		*lsn = Max(*lsn, entry.commit_lsn);
+		fill(&events[i], &entry, offset, data);
+		if (!evbus_subscription_wants(sub, data, entry.type_len))
+			events[i].payload = NULL;
+	}
+	if (cold == 0)
+		return;
+	evbus_ledger_wait_ticked(db, sub, cold);
+	*lsn = Max(*lsn, (XLogRecPtr) pg_atomic_read_u64(&db->ticked_lsn));
+	evbus_fetch(sub, events, n);
+	for (int i = 0; i < n; i++)
+		if (events[i].type == NULL)
+			evbus_eventlog_check_expired(events[i].event_id, sub->bus_name);
+}
+
+/*
+ * How many more to look for, of max, who has n events of so many bytes: all; or, where
+ * bytes are bounded, a few first and then as many as will fit if they are as large as
+ * those, but never so many that large ones behind small ones would fill the memory.
+ * 0: it is enough.
+ */
+int
+evbus_read_more(int n, int64 bytes, int64 bytes_max, int max)
+{
+	if (bytes_max == 0 || max == 0)
+		return max;
+	if (n == 0)
+		return Min(max, FIRST_LOOK);
+	if (bytes >= bytes_max)
+		return 0;
+	return (int) Min(Min(max, LOOK_MAX), (bytes_max - bytes) / Max(bytes / n, 1) + 1);
 }
 
 /* The columns of evbus.event, in order. */

@@ -4,6 +4,7 @@
  *
  *		publish --name BUS						evbus.publish(), a transaction each
  *		publish --name BUS --batch B			evbus.publish_batch(), likewise
+ *		publish ... --keys K					each event with one of K keys, by chance
  *		receive --name SUB --batch B			receive and ack, two statements, each a transaction
  *		receive ... --calls one					the ack goes with the next receive: receive(..., ack => receipts)
  *		receive ... --by lines					receive_lines() instead of receive(), with either
@@ -24,6 +25,7 @@
 #define POLL_US			1000
 #define STUCK_S			120		/* a lag that takes longer is an error */
 #define MAX_RECEIPT		200
+#define KEY_LISTS		200
 
 typedef struct Client
 {
@@ -36,6 +38,7 @@ typedef struct Client
 
 static const char *types;
 static const char *payload_list;
+static char *key_lists[KEY_LISTS];	/* for --keys: arrays, used in turn; else NULL */
 static bool one_call;
 static bool by_lines;
 static char size[12];			/* of a batch, as text */
@@ -61,18 +64,37 @@ close_client(void *arg)
 
 /* ------------------------------------------------------------------ publish */
 
+/* An array of a key for each event of a batch. */
+static char *
+random_keys(int keys)
+{
+	char	   *list = malloc(options.batch * 12 + 3);
+	char	   *out = list;
+
+	for (int i = 0; i < options.batch; i++)
+		out += sprintf(out, "%ck%ld", i == 0 ? '{' : ',', random() % keys);
+	strcpy(out, "}");
+	return list;
+}
+
 static void *
 open_publish(int n)
 {
 	Client	   *client = open_client();
+	int			keys = atoi(option("keys", "0"));
 
+	if (keys > 0 && (options.batch == 1 || by_lines))
+		fail("--keys is for publish_batch() only");
 	if (n == 0 && options.batch > 1)
 	{
 		types = by_lines ? TYPE : "{" TYPE "}";	/* one stands for all */
 		payload_list = by_lines ? payloads_lines(options.batch) : payloads_array(options.batch);
 	}
+	for (int i = 0; i < KEY_LISTS && n == 0 && keys > 0; i++)
+		key_lists[i] = random_keys(keys);
 	prepare(client->conn, "", options.batch == 1 ? "SELECT evbus.publish($1, $2, $3)" :
 			by_lines ? "SELECT events FROM evbus.publish_lines($1, $2, $3)" :
+			keys > 0 ? "SELECT evbus.publish_batch($1, $2::text[], $3::jsonb[], $4::text[])" :
 			"SELECT evbus.publish_batch($1, $2::text[], $3::jsonb[])");
 	client->cpu_before = backend_cpu_ns(client->conn);
 	return client;
@@ -98,7 +120,8 @@ step_publish(void *arg, int wanted)
 {
 	Client	   *client = arg;
 	static atomic_int next;
-	const char *values[] = {options.name, TYPE, payloads[next++ & 511]};
+	int			turn = next++;
+	const char *values[] = {options.name, TYPE, payloads[turn & 511], key_lists[turn % KEY_LISTS]};
 	PGresult   *result;
 
 	if (wanted != options.batch)
@@ -108,7 +131,7 @@ step_publish(void *arg, int wanted)
 		values[1] = types;
 		values[2] = payload_list;
 	}
-	result = expect(client->conn, PQexecPrepared(client->conn, "", 3, values, NULL, NULL, 0), PGRES_TUPLES_OK);
+	result = expect(client->conn, PQexecPrepared(client->conn, "", key_lists[0] ? 4 : 3, values, NULL, NULL, 0), PGRES_TUPLES_OK);
 	if (by_lines ? atoi(PQgetvalue(result, 0, 0)) != wanted : PQntuples(result) != wanted)
 		fail("not all of %d events were stored", wanted);
 	PQclear(result);
