@@ -110,7 +110,7 @@ PAYLOADS = [payload(i) for i in range(1000)]
 TYPES_ARRAY = array([TYPE] * 1000)
 PAYLOADS_ARRAY = array(PAYLOADS)
 PAYLOADS_LINES = "\n".join(PAYLOADS)
-SIZES = {"usual": 1000, "small": 1000, "large": 100}	# events in a batch of this kind
+SIZES = {"usual": 1000, "keyed": 1000, "small": 1000, "large": 100}	# events in a batch of this kind
 
 
 # ------------------------------------------------------------------- counting
@@ -148,6 +148,8 @@ class Server:
 		for kind, payloads in (("usual", PAYLOADS), ("small", ["{}"] * SIZES["small"]),
 							   ("large", [random_payload(i) for i in range(SIZES["large"])])):
 			self.observer.execute("INSERT INTO bench.batch VALUES ($1, $2, $3)", kind, array([TYPE] * len(payloads)), array(payloads))
+		self.observer.execute("INSERT INTO bench.batch SELECT 'keyed', types, payloads, $1 FROM bench.batch WHERE kind = 'usual'",
+							  array([f"k{i * 7919 % 10000}" for i in range(SIZES["keyed"])]))
 
 	def pid(self, backend_type, role=None):
 		rows = []
@@ -200,7 +202,7 @@ class Server:
 		size = SIZES[kind]
 		for _ in range(n // size):
 			self.client.execute("SELECT count(*) FROM evbus.publish_batch($1, (SELECT types FROM bench.batch WHERE kind = $2),"
-								" (SELECT payloads FROM bench.batch WHERE kind = $2))", bus, kind)
+								" (SELECT payloads FROM bench.batch WHERE kind = $2), (SELECT keys FROM bench.batch WHERE kind = $2))", bus, kind)
 
 	def wait_lag(self, subscription, lag):
 		until(f"a lag of {lag} of {subscription}", lambda: self.observer.execute(
@@ -284,7 +286,7 @@ def op_sequencer_turn(s, n):
 	return s.dump(pid)
 
 
-def handle(s, n, name, behind):
+def handle(s, n, name, behind=False, kind="usual"):
 	s.fill(name, 1000)	# so that its worker is there
 	s.wait_lag(name, 0)
 	pid = s.pid("evbus handler", name)
@@ -292,7 +294,7 @@ def handle(s, n, name, behind):
 	quiet(pid)
 	s.dump(pid)
 	with s.held(pid):
-		s.fill(name, n)
+		s.fill(name, n, kind)
 		if behind:		# as many bytes again as the ring has
 			s.fill("quiet", 1100, "large")
 		s.wait_lag(name, n)
@@ -302,15 +304,19 @@ def handle(s, n, name, behind):
 
 
 def op_handler(s, n):
-	return handle(s, n, "single", False)
+	return handle(s, n, "single")
 
 
 def op_handler_array(s, n):
-	return handle(s, n, "arrays", False)
+	return handle(s, n, "arrays")
 
 
 def op_handler_behind(s, n):
-	return handle(s, n, "arrays", True)
+	return handle(s, n, "arrays", behind=True)
+
+
+def op_handler_keyed(s, n):
+	return handle(s, n, "keyed", kind="keyed")
 
 
 def receive(s, n, size, combined=False, lines=False):
@@ -377,6 +383,7 @@ OPERATIONS = {
 	"handler": (op_handler, 4000, "the worker of a handler f(evbus.event): NULL, batch_size 1000"),
 	"handler-array": (op_handler_array, 5000, "the worker of a handler f(evbus.event[]): NULL, batch_size 1000"),
 	"handler-behind": (op_handler_behind, 5000, "the same, its events read from the log and not from the ring"),
+	"handler-keyed": (op_handler_keyed, 5000, "as handler-array, with ordering => 'key', each event with a key"),
 	"receive-1000": (op_receive_1000, 6000, "the backend of receive(1000), then ack, two transactions"),
 	"receive-lines": (op_receive_lines, 6000, "the backend of receive_lines(1000), then ack, two transactions"),
 	"lines-next": (op_receive_lines_next, 6000, "the backend of receive_lines(1000, ack => the last ones), one transaction"),
