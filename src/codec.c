@@ -14,6 +14,7 @@
 
 #include "fmgr.h"
 #include "jsonb_pack.h"
+#include "jsonb_print.h"
 #include "jsonbcheck.h"
 #include "varint.h"
 
@@ -125,8 +126,8 @@ evbus_decode_jsonb(const char *data, int len)
 }
 
 /* The same into a buffer, which serves for one after the other. */
-JsonbContainer *
-evbus_decode_container(StringInfo buffer, const char *data, int len)
+static JsonbContainer *
+decode_container(StringInfo buffer, const char *data, int len)
 {
 	Size		size = decoded_size(data, len);
 
@@ -134,6 +135,24 @@ evbus_decode_container(StringInfo buffer, const char *data, int len)
 	enlargeStringInfo(buffer, size);
 	decode_to(buffer->data, size, data, len);
 	return (JsonbContainer *) buffer->data;
+}
+
+/*
+ * Append it to a text, as jsonb is printed; false: out would have more than max bytes
+ * then.  buffer: as above, used where it cannot be printed as it is.
+ */
+bool
+evbus_decode_print(StringInfo out, StringInfo buffer, const char *data, int len, int max)
+{
+	bool		sound = true;
+	bool		fits;
+
+	if (len < 1 || data[0] != EVBUS_CODEC_PACKED)
+		return evbus_jsonb_print(out, decode_container(buffer, data, len), max);
+	fits = evbus_jsonb_print_packed(out, data + 1, len - 1, max, &sound);
+	if (!sound)
+		not_decodable(data, len);
+	return fits;
 }
 
 /*

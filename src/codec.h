@@ -22,6 +22,6 @@ extern int	evbus_compress_threshold;
 
 extern void evbus_encode_jsonb(Jsonb *json, EvbusCoded *coded);
 extern Jsonb *evbus_decode_jsonb(const char *data, int len);
-extern JsonbContainer *evbus_decode_container(StringInfo buffer, const char *data, int len);
+extern bool evbus_decode_print(StringInfo out, StringInfo buffer, const char *data, int len, int max);
 
 #endif

@@ -4,16 +4,7 @@
  *
  * jsonb is made to be searched in place: each child has an entry of four bytes,
  * each number a header and padding.  An event is stored once and read as a whole,
- * so here a value is one tag, mostly of one byte, and its bytes: three bits tell
- * what it is, five its length, number of children or a small number; 31 there
- * means that it follows as a varint.
- *
- *	string		length; the bytes
- *	integer		itself, as a zigzag
- *	decimal		how many digits stand after the point; then all of them as a zigzag
- *	word		false, true, null; or a numeric that is neither of the above, as it is
- *	array		how many; the values.  Scalar: the same with one, as jsonb has it
- *	object		how many; the lengths of all keys, the keys, the values
+ * so here a value is one tag, mostly of one byte, and its bytes (jsonb_packed.h).
  *
  * The order of an object's pairs is kept, so unpacking sorts nothing: it is one pass
  * that writes the very bytes that were packed.  It trusts none of what it reads.
@@ -22,23 +13,10 @@
 #include "jsonb_pack.h"
 
 #include "jsonb_layout.h"
+#include "jsonb_packed.h"
 #include "miscadmin.h"
-#include "varint.h"
-
-enum
-{
-	PACKED_STRING, PACKED_INTEGER, PACKED_DECIMAL, PACKED_WORD, PACKED_ARRAY, PACKED_OBJECT, PACKED_SCALAR
-};
-
-enum
-{
-	WORD_FALSE, WORD_TRUE, WORD_NULL, WORD_NUMERIC
-};
 
 #define DEPTH_MAX		200	/* deeper ones stay as they are: readers may have less stack than who wrote them */
-#define MORE			31		/* in the five bits: a varint follows */
-#define TAG_MAX			(1 + EVBUS_VARINT_MAX)	/* bytes of a tag with its varint */
-#define DSCALE_MAX		30
 #define GROUPS_MAX		4		/* of four digits: all of them fit 64 bits, with room for three more */
 #define NUMERIC_MAX		(VARHDRSZ + sizeof(uint16) * (1 + GROUPS_MAX + 2))
 
@@ -48,12 +26,6 @@ typedef struct Out
 	char	   *at;
 	char	   *end;
 } Out;
-
-typedef struct In
-{
-	const unsigned char *at;
-	const unsigned char *end;
-} In;
 
 /* -------------------------------------------------------------------- numbers */
 
@@ -83,7 +55,7 @@ numeric_digits(const char *numeric, int len, int64 *digits, int *dscale)
 	weight = EVBUS_NUMERIC_WEIGHT(words[0]);
 	*dscale = EVBUS_NUMERIC_DSCALE(words[0]);
 	groups = fraction_groups(*dscale);
-	if (*dscale > DSCALE_MAX || Max(weight, -1) + 1 + groups > GROUPS_MAX)
+	if (*dscale > EVBUS_PACKED_DSCALE_MAX || Max(weight, -1) + 1 + groups > GROUPS_MAX)
 		return false;
 	for (int at = Max(weight, -1); at >= -groups; at--)
 	{
@@ -97,7 +69,7 @@ numeric_digits(const char *numeric, int len, int64 *digits, int *dscale)
 	return true;
 }
 
-/* And back; returns its length, at most NUMERIC_MAX.  dscale is at most DSCALE_MAX. */
+/* And back; returns its length, at most NUMERIC_MAX.  dscale is at most EVBUS_PACKED_DSCALE_MAX. */
 static int
 make_numeric(int64 digits, int dscale, char *numeric)
 {
@@ -132,12 +104,12 @@ put_varint(Out *out, uint64 value)
 static inline void
 put_tag(Out *out, int kind, uint64 value)
 {
-	if (value < MORE)
+	if (value < EVBUS_PACKED_MORE)
 	{
 		*out->at++ = (char) (kind << 5 | value);
 		return;
 	}
-	*out->at++ = (char) (kind << 5 | MORE);
+	*out->at++ = (char) (kind << 5 | EVBUS_PACKED_MORE);
 	put_varint(out, value);
 }
 
@@ -150,7 +122,7 @@ room_for(const Out *out, Size n)
 static bool
 pack_bytes(Out *out, int kind, const char *data, uint32 len)
 {
-	if (!room_for(out, TAG_MAX + (Size) len))
+	if (!room_for(out, EVBUS_PACKED_TAG_MAX + (Size) len))
 		return false;
 	put_tag(out, kind, len);
 	memcpy(out->at, data, len);
@@ -165,24 +137,24 @@ pack_numeric(Out *out, const char *numeric, uint32 len)
 	int			dscale;
 	char		again[NUMERIC_MAX] pg_attribute_aligned(MAXIMUM_ALIGNOF);
 
-	if (!room_for(out, 2 * TAG_MAX + (Size) len))
+	if (!room_for(out, 2 * EVBUS_PACKED_TAG_MAX + (Size) len))
 		return false;
 	/* Whatever does not come back as the same bytes is kept as it is. */
 	if (!numeric_digits(numeric, len, &digits, &dscale) ||
 		make_numeric(digits, dscale, again) != len || memcmp(again, numeric, len) != 0)
 	{
-		put_tag(out, PACKED_WORD, WORD_NUMERIC);
+		put_tag(out, EVBUS_PACKED_WORD, EVBUS_WORD_NUMERIC);
 		put_varint(out, len);
 		memcpy(out->at, numeric, len);
 		out->at += len;
 	}
 	else if (dscale > 0)
 	{
-		put_tag(out, PACKED_DECIMAL, dscale);
+		put_tag(out, EVBUS_PACKED_DECIMAL, dscale);
 		put_varint(out, evbus_zigzag(digits));
 	}
 	else
-		put_tag(out, PACKED_INTEGER, evbus_zigzag(digits));
+		put_tag(out, EVBUS_PACKED_INTEGER, evbus_zigzag(digits));
 	return true;
 }
 
@@ -195,16 +167,16 @@ pack_container(Out *out, const JsonbContainer *container, int depth)
 	const char *data = (const char *) (entries + (object ? 2 * n : n));
 	uint32		at = 0;
 
-	if (depth > DEPTH_MAX || !room_for(out, TAG_MAX))
+	if (depth > DEPTH_MAX || !room_for(out, EVBUS_PACKED_TAG_MAX))
 		return false;
-	put_tag(out, object ? PACKED_OBJECT : JsonContainerIsScalar(container) ? PACKED_SCALAR : PACKED_ARRAY, n);
+	put_tag(out, object ? EVBUS_PACKED_OBJECT : JsonContainerIsScalar(container) ? EVBUS_PACKED_SCALAR : EVBUS_PACKED_ARRAY, n);
 	if (object)
 	{
 		for (uint32 i = 0; i < n; i++)
 		{
 			uint32		end = evbus_jentry_end(entries[i], at);
 
-			if (!room_for(out, TAG_MAX))
+			if (!room_for(out, EVBUS_PACKED_TAG_MAX))
 				return false;
 			put_varint(out, end - at);
 			at = end;
@@ -223,16 +195,16 @@ pack_container(Out *out, const JsonbContainer *container, int depth)
 		bool		fits;
 
 		if (JBE_ISSTRING(entry))
-			fits = pack_bytes(out, PACKED_STRING, value, end - at);
+			fits = pack_bytes(out, EVBUS_PACKED_STRING, value, end - at);
 		else if (JBE_ISNUMERIC(entry))
 			fits = pack_numeric(out, value, data + end - value);
 		else if (JBE_ISCONTAINER(entry))
 			fits = pack_container(out, (const JsonbContainer *) value, depth + 1);
 		else
 		{
-			fits = room_for(out, TAG_MAX);
+			fits = room_for(out, EVBUS_PACKED_TAG_MAX);
 			if (fits)
-				put_tag(out, PACKED_WORD, JBE_ISNULL(entry) ? WORD_NULL : JBE_ISBOOL_TRUE(entry) ? WORD_TRUE : WORD_FALSE);
+				put_tag(out, EVBUS_PACKED_WORD, JBE_ISNULL(entry) ? EVBUS_WORD_NULL : JBE_ISBOOL_TRUE(entry) ? EVBUS_WORD_TRUE : EVBUS_WORD_FALSE);
 		}
 		if (!fits)
 			return false;
@@ -250,7 +222,7 @@ evbus_jsonb_pack(const JsonbContainer *root, Size len, char *out, int room)
 {
 	Out			o = {.at = out, .end = out + room};
 
-	if (!room_for(&o, TAG_MAX))
+	if (!room_for(&o, EVBUS_PACKED_TAG_MAX))
 		return -1;
 	put_varint(&o, len);
 	return pack_container(&o, root, 1) ? o.at - out : -1;
@@ -259,26 +231,7 @@ evbus_jsonb_pack(const JsonbContainer *root, Size len, char *out, int room)
 /* ------------------------------------------------------------------ unpacking */
 
 static inline bool
-take_varint(In *in, uint64 *value)
-{
-	return evbus_take_varint(&in->at, in->end, value);
-}
-
-static inline bool
-take_tag(In *in, int *kind, uint64 *value)
-{
-	unsigned char tag;
-
-	if (in->at >= in->end)
-		return false;
-	tag = *in->at++;
-	*kind = tag >> 5;
-	*value = tag & MORE;
-	return likely(*value < MORE) || take_varint(in, value);
-}
-
-static inline bool
-take_bytes(In *in, Out *out, uint64 len)
+take_bytes(EvbusPacked *in, Out *out, uint64 len)
 {
 	if (len > (uint64) (in->end - in->at) || !room_for(out, len))
 		return false;
@@ -307,7 +260,7 @@ unpack_numeric(Out *out, int dscale, uint64 packed)
 	int64		digits = evbus_unzigzag(packed);
 	int			len;
 
-	if (digits > INT64CONST(10000000000000000) || digits < -INT64CONST(10000000000000000))
+	if (digits > EVBUS_PACKED_DIGITS_MAX || digits < -EVBUS_PACKED_DIGITS_MAX)
 		return false;			/* more than packing takes, and than make_numeric() does */
 	len = make_numeric(digits, dscale, numeric);
 	if (!pad(out) || !room_for(out, len))
@@ -317,10 +270,10 @@ unpack_numeric(Out *out, int dscale, uint64 packed)
 	return true;
 }
 
-static bool unpack_container(In *in, Out *out, int kind, uint64 n);
+static bool unpack_container(EvbusPacked *in, Out *out, int kind, uint64 n);
 
 static bool
-unpack_value(In *in, Out *out, JEntry *entry)
+unpack_value(EvbusPacked *in, Out *out, JEntry *entry)
 {
 	char	   *start = out->at;
 	int			kind;
@@ -328,31 +281,31 @@ unpack_value(In *in, Out *out, JEntry *entry)
 	uint64		digits;
 	bool		good;
 
-	if (!take_tag(in, &kind, &value))
+	if (!evbus_packed_tag(in, &kind, &value))
 		return false;
 	switch (kind)
 	{
-		case PACKED_STRING:
+		case EVBUS_PACKED_STRING:
 			*entry = JENTRY_ISSTRING;
 			good = take_bytes(in, out, value);
 			break;
-		case PACKED_INTEGER:
+		case EVBUS_PACKED_INTEGER:
 			*entry = JENTRY_ISNUMERIC;
 			good = unpack_numeric(out, 0, value);
 			break;
-		case PACKED_DECIMAL:
+		case EVBUS_PACKED_DECIMAL:
 			*entry = JENTRY_ISNUMERIC;
-			good = value <= DSCALE_MAX && take_varint(in, &digits) && unpack_numeric(out, value, digits);
+			good = value <= EVBUS_PACKED_DSCALE_MAX && evbus_packed_varint(in, &digits) && unpack_numeric(out, value, digits);
 			break;
-		case PACKED_WORD:
-			*entry = value == WORD_TRUE ? JENTRY_ISBOOL_TRUE : value == WORD_FALSE ? JENTRY_ISBOOL_FALSE :
-				value == WORD_NULL ? JENTRY_ISNULL : JENTRY_ISNUMERIC;
-			good = value <= WORD_NUMERIC;
-			if (value == WORD_NUMERIC)
-				good = take_varint(in, &value) && pad(out) && take_bytes(in, out, value);
+		case EVBUS_PACKED_WORD:
+			*entry = value == EVBUS_WORD_TRUE ? JENTRY_ISBOOL_TRUE : value == EVBUS_WORD_FALSE ? JENTRY_ISBOOL_FALSE :
+				value == EVBUS_WORD_NULL ? JENTRY_ISNULL : JENTRY_ISNUMERIC;
+			good = value <= EVBUS_WORD_NUMERIC;
+			if (value == EVBUS_WORD_NUMERIC)
+				good = evbus_packed_varint(in, &value) && pad(out) && take_bytes(in, out, value);
 			break;
-		case PACKED_ARRAY:
-		case PACKED_OBJECT:
+		case EVBUS_PACKED_ARRAY:
+		case EVBUS_PACKED_OBJECT:
 			*entry = JENTRY_ISCONTAINER;
 			good = pad(out) && unpack_container(in, out, kind, value);
 			break;
@@ -364,11 +317,11 @@ unpack_value(In *in, Out *out, JEntry *entry)
 }
 
 static bool
-unpack_container(In *in, Out *out, int kind, uint64 n)
+unpack_container(EvbusPacked *in, Out *out, int kind, uint64 n)
 {
-	bool		object = kind == PACKED_OBJECT;
+	bool		object = kind == EVBUS_PACKED_OBJECT;
 	uint64		n_entries = object ? 2 * n : n;
-	uint32		header = n | (object ? JB_FOBJECT : JB_FARRAY) | (kind == PACKED_SCALAR ? JB_FSCALAR : 0);
+	uint32		header = n | (object ? JB_FOBJECT : JB_FARRAY) | (kind == EVBUS_PACKED_SCALAR ? JB_FSCALAR : 0);
 	char	   *entries;
 	uint32		total = 0;
 
@@ -384,7 +337,7 @@ unpack_container(In *in, Out *out, int kind, uint64 n)
 		{
 			uint64		len;
 
-			if (!take_varint(in, &len) || len > JENTRY_OFFLENMASK - total)
+			if (!evbus_packed_varint(in, &len) || len > JENTRY_OFFLENMASK - total)
 				return false;
 			total += len;
 			evbus_put_jentry(entries, i, JENTRY_ISSTRING | (uint32) len, total);
@@ -411,12 +364,12 @@ unpack_container(In *in, Out *out, int kind, uint64 n)
 bool
 evbus_jsonb_unpack(const char *packed, int packed_len, char *out, Size len)
 {
-	In			in = {.at = (const unsigned char *) packed, .end = (const unsigned char *) packed + packed_len};
+	EvbusPacked in = {.at = (const unsigned char *) packed, .end = (const unsigned char *) packed + packed_len};
 	Out			o = {.at = out, .end = out + len};
 	int			kind;
 	uint64		n;
 
-	return take_varint(&in, &n) && n == len && take_tag(&in, &kind, &n) &&
-		(kind == PACKED_ARRAY || kind == PACKED_OBJECT || (kind == PACKED_SCALAR && n == 1)) &&
+	return evbus_packed_varint(&in, &n) && n == len && evbus_packed_tag(&in, &kind, &n) &&
+		(kind == EVBUS_PACKED_ARRAY || kind == EVBUS_PACKED_OBJECT || (kind == EVBUS_PACKED_SCALAR && n == 1)) &&
 		unpack_container(&in, &o, kind, n) && in.at == in.end && o.at == o.end;
 }

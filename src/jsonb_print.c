@@ -17,9 +17,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
-/* Whatever prints a value leaves room for what stands between it and the next. */
-#define SPARE	8
-
 #define DEPTH_MAX	200		/* from here on without recursion, as jsonb_out() does it */
 
 /* --------------------------------------------------------------------- strings */
@@ -102,7 +99,7 @@ copy_escaped(StringInfo out, char *to, const char *s, int len, int max)
 
 		c = *s++;
 		out->len = to - out->data;
-		to = evbus_print_room(out, 6 + (end - s) + 1 + SPARE, max);
+		to = evbus_print_room(out, 6 + (end - s) + 1 + EVBUS_PRINT_SPARE, max);
 		if (to == NULL)
 			return NULL;
 		*to++ = '\\';
@@ -121,7 +118,7 @@ copy_escaped(StringInfo out, char *to, const char *s, int len, int max)
 bool
 evbus_json_print_string(StringInfo out, const char *s, int len, int max)
 {
-	char	   *to = evbus_print_room(out, 1 + len + 1 + SPARE, max);
+	char	   *to = evbus_print_room(out, 1 + len + 1 + EVBUS_PRINT_SPARE, max);
 
 	if (to == NULL)
 		return false;
@@ -155,7 +152,7 @@ print_long_numeric(StringInfo out, const char *numeric, int max)
 {
 	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out, PointerGetDatum(numeric)));
 	int			len = strlen(text);
-	char	   *to = evbus_print_room(out, len + SPARE, max);
+	char	   *to = evbus_print_room(out, len + EVBUS_PRINT_SPARE, max);
 
 	if (to != NULL)
 	{
@@ -166,8 +163,9 @@ print_long_numeric(StringInfo out, const char *numeric, int max)
 	return to != NULL;
 }
 
-static bool
-print_numeric(StringInfo out, const char *numeric, int max)
+/* A numeric, aligned as an int. */
+bool
+evbus_json_print_numeric(StringInfo out, const char *numeric, int max)
 {
 	const uint16 *words = (const uint16 *) VARDATA(numeric);
 	const uint16 *digits = words + 1;
@@ -180,7 +178,7 @@ print_numeric(StringInfo out, const char *numeric, int max)
 
 	if (!VARATT_IS_4B_U(numeric) || (words[0] & EVBUS_NUMERIC_FORM) != EVBUS_NUMERIC_SHORT)
 		return print_long_numeric(out, numeric, max);
-	to = evbus_print_room(out, SHORT_NUMERIC_MAX + SPARE, max);
+	to = evbus_print_room(out, SHORT_NUMERIC_MAX + EVBUS_PRINT_SPARE, max);
 	if (to == NULL)
 		return false;
 	n = (VARSIZE(numeric) - VARHDRSZ) / sizeof(uint16) - 1;
@@ -223,35 +221,14 @@ print_numeric(StringInfo out, const char *numeric, int max)
 
 /* ------------------------------------------------------------------ containers */
 
-static inline bool
-print_word(StringInfo out, const char *word, int len, int max)
-{
-	char	   *to = evbus_print_room(out, len + SPARE, max);
-
-	if (to == NULL)
-		return false;
-	memcpy(to, word, len);
-	out->len += len;
-	return true;
-}
-
-#define WORD(literal)	print_word(out, literal, sizeof(literal) - 1, max)
-
-/* What stands between two values: there is room. */
-static inline void
-print_between(StringInfo out, char sign)
-{
-	out->data[out->len] = sign;
-	out->data[out->len + 1] = ' ';
-	out->len += 2;
-}
+#define WORD(literal)	evbus_print_word(out, literal, sizeof(literal) - 1, max)
 
 /* What is nested so deeply that it might take more stack than there is. */
 static bool
 print_deep(StringInfo out, const JsonbContainer *container, uint32 len, int max)
 {
 	(void) JsonbToCString(out, (JsonbContainer *) container, len);
-	return out->len + SPARE <= max && evbus_print_room(out, SPARE, max) != NULL;
+	return out->len + EVBUS_PRINT_SPARE <= max && evbus_print_room(out, EVBUS_PRINT_SPARE, max) != NULL;
 }
 
 static bool
@@ -266,7 +243,7 @@ print_container(StringInfo out, const JsonbContainer *container, int depth, int 
 	uint32		key_at = 0;
 
 	CHECK_FOR_INTERRUPTS();
-	if (!scalar && !print_word(out, object ? "{" : "[", 1, max))
+	if (!scalar && !evbus_print_word(out, object ? "{" : "[", 1, max))
 		return false;
 	for (uint32 i = 0; i < count; i++)
 	{
@@ -275,20 +252,20 @@ print_container(StringInfo out, const JsonbContainer *container, int depth, int 
 		bool		good;
 
 		if (i > 0)
-			print_between(out, ',');
+			evbus_print_between(out, ',');
 		if (object)
 		{
 			uint32		key_end = evbus_jentry_end(entries[i], key_at);
 
 			if (!evbus_json_print_string(out, data + key_at, key_end - key_at, max))
 				return false;
-			print_between(out, ':');
+			evbus_print_between(out, ':');
 			key_at = key_end;
 		}
 		if (JBE_ISSTRING(entry))
 			good = evbus_json_print_string(out, data + at, end - at, max);
 		else if (JBE_ISNUMERIC(entry))
-			good = print_numeric(out, data + INTALIGN(at), max);
+			good = evbus_json_print_numeric(out, data + INTALIGN(at), max);
 		else if (JBE_ISCONTAINER(entry))
 			good = depth < DEPTH_MAX ? print_container(out, (const JsonbContainer *) (data + INTALIGN(at)), depth + 1, max) :
 				print_deep(out, (const JsonbContainer *) (data + INTALIGN(at)), end - at, max);
@@ -302,7 +279,7 @@ print_container(StringInfo out, const JsonbContainer *container, int depth, int 
 			return false;
 		at = end;
 	}
-	return scalar || print_word(out, object ? "}" : "]", 1, max);
+	return scalar || evbus_print_word(out, object ? "}" : "]", 1, max);
 }
 
 /*

@@ -81,7 +81,7 @@ put_time(Lines *l, char *to, TimestampTz time)
 static bool
 put_json(Lines *l, const char *data, int len, int max)
 {
-	return evbus_jsonb_print(&l->text, evbus_decode_container(&l->json, data, len), max);
+	return evbus_decode_print(&l->text, &l->json, data, len, max);
 }
 
 /*

@@ -1,9 +1,9 @@
 -- jsonb is stored packed (src/jsonb_pack.c): as many bytes less as it should be, and the very same when it is read.
 \ir include/helpers.sql
-SELECT plan(22);
+SELECT plan(30);
 
 SELECT evbus.create_bus('b');
-SELECT evbus.subscribe('b', 'rows') AS position \gset
+SELECT evbus.subscribe('b', 'rows') AS position, evbus.subscribe('b', 'lines') AS position \gset
 CREATE TABLE given (n integer GENERATED ALWAYS AS IDENTITY, payload jsonb);
 -- Publishes what is given and tells the first id; once that is committed, differ() compares the bytes (*=) of what is stored.
 CREATE FUNCTION send() RETURNS bigint LANGUAGE sql AS $$ SELECT min(id) FROM evbus.publish_batch('b', '{a}', (SELECT array_agg(payload ORDER BY n) FROM given)) AS id $$;
@@ -54,9 +54,29 @@ END $$;
 SET evbus.compress_threshold = -1;
 INSERT INTO given (payload) SELECT random_json(i % 6) FROM generate_series(1, 3000) AS i;
 SELECT send() AS id \gset
-SELECT is((SELECT string_agg(md5(payload::text), '' ORDER BY event_id) FROM evbus.receive('rows', 10000) WHERE event_id >= :id), (SELECT string_agg(md5(payload::text), '' ORDER BY n) FROM given), '3000 values made by chance are delivered as they were');
+SELECT becomes($$SELECT count(*)::text FROM evbus.history h, evbus.subscription_lag l WHERE l.subscription = 'lines' GROUP BY lag HAVING count(*) = lag$$, (SELECT count(*)::text FROM evbus.history), 'all of it can be received');
+SELECT is((SELECT md5(string_agg(md5(payload::text), '' ORDER BY event_id)) FROM evbus.receive('rows', 10000) WHERE event_id >= :id), (SELECT md5(string_agg(md5(payload::text), '' ORDER BY n)) FROM given), '3000 values made by chance are delivered as they were');
 SELECT is(differ(:id), 0::bigint, 'and come back byte for byte');
 RESET evbus.compress_threshold;
+
+-- printed as it is stored (src/jsonb_pack_print.c)
+
+CREATE TABLE line (event_id bigint, payload text);
+CREATE PROCEDURE take_lines() LANGUAGE plpgsql AS $$
+DECLARE
+	r record;
+BEGIN
+	FOR i IN 1 .. 20 LOOP
+		SELECT * INTO r FROM evbus.receive_lines('lines', 1000);
+		EXIT WHEN r IS NULL;
+		INSERT INTO line SELECT (l::json->>'event_id')::bigint, substring(l FROM '"payload":(.*),"headers":null,"published_at"') FROM unnest(string_to_array(r.lines, E'\n')) AS l;
+		PERFORM evbus.ack(r.receipts);
+		COMMIT;
+	END LOOP;
+END $$;
+CALL take_lines();
+SELECT results_eq('SELECT count(*) FROM line', 'SELECT count(*) FROM evbus.history', 'every event is a line');
+SELECT is_empty('SELECT event_id, l.payload, h.payload FROM line l JOIN evbus.history h USING (event_id) WHERE l.payload IS DISTINCT FROM h.payload::text LIMIT 5', 'letter by letter what jsonb prints');
 
 -- how much less it is
 
@@ -94,5 +114,26 @@ SELECT is(count(*), 0::bigint, 'noise') FROM noise WHERE answer NOT IN ('XX001',
 SELECT is(told('\x02' || decode(repeat('ff', 20), 'hex')), 'XX001', 'a length that never ends');
 SELECT is(told('\x02ffffffff0f80'), 'XX001', 'a length over every limit');
 SELECT is(told('\x02'), 'XX001', 'nothing');
+
+
+-- the same where it is printed: in a retry's own copy, which can be changed by hand
+
+SELECT evbus.subscribe('b', 'held', types => '{held}') AS position, evbus.publish('b', 'held', :'usual') AS id \gset
+SELECT is(evbus.nack(array_agg(receipt), delay => '0'), 1, 'one to be damaged') FROM take('held', 1);
+CREATE FUNCTION printed(bytes bytea) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	text text;
+BEGIN
+	UPDATE evbus.retry SET payload = bytes;
+	SELECT lines INTO STRICT text FROM evbus.receive_lines('held', wait => '10 seconds');
+	RAISE SQLSTATE 'TAKEN';
+EXCEPTION WHEN OTHERS THEN
+	RETURN sqlstate;
+END $$;
+SELECT is(printed(:'packed'::bytea), 'TAKEN', 'the true one');
+SELECT is(count(*), 0::bigint, 'cut anywhere') FROM generate_series(0, length(:'packed'::bytea) - 1) AS n WHERE printed(substr(:'packed'::bytea, 1, n)) <> 'XX001';
+SELECT is(printed(:'packed'::bytea || '\x00'), 'XX001', 'with a byte more');
+CREATE TABLE bad_print AS SELECT printed(set_byte(:'packed'::bytea, at, value)) AS answer FROM generate_series(1, length(:'packed'::bytea) - 1) AS at, generate_series(0, 255, 5) AS value;
+SELECT results_eq('SELECT DISTINCT answer FROM bad_print ORDER BY 1', $$VALUES ('TAKEN'), ('XX001')$$, 'any byte changed: refused, or another text');
 
 SELECT * FROM finish();
