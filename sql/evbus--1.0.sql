@@ -58,9 +58,17 @@ CREATE TABLE evbus.storage_class (
 	storage_class_id integer PRIMARY KEY,
 	retention	interval NOT NULL,
 	partition_interval interval NOT NULL,
-	UNIQUE (retention, partition_interval)
+	retention_policy text NOT NULL DEFAULT 'keep_unconsumed',
+	retention_bytes bigint,
+	own_bus_id	integer,
+	orphaned_id	bigint,
+	UNIQUE NULLS NOT DISTINCT (retention, partition_interval, retention_policy, own_bus_id)
 );
-COMMENT ON TABLE evbus.storage_class IS 'pairs of retention and leaf interval; the buses of one class share its leaves of evbus.event_log';
+COMMENT ON TABLE evbus.storage_class IS 'how leaves are made and when they go; the buses of one class share its leaves of evbus.event_log';
+COMMENT ON COLUMN evbus.storage_class.retention_policy IS 'keep_unconsumed: no leaf goes that a subscription still needs; drop_unconsumed: it goes all the same';
+COMMENT ON COLUMN evbus.storage_class.retention_bytes IS 'the oldest leaves go while all of them together are larger; NULL: no limit';
+COMMENT ON COLUMN evbus.storage_class.own_bus_id IS 'the only bus in it, if it is the own class of a bus; such a class goes with its bus';
+COMMENT ON COLUMN evbus.storage_class.orphaned_id IS 'clock when the bus of an own class was found to be gone: once nobody is left who published before, the class is dropped';
 
 CREATE TABLE evbus.bus (
 	bus_id		integer PRIMARY KEY,
@@ -103,7 +111,9 @@ CREATE TABLE evbus.subscription (
 	paused_reason text,
 	created_at	timestamptz NOT NULL,
 	ordering	text NOT NULL DEFAULT 'none',
-	on_failure	text NOT NULL DEFAULT 'block_key'
+	on_failure	text NOT NULL DEFAULT 'block_key',
+	max_dead_letters integer,
+	dead_letters_full text NOT NULL DEFAULT 'pause'
 );
 COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
 COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
@@ -144,6 +154,25 @@ CREATE TABLE evbus.late (
 );
 COMMENT ON TABLE evbus.late IS 'ids of a transaction that could not use the ring; deleted by the transaction that ticks them';
 COMMENT ON COLUMN evbus.late.late_id IS 'clock at writing, above every id the row names';
+
+CREATE SEQUENCE evbus.retention_audit_id_seq;
+CREATE TABLE evbus.retention_audit (
+	audit_id	bigint PRIMARY KEY DEFAULT pg_catalog.nextval('evbus.retention_audit_id_seq'),
+	at			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	bus			text NOT NULL,
+	subscription text NOT NULL,
+	subscription_id integer NOT NULL,
+	leaf		text NOT NULL,
+	from_time	timestamptz NOT NULL,
+	to_time		timestamptz NOT NULL,
+	cause		text NOT NULL,
+	events		bigint NOT NULL
+);
+CREATE INDEX retention_audit_subscription ON evbus.retention_audit (subscription_id);
+COMMENT ON TABLE evbus.retention_audit IS 'leaves that retention dropped although a subscription had not consumed them, as retention_policy => ''drop_unconsumed'' says; evbus only ever adds to it';
+COMMENT ON COLUMN evbus.retention_audit.from_time IS 'of the leaf: its events were published from then on, and before to_time';
+COMMENT ON COLUMN evbus.retention_audit.cause IS 'retention: the leaf was older; retention_bytes: there was more';
+COMMENT ON COLUMN evbus.retention_audit.events IS 'events of the leaf that the subscription had not settled: in hand, never looked at, of types it does not want among them';
 
 CREATE TABLE evbus.watermark (
 	bus_id		integer PRIMARY KEY,
@@ -218,6 +247,7 @@ CREATE TABLE evbus.dead_letter_log (
 COMMENT ON TABLE evbus.dead_letter_log IS 'deliveries given up on, with their own copy of the event; read it through evbus.dead_letter';
 
 CREATE TABLE evbus.dead_letter_count (
+	subscription_id integer NOT NULL,
 	bus			text NOT NULL,
 	subscription text NOT NULL,
 	type		text NOT NULL,
@@ -226,7 +256,7 @@ CREATE TABLE evbus.dead_letter_count (
 	hour		timestamptz NOT NULL,
 	died		bigint NOT NULL,
 	gone		bigint NOT NULL,
-	PRIMARY KEY (bus, subscription, type, sqlstate, reason, hour)
+	PRIMARY KEY (subscription_id, bus, subscription, type, sqlstate, reason, hour)
 );
 COMMENT ON TABLE evbus.dead_letter_count IS 'dead letters counted by the hour of their id, so that reports need not scan them; written by the maintainer alone';
 COMMENT ON COLUMN evbus.dead_letter_count.gone IS 'of those that died in this hour: redriven or discarded since';
@@ -234,6 +264,14 @@ COMMENT ON COLUMN evbus.dead_letter_count.gone IS 'of those that died in this ho
 /* No key: whoever adds to it waits for nobody. */
 CREATE TABLE evbus.dead_letter_delta (LIKE evbus.dead_letter_count);
 COMMENT ON TABLE evbus.dead_letter_delta IS 'changes that the maintainer has not yet folded into evbus.dead_letter_count; reports add up both';
+
+CREATE TABLE evbus.dead_letter_quota_state (
+	subscription_id integer PRIMARY KEY,
+	full_since	timestamptz,
+	dropped		bigint NOT NULL DEFAULT 0,
+	last_dropped_at timestamptz
+);
+COMMENT ON TABLE evbus.dead_letter_quota_state IS 'subscriptions that had as many dead letters as max_dead_letters allows; read it through evbus.dead_letter_quota';
 
 CREATE SEQUENCE evbus.dead_letter_audit_id_seq;
 CREATE TABLE evbus.dead_letter_audit (
@@ -301,6 +339,9 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.ack_2', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.retry', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_count', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_delta', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.retention_audit', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.retention_audit_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_quota_state', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_audit', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.dead_letter_audit_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.redrive_job', $$WHERE state = 'running'$$);
@@ -309,14 +350,16 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.redrive_job_id_seq', '');
 /* ----------------------------------------------------------------- buses */
 
 CREATE FUNCTION evbus.create_bus(bus text, durability text DEFAULT 'durable', retention interval DEFAULT '7 days',
-								 partition_interval interval DEFAULT '1 day', max_payload_bytes integer DEFAULT 16777216)
+								 partition_interval interval DEFAULT '1 day', max_payload_bytes integer DEFAULT 16777216,
+								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed')
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_create_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer) IS 'make a bus; the caller becomes its owner';
+COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer, bigint, text) IS 'make a bus; the caller becomes its owner';
 
 CREATE FUNCTION evbus.alter_bus(bus text, retention interval DEFAULT NULL, partition_interval interval DEFAULT NULL,
-								max_payload_bytes integer DEFAULT NULL, rename_to text DEFAULT NULL)
+								max_payload_bytes integer DEFAULT NULL, rename_to text DEFAULT NULL,
+								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text) IS 'change settings of a bus; NULL keeps a setting';
+COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text, bigint, text) IS 'change settings of a bus; NULL keeps a setting, retention_bytes => 0 takes that limit away';
 
 CREATE FUNCTION evbus.drop_bus(bus text, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_drop_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -474,9 +517,10 @@ CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAUL
 								max_attempts integer DEFAULT 5, backoff_initial interval DEFAULT '1 second',
 								backoff_max interval DEFAULT '1 hour', lease interval DEFAULT '30 seconds',
 								timeout interval DEFAULT '30 seconds', notify boolean DEFAULT true, ordering text DEFAULT 'none',
-								on_failure text DEFAULT 'block_key')
+								on_failure text DEFAULT 'block_key', max_dead_letters integer DEFAULT 0,
+								dead_letters_full text DEFAULT 'pause')
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_subscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.subscribe(text, text, text[], regprocedure, text, integer, integer, integer, interval, interval, interval, interval, boolean, text, text)
+COMMENT ON FUNCTION evbus.subscribe(text, text, text[], regprocedure, text, integer, integer, integer, interval, interval, interval, interval, boolean, text, text, integer, text)
 	IS 'make a subscription owned by the caller and return the position it starts at; with a handler evbus calls it, without one clients receive and ack';
 
 CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT NULL, handler regprocedure DEFAULT NULL,
@@ -484,10 +528,11 @@ CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT
 								max_attempts integer DEFAULT NULL, backoff_initial interval DEFAULT NULL,
 								backoff_max interval DEFAULT NULL, lease interval DEFAULT NULL,
 								timeout interval DEFAULT NULL, notify boolean DEFAULT NULL, ordering text DEFAULT NULL,
-								on_failure text DEFAULT NULL)
+								on_failure text DEFAULT NULL, max_dead_letters integer DEFAULT NULL,
+								dead_letters_full text DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.alter_subscription(text, text[], regprocedure, integer, integer, integer, interval, interval, interval, interval, boolean, text, text)
-	IS 'change settings of a subscription; NULL keeps a setting';
+COMMENT ON FUNCTION evbus.alter_subscription(text, text[], regprocedure, integer, integer, integer, interval, interval, interval, interval, boolean, text, text, integer, text)
+	IS 'change settings of a subscription; NULL keeps a setting, max_dead_letters => 0 takes the quota away';
 
 CREATE FUNCTION evbus.unsubscribe(subscription text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_unsubscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -643,11 +688,14 @@ COMMENT ON FUNCTION evbus._status() IS 'workers and shared memory of this databa
 CREATE VIEW evbus.bus_list AS
 SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_payload_bytes, b.paused, b.created_at,
 	   s.next_position,
-	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions
+	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions,
+	   c.retention_bytes, c.retention_policy
 FROM evbus.bus b
 	 JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
 COMMENT ON VIEW evbus.bus_list IS 'the buses of this database and their settings';
+COMMENT ON COLUMN evbus.bus_list.retention_bytes IS 'size at which its oldest events go; NULL: no limit';
+COMMENT ON COLUMN evbus.bus_list.retention_policy IS 'keep_unconsumed: what a subscription still needs stays; drop_unconsumed: it goes, counted in evbus.subscription_lag';
 COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';
 
 CREATE VIEW evbus.subscription_list AS
@@ -657,17 +705,21 @@ SELECT x.subscription, b.bus, x.owner, x.types,
 							  CASE WHEN x.handler_batch THEN 'evbus.event[]' ELSE 'evbus.event' END) END AS handler,
 	   CASE WHEN x.handler_name IS NULL AND x.notify THEN evbus.channel(x.subscription) END AS channel,
 	   x.batch_size, x.concurrency, x.max_attempts, x.backoff_initial, x.backoff_max, x.lease, x.timeout,
-	   x.ordering, CASE WHEN x.ordering <> 'none' THEN x.on_failure END AS on_failure, x.paused, x.paused_reason, x.created_at
+	   x.ordering, CASE WHEN x.ordering <> 'none' THEN x.on_failure END AS on_failure, x.paused, x.paused_reason, x.created_at,
+	   x.max_dead_letters, CASE WHEN x.max_dead_letters IS NOT NULL THEN x.dead_letters_full END AS dead_letters_full
 FROM evbus.subscription x JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.subscription_list IS 'the subscriptions of this database and their settings';
 COMMENT ON COLUMN evbus.subscription_list.ordering IS 'key: one delivery of a key at a time, in the order of positions; strict: of all of them; none: as they come';
 COMMENT ON COLUMN evbus.subscription_list.on_failure IS 'block_key: those that would wait for a failed event do so until it succeeded or is a dead letter; skip: they go on';
+COMMENT ON COLUMN evbus.subscription_list.max_dead_letters IS 'its quota of dead letters, see evbus.dead_letter_quota; NULL: none';
+COMMENT ON COLUMN evbus.subscription_list.dead_letters_full IS 'what happens then: pause the subscription, or drop_oldest';
 COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of new deliveries; NULL with a handler or notify => false';
 
 CREATE VIEW evbus.subscription_lag AS
 SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered AS lag, s.in_flight,
 	   r.retries, r.next_retry_at, r.held_up, s.workers, x.paused OR b.paused AS paused,
-	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason
+	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason,
+	   (SELECT coalesce(pg_catalog.sum(a.events), 0)::bigint FROM evbus.retention_audit a WHERE a.subscription_id = x.subscription_id) AS dropped
 FROM evbus.subscription x
 	 JOIN evbus.bus b USING (bus_id)
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
@@ -681,6 +733,7 @@ COMMENT ON COLUMN evbus.subscription_lag.lag IS 'positions not yet settled, thos
 COMMENT ON COLUMN evbus.subscription_lag.in_flight IS 'positions leased to workers or clients now';
 COMMENT ON COLUMN evbus.subscription_lag.retries IS 'failed deliveries that wait for their next attempt';
 COMMENT ON COLUMN evbus.subscription_lag.held_up IS 'events put aside until one of the same key that failed is settled';
+COMMENT ON COLUMN evbus.subscription_lag.dropped IS 'events that retention dropped before the subscription had settled them, see evbus.retention_audit; 0 unless the retention_policy of its bus is drop_unconsumed';
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
 
 CREATE VIEW evbus.history AS
@@ -704,7 +757,7 @@ COMMENT ON FUNCTION evbus._history_query(text, text[], text, timestamptz, timest
 	IS 'the statements that evbus.history_page() runs until its page is full, to be explained';
 
 CREATE FUNCTION evbus._oldest_open() RETURNS bigint
-AS 'MODULE_PATHNAME', 'evbus_oldest_open' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+AS 'MODULE_PATHNAME', 'evbus_oldest_open_id' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._oldest_open() IS 'no event_id below it will be written any more, but by prepared transactions: leaves that end below it are closed';
 
 CREATE VIEW evbus.leaf_list AS
@@ -726,6 +779,46 @@ COMMENT ON COLUMN evbus.leaf_list.rows IS 'as of the last ANALYZE, which autovac
 COMMENT ON COLUMN evbus.leaf_list.bytes IS 'with its indexes and TOAST';
 COMMENT ON COLUMN evbus.leaf_list.closed IS 'its time has passed and no open transaction may still write to it';
 COMMENT ON COLUMN evbus.leaf_list.indexed IS 'has indexes by type and by key, see evbus.history_indexes';
+
+CREATE FUNCTION evbus._upkeep_state(OUT "of" integer, OUT last_run timestamptz, OUT last_success timestamptz, OUT last_error text,
+								OUT last_error_at timestamptz, OUT held_back_by text, OUT held_back_since timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_upkeep_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._upkeep_state() IS 'what came of upkeep, by storage class; -1: of ticks, -2: of dead letters';
+
+CREATE VIEW evbus.stat_upkeep AS
+SELECT k.kind, k.storage_class_id, k.buses, k.retention, k.partition_interval, k.retention_bytes, k.retention_policy,
+	   l.leaves, l.oldest_leaf, l.made_until, l.bytes,
+	   s.last_run, s.last_success, s.last_error, s.last_error_at, s.held_back_by, s.held_back_since
+FROM (SELECT 'events' AS kind, c.storage_class_id, c.storage_class_id AS "of", 'event_c' || c.storage_class_id AS parent,
+			 ARRAY(SELECT b.bus FROM evbus.bus b WHERE b.storage_class_id = c.storage_class_id ORDER BY b.bus) AS buses,
+			 c.retention, c.partition_interval, c.retention_bytes, c.retention_policy
+	  FROM evbus.storage_class c
+	  UNION ALL SELECT 'positions', NULL, -1, 'tick', NULL, NULL, interval '1 day', NULL, NULL
+	  UNION ALL SELECT 'dead letters', NULL, -2, 'dead_letter_log', NULL, pg_catalog.current_setting('evbus.dead_letter_retention')::interval, interval '1 day', NULL, NULL) k
+	 LEFT JOIN evbus._upkeep_state() s ON s."of" = k."of"
+	 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS leaves, evbus._event_time(pg_catalog.min(m[1]::bigint)) AS oldest_leaf,
+							   evbus._event_time(pg_catalog.max(m[2]::bigint)) AS made_until, pg_catalog.sum(pg_catalog.pg_total_relation_size(l.oid))::bigint AS bytes
+						FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class l ON l.oid = i.inhrelid
+							 CROSS JOIN LATERAL pg_catalog.regexp_match(pg_catalog.pg_get_expr(l.relpartbound, l.oid), '\((?:'')?(-?\d+).*\((?:'')?(-?\d+)') AS m
+						WHERE i.inhparent = pg_catalog.to_regclass('evbus.' || k.parent)) l ON true;
+COMMENT ON VIEW evbus.stat_upkeep IS 'how upkeep does: for each kind of leaf what there is, how far it was made ahead, what failed, and who holds back what is to go';
+COMMENT ON COLUMN evbus.stat_upkeep.kind IS 'events: of a storage class; positions: which event has which; dead letters';
+COMMENT ON COLUMN evbus.stat_upkeep.storage_class_id IS 'as in evbus.leaf_list; NULL for the other kinds';
+COMMENT ON COLUMN evbus.stat_upkeep.buses IS 'buses that publish to these leaves now; NULL for the other kinds';
+COMMENT ON COLUMN evbus.stat_upkeep.retention IS 'age at which leaves go; NULL for positions, which go after the last leaf of events that they are about';
+COMMENT ON COLUMN evbus.stat_upkeep.partition_interval IS 'time of a leaf, at most';
+COMMENT ON COLUMN evbus.stat_upkeep.retention_bytes IS 'size at which the oldest leaves go; NULL: no limit';
+COMMENT ON COLUMN evbus.stat_upkeep.retention_policy IS 'keep_unconsumed or drop_unconsumed, see evbus.bus_list; NULL for the other kinds';
+COMMENT ON COLUMN evbus.stat_upkeep.leaves IS 'how many there are, those made ahead among them';
+COMMENT ON COLUMN evbus.stat_upkeep.oldest_leaf IS 'where the oldest begins; NULL: there is none';
+COMMENT ON COLUMN evbus.stat_upkeep.made_until IS 'where the last one ends: publishing needs no other until then';
+COMMENT ON COLUMN evbus.stat_upkeep.bytes IS 'of all of them, with indexes and TOAST';
+COMMENT ON COLUMN evbus.stat_upkeep.last_run IS 'when upkeep last looked at them; NULL: not since the server started';
+COMMENT ON COLUMN evbus.stat_upkeep.last_success IS 'when it last did so without an error';
+COMMENT ON COLUMN evbus.stat_upkeep.last_error IS 'the last error, cut to 199 bytes; over if last_success is later than last_error_at';
+COMMENT ON COLUMN evbus.stat_upkeep.last_error_at IS 'when that was';
+COMMENT ON COLUMN evbus.stat_upkeep.held_back_by IS 'what keeps the oldest leaf that is to go: a subscription, a process or prepared transaction with a lock on it or open since, or an error; NULL: nothing';
+COMMENT ON COLUMN evbus.stat_upkeep.held_back_since IS 'since when something has done so without a break';
 
 CREATE VIEW evbus.retry_list AS
 SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload) AS payload, evbus._decode(r.headers) AS headers,
@@ -804,6 +897,27 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION evbus.dead_letter_top(interval, integer) IS 'the errors that made most dead letters lately, in whole hours: by bus, subscription and SQLSTATE, with the last message';
 
+CREATE VIEW evbus.dead_letter_quota AS
+SELECT x.subscription, b.bus, x.max_dead_letters, x.dead_letters_full,
+	   (SELECT coalesce(pg_catalog.sum(c.died - c.gone), 0)::bigint
+		FROM (SELECT * FROM evbus.dead_letter_count UNION ALL SELECT * FROM evbus.dead_letter_delta) c
+		WHERE c.subscription_id = x.subscription_id) AS dead_letters,
+	   coalesce(q.dropped, 0) AS dropped, q.full_since, q.last_dropped_at
+FROM evbus.subscription x
+	 JOIN evbus.bus b USING (bus_id)
+	 LEFT JOIN evbus.dead_letter_quota_state q USING (subscription_id)
+WHERE x.max_dead_letters IS NOT NULL;
+COMMENT ON VIEW evbus.dead_letter_quota IS 'subscriptions with max_dead_letters: how many they have, and what was dropped for it';
+COMMENT ON COLUMN evbus.dead_letter_quota.dead_letters IS 'how many there are now';
+COMMENT ON COLUMN evbus.dead_letter_quota.dropped IS 'how many were ever dropped to make room';
+COMMENT ON COLUMN evbus.dead_letter_quota.full_since IS 'since when it has been full; NULL: it is not';
+COMMENT ON COLUMN evbus.dead_letter_quota.last_dropped_at IS 'when some were last dropped; NULL: never';
+
+CREATE FUNCTION evbus.dead_letter_line(dead_letter evbus.dead_letter) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE RETURN pg_catalog.row_to_json(dead_letter)::text;
+COMMENT ON FUNCTION evbus.dead_letter_line(evbus.dead_letter)
+	IS 'a dead letter as one line of JSON; for COPY (SELECT evbus.dead_letter_line(d) FROM evbus.dead_letter d) TO STDOUT WITH (FORMAT csv, QUOTE E''\x01'', DELIMITER E''\x02'')';
+
 CREATE VIEW evbus.redrive_list AS
 SELECT j.redrive_job_id AS job, j.state, j.subscription, j.bus, j.types, j.sqlstate, j.dead_after, j.dead_before, j.max_events, j.rate,
 	   j.total, j.done, j.role, j.login, j.created_at, j.started_at, j.finished_at, j.error
@@ -820,7 +934,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag, evbus.leaf_list TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus.channel(text) TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

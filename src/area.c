@@ -74,7 +74,10 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	{
 		EVBUS_SUB(db, i)->subscription_id = 0;
 		pg_atomic_write_u32(&EVBUS_SUB(db, i)->notify, 0);
+		pg_atomic_write_u32(&EVBUS_SUB(db, i)->died, 0);
 	}
+	for (int i = 0; i < EVBUS_NOTES_MAX; i++)
+		EVBUS_NOTE(db, i)->of = 0;
 	for (int i = 0; i < evbus_max_leases; i++)
 	{
 		EvbusLease *lease = EVBUS_LEASE(db, i);

@@ -4,7 +4,9 @@
  *
  * A bus is a row, and a place in shared memory that the row names; its events
  * go to the leaves of its storage class, so making a bus makes tables only for
- * the first bus of a class.  Changes are transactional like all of SQL.
+ * the first bus of a class; and for each that has retention_bytes, which gets a class
+ * of its own, so that the bytes are its own.  Such a class stays with its bus: what is
+ * changed then, is changed in place, and holds for what is already stored.  Changes are transactional like all of SQL.
  *-------------------------------------------------------------------------
  */
 #include "evbus.h"
@@ -22,10 +24,13 @@
 #include "upkeep.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #define RETENTION_MAX	(36500 * USECS_PER_DAY)
 #define INTERVAL_MAX	(31 * USECS_PER_DAY)
+#define BYTES_MIN		INT64CONST(0x100000)	/* 1 MB */
+#define BYTES_MAX		INT64CONST(0x4000000000000) /* 1 PB */
 
 PG_FUNCTION_INFO_V1(evbus_check_preload);
 PG_FUNCTION_INFO_V1(evbus_create_bus);
@@ -48,23 +53,56 @@ evbus_check_preload(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The class of a retention and leaf interval, made if there is none. */
-static int32
-find_class(EvbusDb *db, int64 retention, int64 interval)
+/* What a storage class says. */
+typedef struct Keeping
 {
-	static const Oid types[] = {INTERVALOID, INTERVALOID};
-	Datum		values[] = {evbus_interval_datum(retention), evbus_interval_datum(interval)};
+	int64		retention;		/* microseconds, as interval */
+	int64		interval;
+	int64		bytes;			/* 0: no limit */
+	Datum		policy;			/* text */
+} Keeping;
+
+enum
+{
+	KEEP_RETENTION, KEEP_INTERVAL, KEEP_POLICY, KEEP_BYTES, KEEP_BUS, KEEP_CLASS, N_KEEP
+};
+
+static const Oid keeping_types[N_KEEP] = {INTERVALOID, INTERVALOID, TEXTOID, INT8OID, INT4OID, INT4OID};
+
+static void
+keeping_values(const Keeping *keep, int32 own_bus_id, int32 class_id, Datum *values, char *nulls)
+{
+	memset(nulls, ' ', N_KEEP);
+	nulls[N_KEEP] = '\0';
+	values[KEEP_RETENTION] = evbus_interval_datum(keep->retention);
+	values[KEEP_INTERVAL] = evbus_interval_datum(keep->interval);
+	values[KEEP_POLICY] = keep->policy;
+	values[KEEP_BYTES] = Int64GetDatum(keep->bytes);
+	nulls[KEEP_BYTES] = keep->bytes > 0 ? ' ' : 'n';
+	values[KEEP_BUS] = Int32GetDatum(own_bus_id);
+	nulls[KEEP_BUS] = own_bus_id != 0 ? ' ' : 'n';
+	values[KEEP_CLASS] = Int32GetDatum(class_id);
+}
+
+/* The class for this, made if there is none: shared, or the own one of a bus (own_bus_id not 0). */
+static int32
+find_class(const Keeping *keep, int32 own_bus_id)
+{
+	Datum		values[N_KEEP];
+	char		nulls[N_KEEP + 1];
 	EvbusInternal state;
 	int32		id;
 
+	keeping_values(keep, own_bus_id, 0, values, nulls);
 	evbus_internal_begin(&state);
-	if (evbus_sql(NULL, "SELECT storage_class_id FROM evbus.storage_class WHERE retention = $1 AND partition_interval = $2",
-				  2, types, values, NULL, 1) > 0)
+	if (evbus_sql(NULL, "SELECT storage_class_id FROM evbus.storage_class WHERE retention = $1 AND partition_interval = $2"
+				  " AND retention_policy = $3 AND own_bus_id IS NOT DISTINCT FROM $5", N_KEEP, keeping_types, values, nulls, 1) > 0)
 		id = DatumGetInt32(evbus_column(0, 1, NULL));
 	else
 	{
-		evbus_sql(NULL, "INSERT INTO evbus.storage_class SELECT nextval('evbus.storage_class_id_seq'), $1, $2 RETURNING storage_class_id",
-				  2, types, values, NULL, 0);
+		evbus_sql(NULL, "INSERT INTO evbus.storage_class (storage_class_id, retention, partition_interval, retention_policy, retention_bytes, own_bus_id)"
+				  " VALUES (nextval('evbus.storage_class_id_seq'), $1, $2, $3, $4, $5) RETURNING storage_class_id",
+				  N_KEEP, keeping_types, values, nulls, 0);
 		id = DatumGetInt32(evbus_column(0, 1, NULL));
 		evbus_utility("CREATE TABLE evbus.event_c%d (LIKE evbus.event_log INCLUDING STORAGE) PARTITION BY RANGE (event_id)", id);
 		evbus_utility("ALTER TABLE evbus.event_log ATTACH PARTITION evbus.event_c%d FOR VALUES IN (%d)", id, id);
@@ -73,13 +111,65 @@ find_class(EvbusDb *db, int64 retention, int64 interval)
 	return id;
 }
 
+/* The class that a bus, now in `class_id`, is to be in with these settings. */
+static int32
+change_class(int32 bus_id, int32 class_id, const Keeping *keep, bool own)
+{
+	Datum		values[N_KEEP];
+	char		nulls[N_KEEP + 1];
+	EvbusInternal state;
+
+	if (!own)
+		return find_class(keep, keep->bytes > 0 ? bus_id : 0);
+	keeping_values(keep, bus_id, class_id, values, nulls);
+	evbus_internal_begin(&state);
+	evbus_sql(NULL, "UPDATE evbus.storage_class SET retention = $1, partition_interval = $2, retention_policy = $3, retention_bytes = $4"
+			  " WHERE storage_class_id = $6", N_KEEP, keeping_types, values, nulls, 0);
+	evbus_internal_end(&state);
+	return class_id;
+}
+
+/* Argument retention_bytes; 0: no limit. */
+static int64
+read_bytes(FunctionCallInfo fcinfo, int n)
+{
+	int64		bytes;
+
+	evbus_arg_present(fcinfo, n, "retention_bytes");
+	bytes = PG_GETARG_INT64(n);
+	if (bytes != 0 && (bytes < BYTES_MIN || bytes > BYTES_MAX))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("retention_bytes must be 0, or between " INT64_FORMAT " and " INT64_FORMAT, BYTES_MIN, BYTES_MAX),
+				 errdetail("It is " INT64_FORMAT ".", bytes),
+				 errhint("Pass pg_size_bytes('10 GB'), say; 0 is no limit.")));
+	return bytes;
+}
+
+/* Argument retention_policy. */
+static Datum
+read_policy(FunctionCallInfo fcinfo, int n)
+{
+	char	   *policy = evbus_arg_text(fcinfo, n, "retention_policy");
+
+	if (strcmp(policy, "keep_unconsumed") != 0 && strcmp(policy, "drop_unconsumed") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("retention_policy \"%s\" is not known", evbus_clip(policy, strlen(policy))),
+				 errhint("Pass \"keep_unconsumed\" or \"drop_unconsumed\".")));
+	return PG_GETARG_DATUM(n);
+}
+
 /*
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
- * max_payload_bytes integer) returns void
+ * max_payload_bytes integer, retention_bytes bigint, retention_policy text) returns void
  *
  * bus: 1 to 63 bytes, no control characters.  durability: 'durable'.  retention:
  * 1 minute to 100 years, kept in whole leaves of partition_interval (1 minute to
  * 31 days).  max_payload_bytes: 1 to 255 MB, of payload and headers as jsonb.
+ * retention_bytes: 1 MB to 1 PB of tables, indexes and TOAST, above which the oldest
+ * leaves go; 0: no limit.  retention_policy: 'keep_unconsumed', or 'drop_unconsumed'
+ * to drop also what a subscription has not had.
  * Takes effect when the caller commits.
  * Errors: 0A000 volatile, 22004, 22023, VB002 exists, VB003 no slot left.
  * Privileges: EXECUTE; the caller becomes the owner.
@@ -87,19 +177,24 @@ find_class(EvbusDb *db, int64 retention, int64 interval)
 Datum
 evbus_create_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID};
+	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
 	char	   *durability = evbus_arg_text(fcinfo, 1, "durability");
-	int64		retention = evbus_arg_interval(fcinfo, 2, "retention", USECS_PER_MINUTE, RETENTION_MAX);
-	int64		interval = evbus_arg_interval(fcinfo, 3, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX);
+	Keeping		keep = {
+		.retention = evbus_arg_interval(fcinfo, 2, "retention", USECS_PER_MINUTE, RETENTION_MAX),
+		.interval = evbus_arg_interval(fcinfo, 3, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX)
+	};
 	int			max_payload = evbus_arg_int(fcinfo, 4, "max_payload_bytes", 1, EVBUS_PAYLOAD_MAX);
 	EvbusDb    *db = evbus_db();
 	EvbusBus	bus;
 	EvbusInternal state;
-	Datum		values[6];
+	Datum		values[7];
 	int			slot;
 	int32		class;
+	int32		bus_id;
 
+	keep.bytes = read_bytes(fcinfo, 5);
+	keep.policy = read_policy(fcinfo, 6);
 	if (strcmp(durability, "volatile") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -123,7 +218,11 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_EVBUS_TOO_MANY_BUSES),
 				 errmsg("cannot create bus \"%s\": all %d slots are in use", name, evbus_max_buses),
 				 errhint("Drop a bus that is no longer used, or raise evbus.max_buses and restart the server.")));
-	class = find_class(db, retention, interval);
+	evbus_internal_begin(&state);
+	evbus_sql(NULL, "SELECT nextval('evbus.bus_id_seq')::integer", 0, NULL, NULL, NULL, 1);
+	bus_id = DatumGetInt32(evbus_column(0, 1, NULL));
+	evbus_internal_end(&state);
+	class = find_class(&keep, keep.bytes > 0 ? bus_id : 0);
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = Int16GetDatum(slot);
@@ -131,13 +230,14 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[3] = ObjectIdGetDatum(GetUserId());
 	values[4] = CStringGetTextDatum(durability);
 	values[5] = Int32GetDatum(max_payload);
+	values[6] = Int32GetDatum(bus_id);
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at)"
-			  " VALUES (nextval('evbus.bus_id_seq'), $1, $2, $3, $4::regrole, $5, $6, false, now())",
-			  6, types, values, NULL, 0);
+			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now())",
+			  7, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
-	evbus_upkeep_leaves(db);
+	evbus_upkeep_leaves_now(db, class);
 	PG_RETURN_VOID();
 }
 
@@ -172,12 +272,14 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 }
 
 /*
- * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to) returns void
+ * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to, retention_bytes,
+ * retention_policy) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
  * not the owner, 55006 to be renamed while changes of a table are published to it.
- * A new retention or interval moves the bus to another storage
- * class: events already stored stay under the old one.
+ * A new retention, interval or policy moves the bus to another storage class, as
+ * does its first retention_bytes: events already stored stay under the old one.  From
+ * then on the class is its own, and all changes hold for what is stored.
  */
 Datum
 evbus_alter_bus(PG_FUNCTION_ARGS)
@@ -195,22 +297,33 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	own_bus(fcinfo, &bus);
 	values[0] = Int32GetDatum(bus.bus_id);
 	values[1] = Int32GetDatum(bus.storage_class_id);
-	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2))
+	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(5) || !PG_ARGISNULL(6))
 	{
-		int64		retention;
-		int64		interval;
+		MemoryContext context = CurrentMemoryContext;
+		Keeping		keep;
+		char	   *policy;
+		bool		own;
 
 		evbus_internal_begin(&state);
-		evbus_sql(NULL, "SELECT (extract(epoch FROM retention) * 1000000)::bigint, (extract(epoch FROM partition_interval) * 1000000)::bigint"
-				  " FROM evbus.storage_class WHERE storage_class_id = $2", 2, types, values, NULL, 1);
-		retention = DatumGetInt64(evbus_column(0, 1, NULL));
-		interval = DatumGetInt64(evbus_column(0, 2, NULL));
+		evbus_sql(NULL, "SELECT (extract(epoch FROM retention) * 1000000)::bigint, (extract(epoch FROM partition_interval) * 1000000)::bigint,"
+				  " coalesce(retention_bytes, 0), retention_policy, own_bus_id IS NOT NULL FROM evbus.storage_class WHERE storage_class_id = $2",
+				  2, types, values, NULL, 1);
+		keep.retention = DatumGetInt64(evbus_column(0, 1, NULL));
+		keep.interval = DatumGetInt64(evbus_column(0, 2, NULL));
+		keep.bytes = DatumGetInt64(evbus_column(0, 3, NULL));
+		policy = MemoryContextStrdup(context, TextDatumGetCString(evbus_column(0, 4, NULL)));
+		own = DatumGetBool(evbus_column(0, 5, NULL));
 		evbus_internal_end(&state);
+		keep.policy = CStringGetTextDatum(policy);
 		if (!PG_ARGISNULL(1))
-			retention = evbus_arg_interval(fcinfo, 1, "retention", USECS_PER_MINUTE, RETENTION_MAX);
+			keep.retention = evbus_arg_interval(fcinfo, 1, "retention", USECS_PER_MINUTE, RETENTION_MAX);
 		if (!PG_ARGISNULL(2))
-			interval = evbus_arg_interval(fcinfo, 2, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX);
-		values[1] = Int32GetDatum(find_class(db, retention, interval));
+			keep.interval = evbus_arg_interval(fcinfo, 2, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX);
+		if (!PG_ARGISNULL(5))
+			keep.bytes = read_bytes(fcinfo, 5);
+		if (!PG_ARGISNULL(6))
+			keep.policy = read_policy(fcinfo, 6);
+		values[1] = Int32GetDatum(change_class(bus.bus_id, bus.storage_class_id, &keep, own));
 	}
 	values[2] = Int32GetDatum(PG_ARGISNULL(3) ? bus.max_payload_bytes
 							  : evbus_arg_int(fcinfo, 3, "max_payload_bytes", 1, EVBUS_PAYLOAD_MAX));
@@ -236,7 +349,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 			  4, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
-	evbus_upkeep_leaves(db);
+	evbus_upkeep_leaves_now(db, DatumGetInt32(values[1]));
 	PG_RETURN_VOID();
 }
 

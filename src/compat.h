@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #if PG_VERSION_NUM < 170000
 #include "storage/backendid.h"
+#include "storage/sinvaladt.h"
 #endif
 #include "storage/proc.h"
 #include "utils/guc.h"
@@ -30,9 +31,11 @@
 #if PG_VERSION_NUM >= 170000
 #define EvbusMyBackend()	((int) MyProcNumber)
 #define EVBUS_BACKENDS		(MaxBackends + NUM_AUXILIARY_PROCS)
+#define EvbusBackendPid(i)	(ProcGlobal->allProcs[i].pid)
 #else
 #define EvbusMyBackend()	(MyBackendId - 1)
 #define EVBUS_BACKENDS		(MaxBackends)
+#define EvbusBackendPid(i)	evbus_backend_pid(i)
 #endif
 
 /* ProcGlobal->allProcs index, good for finding a latch. */
@@ -53,6 +56,16 @@
 #define evbus_database_aclcheck(oid, role) pg_database_aclcheck(oid, role, ACL_CONNECT)
 #define evbus_database_ownercheck(oid, role) pg_database_ownercheck(oid, role)
 #define evbus_extension_ownercheck(oid, role) pg_extension_ownercheck(oid, role)
+#endif
+
+#if PG_VERSION_NUM < 170000
+static inline int
+evbus_backend_pid(int i)
+{
+	PGPROC	   *proc = BackendIdGetProc(i + 1);
+
+	return proc ? proc->pid : 0;
+}
 #endif
 
 /* transaction_timeout came with 17; for workers, whatever ALTER ROLE or ALTER DATABASE says. */

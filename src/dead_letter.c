@@ -21,6 +21,7 @@
 #include "fmgr.h"
 #include "internal.h"
 #include "leaf.h"
+#include "quota.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -75,8 +76,8 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 	evbus_sql(&plan,
 			  "WITH r AS (DELETE FROM evbus.retry WHERE subscription_id = $3 AND event_id = $6"
 			  " RETURNING first_failed_at, redrives, earlier_failures),"
-			  " c AS (INSERT INTO evbus.dead_letter_delta (bus, subscription, type, sqlstate, reason, hour, died, gone)"
-			  "  VALUES ($5, $4, $12, $10, $9, evbus._event_hour($1), 1, 0))"
+			  " c AS (INSERT INTO evbus.dead_letter_delta (subscription_id, bus, subscription, type, sqlstate, reason, hour, died, gone)"
+			  "  VALUES ($3, $5, $4, $12, $10, $9, evbus._event_hour($1), 1, 0))"
 			  " INSERT INTO evbus.dead_letter_log (dead_letter_id, dead_at, subscription_id, subscription, bus,"
 			  " event_id, position, attempts, reason, first_failed_at, last_failed_at, sqlstate, message, redrives,"
 			  " type, key, headers, payload, earlier_failures)"
@@ -86,6 +87,7 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 	if (event->key)
 		evbus_behind_wake(sub, values[12]);
 	evbus_internal_end(&internal);
+	evbus_quota_died(db, sub);
 }
 
 /*
@@ -108,9 +110,9 @@ evbus_dead_letter_fold(int retention_minutes)
 	{
 		evbus_sql(&plan,
 				  "WITH x AS (DELETE FROM evbus.dead_letter_delta WHERE ctid = ANY (ARRAY(SELECT ctid FROM evbus.dead_letter_delta LIMIT " FOLD_ROWS ")) RETURNING *),"
-				  " c AS (INSERT INTO evbus.dead_letter_count AS c (bus, subscription, type, sqlstate, reason, hour, died, gone)"
-				  "  SELECT bus, subscription, type, sqlstate, reason, hour, sum(died), sum(gone) FROM x GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
-				  "  ON CONFLICT (bus, subscription, type, sqlstate, reason, hour) DO UPDATE SET died = c.died + excluded.died, gone = c.gone + excluded.gone)"
+				  " c AS (INSERT INTO evbus.dead_letter_count AS c (subscription_id, bus, subscription, type, sqlstate, reason, hour, died, gone)"
+				  "  SELECT subscription_id, bus, subscription, type, sqlstate, reason, hour, sum(died), sum(gone) FROM x GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7"
+				  "  ON CONFLICT (subscription_id, bus, subscription, type, sqlstate, reason, hour) DO UPDATE SET died = c.died + excluded.died, gone = c.gone + excluded.gone)"
 				  " SELECT count(*) FROM x", 0, NULL, NULL, NULL, 0);
 		folded = DatumGetInt64(evbus_column(0, 1, NULL));
 	} while (folded >= atoi(FOLD_ROWS));

@@ -55,8 +55,8 @@ discard(EvbusDeadFilter *filter, Datum reason)
 	evbus_sql(NULL, psprintf("WITH p AS MATERIALIZED (SELECT d.dead_letter_id FROM evbus.dead_letter_log d WHERE %s"
 							 "  ORDER BY d.dead_letter_id LIMIT $8 FOR UPDATE SKIP LOCKED),"
 							 " d AS (DELETE FROM evbus.dead_letter_log l USING p WHERE l.dead_letter_id = p.dead_letter_id RETURNING l.*),"
-							 " c AS (INSERT INTO evbus.dead_letter_delta (bus, subscription, type, sqlstate, reason, hour, died, gone)"
-							 "  SELECT bus, subscription, type, sqlstate, reason, evbus._event_hour(dead_letter_id), 0, count(*) FROM d GROUP BY 1, 2, 3, 4, 5, 6),"
+							 " c AS (INSERT INTO evbus.dead_letter_delta (subscription_id, bus, subscription, type, sqlstate, reason, hour, died, gone)"
+							 "  SELECT subscription_id, bus, subscription, type, sqlstate, reason, evbus._event_hour(dead_letter_id), 0, count(*) FROM d GROUP BY 1, 2, 3, 4, 5, 6, 7),"
 							 " a AS (INSERT INTO evbus.dead_letter_audit (action, role, login, reason, bus, subscription, dead_letters, oldest_id, newest_id)"
 							 "  SELECT 'discard', $11, session_user, $12, bus, subscription, count(*), min(dead_letter_id), max(dead_letter_id) FROM d GROUP BY bus, subscription)"
 							 " SELECT count(*) FROM d", evbus_dead_filter_where(filter)),

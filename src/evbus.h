@@ -271,6 +271,7 @@ typedef struct EvbusSub
 	pg_atomic_uint32 may_block; /* there may be rows in evbus.retry; set before the lease of their event ends */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
 	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
+	pg_atomic_uint32 died;		/* dead letters added, also by who rolled back: the maintainer shall look at the quota */
 } EvbusSub;
 
 /* ---------------------------------------------------------------- workers */
@@ -285,6 +286,24 @@ typedef struct EvbusWorker
 	bool		busy;			/* runs a batch now */
 	uint32		generation;		/* makes a re-used entry differ */
 } EvbusWorker;
+
+/* ----------------------------------------------------------------- upkeep */
+
+/* What came of the upkeep of one kind of leaf; under EvbusShared.lock, by whoever does it. */
+#define EVBUS_NOTE_TEXT		200
+
+typedef struct EvbusNote
+{
+	int32		of;				/* storage class, or EVBUS_NOTE_*; 0: free */
+	TimestampTz run_at;			/* 0: never, as all moments here */
+	TimestampTz ok_at;
+	TimestampTz error_at;
+	TimestampTz held_since;
+	char		error[EVBUS_NOTE_TEXT];
+	char		held[EVBUS_NOTE_TEXT];	/* who keeps leaves that are to go */
+} EvbusNote;
+
+#define EVBUS_NOTES_MAX		(evbus_max_buses + 2)
 
 /* A debug point (point.c); not in ordinary builds. */
 #define EVBUS_POINTS_MAX	16
@@ -319,6 +338,7 @@ extern EvbusSub *evbus_subs;
 extern EvbusLease *evbus_leases;
 extern EvbusOrderEntry *evbus_order_entries;
 extern EvbusOrderBucket *evbus_order_buckets;
+extern EvbusNote *evbus_notes;
 extern char *evbus_rings;
 
 /* Settings that size shared memory; PGC_POSTMASTER, defined in evbus.c. */
@@ -334,6 +354,7 @@ extern int	evbus_max_handler_workers;
 #define EVBUS_SUB(db, slot)		(&evbus_subs[EVBUS_DB_INDEX(db) * evbus_max_subscriptions + (slot)])
 #define EVBUS_LEASE(db, i)		(&evbus_leases[EVBUS_DB_INDEX(db) * evbus_max_leases + (i)])
 #define EVBUS_ORDER(db, i)		(&evbus_order_entries[EVBUS_DB_INDEX(db) * evbus_max_leases + (i)])
+#define EVBUS_NOTE(db, i)		(&evbus_notes[EVBUS_DB_INDEX(db) * EVBUS_NOTES_MAX + (i)])
 #define EVBUS_RING_BYTES		((uint64) evbus_ring_size * 1024)
 #define EVBUS_RING(db)			(evbus_rings + EVBUS_DB_INDEX(db) * EVBUS_RING_BYTES)
 

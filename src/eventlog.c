@@ -15,6 +15,7 @@
 #include "access/relation.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "catalog/pg_type.h"
 #include "clock.h"
 #include "internal.h"
 #include "leaf.h"
@@ -22,8 +23,11 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+
+#define BUS_CLASSES_MAX	64
 
 /* The partitioned table of one storage class. */
 Oid
@@ -220,28 +224,65 @@ evbus_eventlog_write(EvbusRow **rows, int n)
 	pfree(tuples);
 }
 
+/* The tables of the classes a bus is and was in; remembered, as who passes over expired events asks for each. */
+static int
+bus_parents(int32 bus_id, Oid **parents)
+{
+	static const Oid types[] = {INT4OID};
+	static SPIPlanPtr plan = NULL;
+	static Oid	known[BUS_CLASSES_MAX];
+	static int	n_known = 0;
+	static int32 known_bus = 0;
+	static uint64 generation = 0;
+	uint64		now = evbus_registry_generation();
+	Datum		values[] = {Int32GetDatum(bus_id)};
+	EvbusInternal state;
+	int			n;
+
+	*parents = known;
+	if (known_bus == bus_id && generation == now)
+		return n_known;
+	known_bus = 0;
+	evbus_internal_begin(&state);
+	n = (int) evbus_sql(&plan, "SELECT DISTINCT c FROM evbus.bus, unnest(storage_class_id || former_classes) AS c WHERE bus_id = $1",
+						1, types, values, NULL, BUS_CLASSES_MAX);
+	n_known = 0;
+	for (int i = 0; i < n; i++)
+	{
+		char		name[NAMEDATALEN];
+		Oid			relid;
+
+		snprintf(name, sizeof(name), "event_c%d", DatumGetInt32(evbus_column(i, 1, NULL)));
+		relid = get_relname_relid(name, evbus_namespace(false));
+		if (OidIsValid(relid))
+			known[n_known++] = relid;
+	}
+	evbus_internal_end(&state);
+	known_bus = bus_id;
+	generation = now;
+	return n_known;
+}
+
 /*
- * An event that was not found is expired if its leaf is gone; else the log has
- * lost a row, and to go on would lose it for the reader too.
+ * An event that was not found is expired if its leaf is gone, of one of the classes
+ * that the bus is or was in; else the log has lost a row, and to go on would lose it for
+ * the reader too.
  */
 void
-evbus_eventlog_check_expired(int64 event_id, const char *bus_name)
+evbus_eventlog_check_expired(int64 event_id, const EvbusSubscription *sub)
 {
 	Oid		   *parents;
-	int			n = evbus_class_parents(&parents);
+	int			n = bus_parents(sub->bus_id, &parents);
 	EvbusLeaf	leaf;
 
 	for (int i = 0; i < n; i++)
-		if (evbus_leaf_find(parents[i], event_id, &leaf))
-		{
-			if (n > 1)			/* leaves of other classes cover the same time */
-				continue;
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("event " INT64_FORMAT " of bus \"%s\" is missing from the log", event_id, bus_name),
-					 errhint("Its row was deleted by hand, or the table is damaged. evbus.seek() moves a subscription past it.")));
-		}
-	pfree(parents);
+		if (!evbus_leaf_find(parents[i], event_id, &leaf))
+			return;
+	if (n > 0 && n < BUS_CLASSES_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("event " INT64_FORMAT " of bus \"%s\" is missing from the log", event_id, sub->bus_name),
+				 errhint("Its row was deleted by hand, or the table is damaged. evbus.seek() moves a subscription past it.")));
 }
 
 static int

@@ -48,7 +48,7 @@ extern int	evbus_class_parents(Oid **parents);
 extern EvbusRow *evbus_eventlog_form(MemoryContext context, const EvbusBus *bus, int64 event_id, text *type, text *key,
 									 const EvbusCoded *headers, const EvbusCoded *payload);
 extern void evbus_eventlog_write(EvbusRow **rows, int n);
-extern void evbus_eventlog_check_expired(int64 event_id, const char *bus_name);
+extern void evbus_eventlog_check_expired(int64 event_id, const EvbusSubscription *sub);
 extern int	evbus_eventlog_scan(Snapshot snapshot, int64 from, EvbusScanned *found, int max);
 
 #endif

@@ -15,6 +15,7 @@
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/index.h"
 #include "clock.h"
 #include "executor/executor.h"
@@ -28,6 +29,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "upkeep.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -35,7 +37,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define LEAF_WAIT_MS		10000	/* for the maintainer to make one */
+#define LEAF_WAIT_MS		10000	/* for somebody to make one */
+#define LEAF_ASK_MS			1000	/* for the maintainer to do so */
 #define INSERT_SLOTS		256 /* rows handed to heap_multi_insert at once */
 
 static struct
@@ -45,9 +48,20 @@ static struct
 }			found[8];			/* leaves found lately, by parent */
 static int	n_found = 0;
 
+static struct
+{
+	Oid			parent;
+	int64		lo;
+	int64		hi;
+}			gaps[4];			/* ids [lo, hi) that a parent had no leaf for */
+static int	n_gaps = 0;
+
 static void
 leaf_invalidate(Datum arg, Oid relid)
 {
+	for (int i = 0; i < n_gaps; i++)
+		if (relid == InvalidOid || relid == gaps[i].parent)
+			gaps[i--] = gaps[--n_gaps];
 	for (int i = 0; i < n_found; i++)
 		if (relid == InvalidOid || relid == found[i].parent || relid == found[i].leaf.relid)
 			found[i--] = found[--n_found];
@@ -75,6 +89,24 @@ evbus_leaf_list(Oid parent, EvbusLeaf **leaves)
 	return n;
 }
 
+/* Remember where there is no leaf: who passes over millions of expired events asks for each. */
+static void
+remember_gap(Oid parent, int64 id, const EvbusLeaf *leaves, int n)
+{
+	static int	next = 0;
+	int			at = n_gaps < (int) lengthof(gaps) ? n_gaps++ : next++ % (int) lengthof(gaps);
+
+	gaps[at].parent = parent;
+	gaps[at].lo = 0;
+	gaps[at].hi = PG_INT64_MAX;
+	for (int i = 0; i < n; i++)
+		if (leaves[i].hi <= id)
+			gaps[at].lo = Max(gaps[at].lo, leaves[i].hi);
+		else
+			gaps[at].hi = Min(gaps[at].hi, leaves[i].lo);
+}
+
+/* The leaf of a parent that has an id; false: there is none. */
 bool
 evbus_leaf_find(Oid parent, int64 id, EvbusLeaf *leaf)
 {
@@ -93,6 +125,9 @@ evbus_leaf_find(Oid parent, int64 id, EvbusLeaf *leaf)
 			*leaf = found[i].leaf;
 			return true;
 		}
+	for (int i = 0; i < n_gaps; i++)
+		if (gaps[i].parent == parent && id >= gaps[i].lo && id < gaps[i].hi)
+			return false;
 
 	n = evbus_leaf_list(parent, &leaves);
 	for (int i = 0; i < n; i++)
@@ -106,19 +141,52 @@ evbus_leaf_find(Oid parent, int64 id, EvbusLeaf *leaf)
 			pfree(leaves);
 			return true;
 		}
+	remember_gap(parent, id, leaves, n);
 	pfree(leaves);
 	return false;
 }
 
+/* Is what was found still so?  Its bounds may have changed while we waited for its lock. */
+static bool
+still_found(Oid parent, const EvbusLeaf *leaf)
+{
+	for (int i = 0; i < n_found; i++)
+		if (found[i].parent == parent && found[i].leaf.relid == leaf->relid)
+			return found[i].leaf.lo == leaf->lo && found[i].leaf.hi == leaf->hi;
+	return false;
+}
+
 /*
- * Open the leaf for an id to write to; where there is none, ask the maintainer
- * for it and wait: it locks nothing that publishers hold.  Errors: VB011.
+ * Make the leaf for an id ourselves, if its parent can be locked without waiting for
+ * anybody; so this waits for nobody who might wait for us.  Until we commit, nobody
+ * else sees it: that is why the maintainer is asked first.
+ */
+static void
+make_ourselves(Oid parent, int64 id)
+{
+	char	   *name = get_rel_name(parent);
+
+	if (name == NULL || RecoveryInProgress() || !ConditionalLockRelationOid(parent, ShareUpdateExclusiveLock))
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (evbus_upkeep_leaf_make(name, id) > 0)
+		ereport(LOG,
+				(errmsg("evbus made a leaf of \"evbus.%s\" while publishing, as its maintainer did not", name)));
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
+/*
+ * Open the leaf for an id to write to.  Where there is none, ask the maintainer
+ * for it and wait: it locks nothing that publishers hold.  After a second of that, make
+ * it.  Errors: VB011.
  */
 Relation
 evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
 {
 	EvbusDb    *db = evbus_db();
 	int64		deadline = 0;
+	int64		own_at = 0;
 	Relation	rel;
 
 	for (;;)
@@ -126,11 +194,19 @@ evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
 		if (evbus_leaf_find(parent, id, leaf))
 		{
 			rel = try_relation_open(leaf->relid, RowExclusiveLock);
-			if (rel != NULL)
+			if (rel != NULL && still_found(parent, leaf))
 				return rel;
+			if (rel != NULL)
+			{
+				relation_close(rel, RowExclusiveLock);
+				continue;
+			}
 		}
 		if (deadline == 0)
+		{
 			deadline = TimestampTzPlusMilliseconds(evbus_uptime(), LEAF_WAIT_MS);
+			own_at = TimestampTzPlusMilliseconds(evbus_uptime(), LEAF_ASK_MS);
+		}
 		else if (evbus_uptime() >= deadline)
 			ereport(ERROR,
 					(errcode(ERRCODE_EVBUS_NO_LEAF),
@@ -142,6 +218,12 @@ evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
 			SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
 		else
 			evbus_launcher_wake();
+		if (evbus_uptime() >= own_at)
+		{
+			make_ourselves(parent, id);
+			if (evbus_leaf_find(parent, id, leaf))
+				continue;
+		}
 		ConditionVariablePrepareToSleep(&db->drained_cv);
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 50, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
@@ -232,69 +314,89 @@ evbus_leaf_insert(Relation rel, HeapTuple *tuples, int n)
 }
 
 /*
+ * The first ids [*lo, *hi) from *lo on and below `end` that no leaf has; false: all have one.
+ */
+static bool
+first_gap(Oid parent, int64 *lo, int64 *hi, int64 end)
+{
+	EvbusLeaf  *leaves;
+	int			n = evbus_leaf_list(parent, &leaves);
+
+	*hi = end;
+	for (int i = 0; i < n; i++) /* ascending */
+	{
+		if (leaves[i].lo <= *lo && leaves[i].hi > *lo)
+			*lo = leaves[i].hi;
+		else if (leaves[i].lo > *lo)
+			*hi = Min(*hi, leaves[i].lo);
+	}
+	pfree(leaves);
+	return *lo < *hi;
+}
+
+/* Make the leaf [lo, hi) of a parent, whose leaves begin at multiples of step if they can. */
+static void
+make_leaf(const char *parent, const char *prefix, int64 lo, int64 hi, int64 step)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+	char		name[NAMEDATALEN];
+
+	if (timestamp2tm(evbus_clock_to_time(lo), NULL, &tm, &fsec, NULL, NULL) != 0)
+		elog(ERROR, "leaf bound out of range: " INT64_FORMAT, lo);
+	if (step % (USECS_PER_DAY << EVBUS_CLOCK_BITS) == 0 && lo % step == 0)
+		snprintf(name, sizeof(name), "%s_p%04d%02d%02d", prefix, tm.tm_year, tm.tm_mon, tm.tm_mday);
+	else
+		snprintf(name, sizeof(name), "%s_p%04d%02d%02d_%02d%02d%02d", prefix, tm.tm_year, tm.tm_mon, tm.tm_mday,
+				 tm.tm_hour, tm.tm_min, tm.tm_sec);
+	evbus_utility("CREATE TABLE evbus.%s (LIKE evbus.%s INCLUDING DEFAULTS INCLUDING STORAGE) USING heap "
+				  "WITH (autovacuum_vacuum_insert_threshold = -1, toast_tuple_target = 8160)", name, parent);
+	/* Keys of the leaf, not of the parent: a member's index would be restored twice. */
+	if (strcmp(parent, "tick") == 0)
+	{
+		evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (bus_id, first_position)", name);
+		evbus_utility("CREATE INDEX ON evbus.%s (tick_id)", name);
+	}
+	else if (strcmp(parent, "dead_letter_log") == 0)
+	{
+		evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (dead_letter_id)", name);
+		evbus_utility("CREATE INDEX ON evbus.%s (subscription_id, event_id)", name);
+		evbus_utility("CREATE INDEX ON evbus.%s (bus, subscription, type, sqlstate, reason, dead_letter_id)", name);
+	}
+	else
+		evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);
+	evbus_utility("ALTER TABLE evbus.%s ATTACH PARTITION evbus.%s FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
+				  parent, name, lo, hi);
+	EVBUS_POINT("leaf.attached");
+}
+
+/*
  * Make the missing leaves of a parent that cover the ids from..upto, each of
  * interval microseconds, aligned in UTC; returns how many.  Inside
  * evbus_internal_begin().  What overlaps an existing leaf (its interval was
- * another) is cut to fit.
+ * another, or it was cut) is cut to fit.  What lacks before `from` has been dropped.
  */
 int
 evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 from, int64 upto)
 {
 	int			made = 0;
 	int64		step = interval << EVBUS_CLOCK_BITS;
-	int64		lo = from - from % step;
 
 	LockRelationOid(evbus_relid(parent), ShareUpdateExclusiveLock);
-	while (lo <= upto)
+	for (int64 start = from - from % step; start <= upto; start += step)
 	{
-		EvbusLeaf  *leaves;
-		int			n = evbus_leaf_list(evbus_relid(parent), &leaves);
-		int64		hi = lo + step;
-		int64		next = hi;
-		int64		at = lo;
-		struct pg_tm tm;
-		fsec_t		fsec;
-		char		name[NAMEDATALEN];
+		int64		lo = start;
+		int64		hi;
 
-		for (int i = 0; i < n; i++)	/* ascending */
+		while (first_gap(evbus_relid(parent), &lo, &hi, start + step))
 		{
-			if (leaves[i].lo <= at && leaves[i].hi > at)
-				at = leaves[i].hi;
-			else if (leaves[i].lo > at && leaves[i].lo < hi)
-				hi = leaves[i].lo;
-		}
-		pfree(leaves);
-		if (at < hi)
-		{
-			if (timestamp2tm(evbus_clock_to_time(at), NULL, &tm, &fsec, NULL, NULL) != 0)
-				elog(ERROR, "leaf bound out of range: " INT64_FORMAT, at);
-			if (step % (USECS_PER_DAY << EVBUS_CLOCK_BITS) == 0 && at == lo)
-				snprintf(name, sizeof(name), "%s_p%04d%02d%02d", prefix, tm.tm_year, tm.tm_mon, tm.tm_mday);
-			else
-				snprintf(name, sizeof(name), "%s_p%04d%02d%02d_%02d%02d%02d", prefix, tm.tm_year, tm.tm_mon, tm.tm_mday,
-						 tm.tm_hour, tm.tm_min, tm.tm_sec);
-			evbus_utility("CREATE TABLE evbus.%s (LIKE evbus.%s INCLUDING DEFAULTS INCLUDING STORAGE) USING heap "
-						  "WITH (autovacuum_vacuum_insert_threshold = -1, toast_tuple_target = 8160)", name, parent);
-			/* Keys of the leaf, not of the parent: a member's index would be restored twice. */
-			if (strcmp(parent, "tick") == 0)
+			if (hi > from)
 			{
-				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (bus_id, first_position)", name);
-				evbus_utility("CREATE INDEX ON evbus.%s (tick_id)", name);
+				make_leaf(parent, prefix, lo, hi, step);
+				made++;
 			}
-			else if (strcmp(parent, "dead_letter_log") == 0)
-			{
-				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (dead_letter_id)", name);
-				evbus_utility("CREATE INDEX ON evbus.%s (subscription_id, event_id)", name);
-				evbus_utility("CREATE INDEX ON evbus.%s (bus, subscription, type, sqlstate, reason, dead_letter_id)", name);
-			}
-			else
-				evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);
-			evbus_utility("ALTER TABLE evbus.%s ATTACH PARTITION evbus.%s FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
-						  parent, name, at, hi);
-			EVBUS_POINT("leaf.attached");
-			made++;
+			lo = hi;
 		}
-		lo = next;
 	}
 	return made;
 }

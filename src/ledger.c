@@ -378,9 +378,9 @@ evbus_ledger_due(EvbusDb *db)
 	return (int64) blocks * (BLCKSZ / 1024) > evbus_ledger_turn_size;
 }
 
-/* Copy what is open of one subscription; false: it is gone. */
-static bool
-snapshot_sub(EvbusDb *db, const EvbusSubscription *sub, int64 *frontier, EvbusRange **ranges, int *n)
+/* Copy what is open of one subscription, ascending and palloc'd; false: it is not loaded. */
+bool
+evbus_ledger_open_ranges(EvbusDb *db, const EvbusSubscription *sub, int64 *frontier, EvbusRange **ranges, int *n)
 {
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
 	EvbusRange *out = palloc_extended(sizeof(EvbusRange) * evbus_max_leases, MCXT_ALLOC_HUGE);
@@ -421,7 +421,7 @@ checkpoint(EvbusDb *db, uint64 turn)
 		int			n_ranges;
 		int64		frontier;
 
-		if (snapshot_sub(db, &subs[i], &frontier, &ranges, &n_ranges))
+		if (evbus_ledger_open_ranges(db, &subs[i], &frontier, &ranges, &n_ranges))
 		{
 			HeapTuple	tuple = form_row(rel, &subs[i], turn, &frontier, ranges, n_ranges);
 

@@ -4,7 +4,8 @@
  *	  handler workers, paced redrives, the indexer; and CALL evbus.maintain(), the first two by hand.
  *
  * It may wait for locks, a second at most, which the sequencer must not.  What
- * fails is logged and tried again with the next turn.
+ * fails is logged and tried again with the next turn; every step of upkeep is a
+ * transaction of its own, so it keeps no other from being done.
  *-------------------------------------------------------------------------
  */
 #include "maintain.h"
@@ -14,6 +15,7 @@
 #include "clock.h"
 #include "cursor.h"
 #include "dead_letter.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "indexer.h"
@@ -25,7 +27,9 @@
 #include "pgstat.h"
 #include "pool.h"
 #include "redrive_job.h"
+#include "quota.h"
 #include "registry.h"
+#include "retain.h"
 #include "retry.h"
 #include "ring.h"
 #include "storage/ipc.h"
@@ -35,11 +39,14 @@
 #include "upkeep.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker.h"
 
 #define IDLE_MS		200
+#define LIMITED_MS	1000		/* between two looks at classes that have a limit of their size */
+#define DROPS_MAX	50			/* leaves of a kind dropped in a turn */
 
 /* ms; time between two looks at leaves, retention and the ledger. */
 int			evbus_upkeep_interval = 10000;
@@ -51,37 +58,74 @@ PGDLLEXPORT void evbus_maintainer_main(Datum main_arg);
 PG_FUNCTION_INFO_V1(evbus_maintain);
 PG_FUNCTION_INFO_V1(evbus_status);
 
-/* One upkeep at a time in a database, by worker or by hand. */
-static void
-upkeep(EvbusDb *of, bool retention)
+/* ------------------------------------------------------------------ by hand */
+
+/* An EvbusRunner: a step in the transaction at hand, which is then committed.  Errors are the caller's. */
+static const char *
+run_by_hand(void (*step) (void *), void *arg)
 {
 	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
-	evbus_registry_verify();
-	(void) evbus_upkeep_leaves(of);
-	if (!retention)
-		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	step(arg);
+	PopActiveSnapshot();
+	SPI_commit();
+	return NULL;
+}
+
+static void
+fold(void *arg)
+{
+	evbus_dead_letter_fold(evbus_dead_letter_retention);
+}
+
+static void
+orphans(void *arg)
+{
 	evbus_upkeep_orphans();
-	/* What has no position yet, nobody can have consumed. */
-	if (pg_atomic_read_u32(&of->recovered) && evbus_db_wait_drained(of, 1000))
-		(void) evbus_upkeep_retention(of);
 }
 
 /*
  * CALL evbus.maintain()
  *
- * Makes leaves ahead and drops those past retention, in the caller's
- * transaction.  Leaves in use are left for the next time.  Errors: 25006, 55P03
- * another upkeep holds its lock for longer than lock_timeout.  Privileges: EXECUTE.
+ * Makes leaves ahead and drops those past retention, each in a transaction of its
+ * own: what it locks would else be locked for as long as the caller's transaction is
+ * open, which would keep the maintainer from making leaves.  Leaves in use are left for
+ * the next time.  Errors: 25001 in a transaction block, 25006, 55P03 another upkeep holds
+ * its lock for longer than lock_timeout.  Privileges: EXECUTE.
  */
 Datum
 evbus_maintain(PG_FUNCTION_ARGS)
 {
-	PreventCommandIfReadOnly("evbus.maintain()");
+	EvbusDb    *of = evbus_db();
+	MemoryContext old = CurrentMemoryContext;
+	MemoryContext turn;
+	bool		more;
+
+	if (!(fcinfo->context && IsA(fcinfo->context, CallContext)) || ((CallContext *) fcinfo->context)->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("evbus.maintain() cannot run inside a transaction block"),
+				 errhint("Call it by itself: it commits what it does step by step, so that nobody waits for its locks.")));
 	PreventCommandDuringRecovery("evbus.maintain()");
-	upkeep(evbus_db(), true);
-	evbus_dead_letter_fold(evbus_dead_letter_retention);
+	PreventCommandIfReadOnly("evbus.maintain()");
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect_ext failed");
+	turn = AllocSetContextCreate(PortalContext ? PortalContext : CurrentMemoryContext, "evbus maintain", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(turn);
+	(void) run_by_hand(orphans, NULL);
+	/* What has no position yet, nobody can have consumed. */
+	(void) evbus_upkeep_turn(of, run_by_hand, pg_atomic_read_u32(&of->recovered) && evbus_db_wait_drained(of, 1000),
+							 INT_MAX, &more);
+	(void) run_by_hand(fold, NULL);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(turn);
+	SPI_finish();
 	PG_RETURN_VOID();
 }
+
+/* ----------------------------------------------------------------- the worker */
+
+static char failure[256];		/* message of what failed last */
 
 /* Run one step in a transaction of its own; what fails is logged. */
 static bool
@@ -106,8 +150,13 @@ attempt(void (*step) (void), bool in_transaction)
 	}
 	PG_CATCH();
 	{
+		ErrorData  *edata;
+
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		strlcpy(failure, edata->message ? edata->message : "?", sizeof(failure));
+		FreeErrorData(edata);
 		EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
@@ -119,25 +168,62 @@ attempt(void (*step) (void), bool in_transaction)
 	return ok;
 }
 
-static void
-upkeep_leaves(void)
-{
-	upkeep(db, false);
-	ConditionVariableBroadcast(&db->drained_cv);
-}
+static void (*step_at_hand) (void *);
+static void *step_arg;
 
+/* One at a time in a database, by worker or by hand. */
 static void
-upkeep_all(void)
-{
-	upkeep(db, true);
-}
-
-/* Apart from retention, whose locks are not to be held for it. */
-static void
-upkeep_dead_letters(void)
+run_step(void)
 {
 	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
-	evbus_dead_letter_fold(evbus_dead_letter_retention);
+	step_at_hand(step_arg);
+}
+
+/* An EvbusRunner. */
+static const char *
+run_alone(void (*step) (void *), void *arg)
+{
+	step_at_hand = step;
+	step_arg = arg;
+	return attempt(run_step, true) ? NULL : failure;
+}
+
+static void
+run_plain_step(void)
+{
+	step_at_hand(step_arg);
+}
+
+/* The same for what is no upkeep of leaves. */
+static const char *
+run_plain(void (*step) (void *), void *arg)
+{
+	step_at_hand = step;
+	step_arg = arg;
+	return attempt(run_plain_step, true) ? NULL : failure;
+}
+
+/* What nobody can do without: asked for by publishers, and first in every turn. */
+static bool
+upkeep_leaves(void)
+{
+	bool		more;
+	bool		good = evbus_upkeep_turn(db, run_alone, false, 0, &more);
+
+	ConditionVariableBroadcast(&db->drained_cv);
+	return good;
+}
+
+/* Returns whether there is more to be dropped: others are not to wait for it. */
+static bool
+upkeep_all(void)
+{
+	bool		more = false;
+
+	(void) attempt(evbus_upkeep_orphans, true);
+	if (pg_atomic_read_u32(&db->recovered) && evbus_db_wait_drained(db, 1000))
+		(void) evbus_upkeep_turn(db, run_alone, true, DROPS_MAX, &more);
+	return more;
 }
 
 static bool ledger_due;
@@ -215,6 +301,9 @@ evbus_maintainer_main(Datum main_arg)
 {
 	MemoryContext context;
 	int64		upkeep_at = 0;
+	int64		limited_at = 0;
+	uint64		generation = 0;
+	bool		limited = true;	/* there may be classes with a limit of their size */
 	bool		mine = false;
 
 	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
@@ -258,31 +347,45 @@ evbus_maintainer_main(Datum main_arg)
 			proc_exit(0);
 		MemoryContextSwitchTo(context);
 		subs = evbus_subscriptions(&n);
+		limited = limited || generation != evbus_registry_generation();
+		generation = evbus_registry_generation();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);
 
 		if (pg_atomic_exchange_u32(&db->leaves_wanted, 0))
-			(void) attempt(upkeep_leaves, true);
+			(void) upkeep_leaves();
+		MemoryContextSwitchTo(context);
 		if (now >= upkeep_at)
 		{
 			pgstat_report_activity(STATE_RUNNING, "upkeep");
 			upkeep_at = TimestampTzPlusMilliseconds(now, evbus_upkeep_interval);
-			if (attempt(upkeep_leaves, true) && pg_atomic_read_u32(&db->ready))
+			(void) upkeep_leaves();
+			if (pg_atomic_read_u32(&db->ready))
 			{
-				(void) attempt(upkeep_all, true);
-				(void) attempt(upkeep_dead_letters, true);
+				if (upkeep_all())
+					upkeep_at = now;
+				(void) run_alone(fold, NULL);
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
 				if (attempt(look_at_indexes, true))
 					evbus_indexer_turn(db, n_unindexed);
 			}
+			MemoryContextSwitchTo(context);
 			pgstat_report_stat(true);
 			pgstat_report_activity(STATE_IDLE, "waiting for work");
+			limited = true;		/* perhaps: a bus may have got a limit */
+		}
+		else if (limited && now >= limited_at && pg_atomic_read_u32(&db->ready))
+		{
+			limited = evbus_retain_limited(db, run_alone, DROPS_MAX) > 0;
+			limited_at = TimestampTzPlusMilliseconds(now, LIMITED_MS);
+			MemoryContextSwitchTo(context);
 		}
 
 		if (pg_atomic_read_u32(&db->ready))
 		{
+			evbus_quota_turn(db, run_plain, subs, n);
 			rest = Min(rest, evbus_redrive_turn(db));
 			all_subs = subs;
 			n_all_subs = n;

@@ -58,7 +58,7 @@ read_cold(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbus
 		evbus_fetch(sub, chunk, n);
 		for (int i = 0; i < n; i++)
 			if (chunk[i].type == NULL)
-				evbus_eventlog_check_expired(chunk[i].event_id, sub->bus_name);
+				evbus_eventlog_check_expired(chunk[i].event_id, sub);
 			else if (chunk[i].payload != NULL)
 				*append(out) = chunk[i];
 	}
@@ -198,7 +198,7 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 					evbus_fetch(sub, event, 1);
 					if (event->type == NULL)
 					{
-						evbus_eventlog_check_expired(entry.event_id, sub->bus_name);
+						evbus_eventlog_check_expired(entry.event_id, sub);
 						out->n = mark;
 					}
 				}

@@ -41,7 +41,8 @@ enum
 	SUB_ID = 1, SUB_NAME, SUB_SLOT, SUB_BUS, SUB_OWNER, SUB_EPOCH, SUB_START, SUB_TYPES,
 	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_HANDLER_OWNER, SUB_BATCH_SIZE, SUB_CONCURRENCY,
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
-	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE
+	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE, SUB_MAX_DEAD,
+	SUB_DEAD_FULL
 };
 
 /*
@@ -147,8 +148,8 @@ load_types(Datum array, EvbusSubscription *sub)
 static void
 load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 {
-	Datum		values[SUB_ON_FAILURE];
-	bool		nulls[SUB_ON_FAILURE];
+	Datum		values[SUB_DEAD_FULL];
+	bool		nulls[SUB_DEAD_FULL];
 	char	   *ordering;
 
 	memset(sub, 0, sizeof(*sub));
@@ -179,6 +180,8 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->ordering = strcmp(ordering, "key") == 0 ? EVBUS_ORDER_KEY : strcmp(ordering, "strict") == 0 ? EVBUS_ORDER_STRICT : EVBUS_ORDER_NONE;
 	sub->block_key = sub->ordering != EVBUS_ORDER_NONE &&
 		strcmp(TextDatumGetCString(values[SUB_ON_FAILURE - 1]), "block_key") == 0;
+	sub->max_dead_letters = nulls[SUB_MAX_DEAD - 1] ? 0 : DatumGetInt32(values[SUB_MAX_DEAD - 1]);
+	sub->drop_dead_letters = strcmp(TextDatumGetCString(values[SUB_DEAD_FULL - 1]), "drop_oldest") == 0;
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
@@ -202,7 +205,7 @@ load_table(Oid relid, int max, bool buses)
 	int			n = 0;
 
 	/* A library of another version than the tables must not read past their rows. */
-	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_ON_FAILURE))
+	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_DEAD_FULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),

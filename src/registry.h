@@ -39,6 +39,8 @@ typedef struct EvbusSubscription
 	bool		notify;
 	EvbusOrdering ordering;
 	bool		block_key;		/* what has failed holds up those that would wait for it */
+	int			max_dead_letters;	/* 0: no quota */
+	bool		drop_dead_letters;	/* the oldest, when it is reached; else pause */
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
 	int			n_types;

@@ -21,6 +21,7 @@ EvbusSub   *evbus_subs;
 EvbusLease *evbus_leases;
 EvbusOrderEntry *evbus_order_entries;
 EvbusOrderBucket *evbus_order_buckets;
+EvbusNote  *evbus_notes;
 char	   *evbus_rings;
 
 static shmem_request_hook_type prev_request_hook = NULL;
@@ -49,6 +50,7 @@ lay_out(char *base)
 	EvbusLease *leases = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusLease));
 	EvbusOrderEntry *entries = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusOrderEntry));
 	EvbusOrderBucket *buckets = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusOrderBucket));
+	EvbusNote  *notes = cut(base, &at, mul_size(evbus_max_databases, EVBUS_NOTES_MAX), sizeof(EvbusNote));
 	char	   *rings = cut(base, &at, evbus_max_databases, EVBUS_RING_BYTES);
 
 	if (base)
@@ -60,6 +62,7 @@ lay_out(char *base)
 		evbus_leases = leases;
 		evbus_order_entries = entries;
 		evbus_order_buckets = buckets;
+		evbus_notes = notes;
 		evbus_rings = rings;
 		evbus_shared = shared;
 	}

@@ -387,3 +387,31 @@ evbus_tick_ids_from(int64 low_id, EvbusIdCallback callback, void *arg)
 	}
 	evbus_internal_end(&state);
 }
+
+/* The positions of a bus whose ids are in [lo, hi), in any order. */
+void
+evbus_tick_each(int32 bus_id, int64 lo, int64 hi, EvbusPositionCallback callback, void *arg)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(bus_id), Int64GetDatum(lo), Int64GetDatum(hi)};
+	EvbusInternal state;
+	uint64		rows;
+	int64		ids[TICK_MAX];
+
+	evbus_internal_begin(&state);
+	/* A tick is written after the ids it names. */
+	rows = evbus_sql(&plan, "SELECT first_position, n, ids FROM evbus.tick WHERE bus_id = $1 AND tick_id >= $2 AND min_id < $3",
+					 3, types, values, NULL, 0);
+	for (uint64 r = 0; r < rows; r++)
+	{
+		int64		first = DatumGetInt64(evbus_column(r, 1, NULL));
+		int			n = DatumGetInt32(evbus_column(r, 2, NULL));
+
+		decode_ids(DatumGetByteaPP(evbus_column(r, 3, NULL)), ids, n);
+		for (int i = 0; i < n; i++)
+			if (ids[i] >= lo && ids[i] < hi)
+				callback(first + i, ids[i], arg);
+	}
+	evbus_internal_end(&state);
+}

@@ -1,58 +1,46 @@
 /*-------------------------------------------------------------------------
  * upkeep.c
- *	  Leaves made ahead and leaves dropped at retention.
+ *	  Storage classes, and the leaves that are made ahead; closed leaves, paused
+ *	  subscriptions.  What is dropped, and when, is in retain.c.
  *
- * Both follow the hybrid clock and not the wall.  A leaf of the log goes when
- * all of it is older than its class's retention, no open publisher may still
- * write to it, and no subscription has anything in it left to consume; with it, in
- * the same transaction, the positions and the clock it carries are saved in
- * evbus.watermark.  Ticks go after every log leaf that they may name.  Each drop
- * waits a second at most for its locks; what does not go now goes next time.
+ * Leaves follow the hybrid clock and not the wall.  They are made two intervals
+ * ahead, each parent's in a transaction of its own: what fails for one (a table of
+ * that name, a lock that somebody holds) does not keep the others, and no lock is held
+ * for longer than it takes to make them.
  *-------------------------------------------------------------------------
  */
 #include "upkeep.h"
 
-#include "access/xact.h"
 #include "access/relation.h"
-#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "commands/dbcommands.h"
-#include "cursor.h"
 #include "eventlog.h"
 #include "fmgr.h"
 #include "internal.h"
-#include "leaf.h"
 #include "leafindex.h"
-#include "ledger.h"
-#include "point.h"
+#include "miscadmin.h"
 #include "registry.h"
+#include "retain.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "upkeepnote.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #define FIXED_INTERVAL	USECS_PER_DAY	/* of ticks and dead letters */
 #define LEAVES_AHEAD	2
-#define PLACED_WAIT_MS	1000	/* for the sequencer to tick what is in the ring */
+#define INDEX_AFTER		(10 * USECS_PER_MINUTE) /* a leaf that may go by size: once it is closed for so long */
 
 /* Minutes; dead letters older than this go with their leaf. */
 int			evbus_dead_letter_retention = 30 * 24 * 60;
 
-typedef struct StorageClass
-{
-	int32		id;
-	int64		retention;		/* microseconds, as interval */
-	int64		interval;
-} StorageClass;
-
-static int
-load_classes(StorageClass **classes)
+/* All there are, palloc'd in the caller's context. */
+int
+evbus_classes(EvbusClass **classes)
 {
 	static SPIPlanPtr plan = NULL;
 	MemoryContext context = CurrentMemoryContext;
@@ -61,272 +49,253 @@ load_classes(StorageClass **classes)
 
 	evbus_internal_begin(&state);
 	n = (int) evbus_sql(&plan, "SELECT storage_class_id, (extract(epoch FROM retention) * 1000000)::bigint,"
-						" (extract(epoch FROM partition_interval) * 1000000)::bigint FROM evbus.storage_class", 0, NULL, NULL, NULL, 0);
-	*classes = MemoryContextAlloc(context, sizeof(StorageClass) * Max(n, 1));
+						" (extract(epoch FROM partition_interval) * 1000000)::bigint, coalesce(retention_bytes, 0), retention_policy = 'drop_unconsumed',"
+						" own_bus_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM evbus.bus b WHERE b.bus_id = own_bus_id), coalesce(orphaned_id, 0)"
+						" FROM evbus.storage_class c", 0, NULL, NULL, NULL, 0);
+	*classes = MemoryContextAllocZero(context, sizeof(EvbusClass) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
-		(*classes)[i].id = DatumGetInt32(evbus_column(i, 1, NULL));
-		(*classes)[i].retention = DatumGetInt64(evbus_column(i, 2, NULL));
-		(*classes)[i].interval = DatumGetInt64(evbus_column(i, 3, NULL));
+		EvbusClass *class = &(*classes)[i];
+
+		class->id = DatumGetInt32(evbus_column(i, 1, NULL));
+		class->retention = DatumGetInt64(evbus_column(i, 2, NULL));
+		class->interval = DatumGetInt64(evbus_column(i, 3, NULL));
+		class->bytes = DatumGetInt64(evbus_column(i, 4, NULL));
+		class->drop_unconsumed = DatumGetBool(evbus_column(i, 5, NULL));
+		class->orphan = DatumGetBool(evbus_column(i, 6, NULL));
+		class->orphaned_id = DatumGetInt64(evbus_column(i, 7, NULL));
+		snprintf(class->parent, NAMEDATALEN, "event_c%d", class->id);
 	}
 	evbus_internal_end(&state);
 	return n;
 }
 
-static int64
-now_id(EvbusDb *db)
+int64
+evbus_now_id(EvbusDb *db)
 {
 	return Max(evbus_clock_wall(), (int64) pg_atomic_read_u64(&db->clock));
 }
 
-/* Make leaves of one parent from now on, if one lacks: looked at without locks first. */
-static int
-make_ahead(EvbusDb *db, const char *parent, const char *prefix, int64 interval)
+/* ------------------------------------------------------------ leaves ahead */
+
+/* A partitioned table whose leaves are kept up. */
+typedef struct Parent
 {
-	int64		now = now_id(db);
-	int64		step = interval << EVBUS_CLOCK_BITS;
-	EvbusInternal state;
+	char		name[NAMEDATALEN];
+	const char *prefix;			/* of the names of its leaves */
+	int64		interval;
+	int32		of;				/* storage class, or EVBUS_NOTE_* */
+	bool		lacks;			/* leaves */
+} Parent;
+
+static bool
+lacks_leaves(EvbusDb *db, const Parent *parent)
+{
+	int64		now = evbus_now_id(db);
+	int64		step = parent->interval << EVBUS_CLOCK_BITS;
 	EvbusLeaf	leaf;
-	bool		missing = false;
-	int			made;
 
 	for (int i = 0; i <= LEAVES_AHEAD; i++)
-		missing = missing || !evbus_leaf_find(evbus_relid(parent), now + i * step, &leaf);
-	if (!missing)
-		return 0;
-	evbus_internal_begin(&state);
-	made = evbus_leaf_make(parent, prefix, interval, now, now + LEAVES_AHEAD * step);
-	evbus_internal_end(&state);
-	return made;
+		if (!evbus_leaf_find(evbus_relid(parent->name), now + i * step, &leaf))
+			return true;
+	return false;
 }
 
-/* Make what leaves lack, now and two intervals ahead; returns how many. */
-int
-evbus_upkeep_leaves(EvbusDb *db)
+/* Make what leaves lack, now and two intervals ahead. */
+static int
+make_ahead(EvbusDb *db, const Parent *parent)
 {
-	StorageClass *classes;
-	int			n = load_classes(&classes);
-	int			made = 0;
-
-	evbus_clock_ensure(db);
-	made += make_ahead(db, "tick", "tick", FIXED_INTERVAL);
-	made += make_ahead(db, "dead_letter_log", "dead_letter", FIXED_INTERVAL);
-	for (int i = 0; i < n; i++)
-	{
-		char		name[NAMEDATALEN];
-
-		snprintf(name, sizeof(name), "event_c%d", classes[i].id);
-		made += make_ahead(db, name, name, classes[i].interval);
-	}
-	return made;
-}
-
-/* ---------------------------------------------------------------- retention */
-
-/* The lowest id an open transaction may still write. */
-static int64
-oldest_open(EvbusDb *db)
-{
-	int64		oldest = now_id(db);
-
-	for (int i = 0; i < EVBUS_BACKENDS; i++)
-		if (pg_atomic_read_u32(&evbus_slots[i].state) != EVBUS_SLOT_IDLE &&
-			pg_atomic_read_u32(&evbus_slots[i].db) == (uint32) EVBUS_DB_INDEX(db))
-			oldest = Min(oldest, (int64) pg_atomic_read_u64(&evbus_slots[i].low));
-	return oldest;
-}
-
-PG_FUNCTION_INFO_V1(evbus_oldest_open);
-
-/* evbus._oldest_open(): no id below it will be written any more, but by prepared transactions. */
-Datum
-evbus_oldest_open(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(oldest_open(evbus_db()));
-}
-
-/* Does a subscription of some bus of the class still need an id below hi? */
-static bool
-still_needed(EvbusDb *db, int32 class, int64 hi)
-{
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {INT4OID, INT8OID, INT8OID, INT4OID};
-	int			n;
-	EvbusSubscription *subs = evbus_subscriptions(&n);
-	bool		needed = false;
-
-	for (int i = 0; i < n && !needed; i++)
-	{
-		EvbusCursorState state;
-		EvbusInternal internal;
-		Datum		values[4];
-
-		(void) evbus_ledger_attach(db, &subs[i]);
-		if (!evbus_cursor_progress(db, &subs[i], &state))
-			return true;		/* it changes just now: next time */
-		values[0] = Int32GetDatum(subs[i].bus_id);
-		values[1] = Int64GetDatum(state.cursor);
-		values[2] = Int64GetDatum(hi);
-		values[3] = Int32GetDatum(class);
-		evbus_internal_begin(&internal);
-		/* Of this class, or of one the bus was in before: then it has rows here. */
-		needed = evbus_sql(&plan, "SELECT 1 FROM evbus.tick WHERE bus_id = $1 AND first_position + n > $2 AND min_id < $3"
-						   " AND (EXISTS (SELECT 1 FROM evbus.bus b WHERE b.bus_id = $1 AND b.storage_class_id = $4)"
-						   "  OR EXISTS (SELECT 1 FROM evbus.event_log e WHERE e.storage_class_id = $4 AND e.bus_id = $1 AND e.event_id < $3))"
-						   " LIMIT 1", 4, types, values, NULL, 1) > 0;
-		evbus_internal_end(&internal);
-	}
-	pfree(subs);
-	return needed;
-}
-
-/* Save what the ticks say before some of them go. */
-static void
-save_watermarks(EvbusDb *db)
-{
-	static const Oid types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(pg_atomic_read_u64(&db->clock))};
-
-	evbus_sql(NULL, "INSERT INTO evbus.watermark AS w (bus_id, next_position, low_id, newest_id)"
-			  " SELECT bus_id, max(first_position + n), (SELECT low_id FROM evbus.tick ORDER BY tick_id DESC LIMIT 1), $1"
-			  " FROM evbus.tick WHERE bus_id <> 0 GROUP BY bus_id"
-			  " ON CONFLICT (bus_id) DO UPDATE SET next_position = greatest(w.next_position, excluded.next_position),"
-			  " low_id = greatest(w.low_id, excluded.low_id), newest_id = excluded.newest_id",
-			  1, types, values, NULL, 0);
-	evbus_sql(NULL, "DELETE FROM evbus.watermark w WHERE NOT EXISTS (SELECT 1 FROM evbus.bus b WHERE b.bus_id = w.bus_id)"
-			  " AND newest_id < (SELECT max(newest_id) FROM evbus.watermark)", 0, NULL, NULL, NULL, 0);
-}
-
-/* Has every committed event below hi a position?  Whoever waits for one is in the ring, lost, or late. */
-static bool
-all_placed(EvbusDb *db, int64 hi)
-{
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(hi)};
+	int64		now = evbus_now_id(db);
 	EvbusInternal state;
-	bool		late;
+	int			made;
 
 	evbus_internal_begin(&state);
-	late = evbus_sql(&plan, "SELECT 1 FROM evbus.late WHERE min_id < $1 LIMIT 1", 1, types, values, NULL, 1) > 0;
+	made = evbus_leaf_make(parent->name, parent->prefix, parent->interval, now,
+						   now + LEAVES_AHEAD * (parent->interval << EVBUS_CLOCK_BITS));
 	evbus_internal_end(&state);
-	return !late && evbus_db_wait_drained(db, PLACED_WAIT_MS);
+	return made;
+}
+
+static Parent
+fixed_parent(int32 of)
+{
+	Parent		parent = {.interval = FIXED_INTERVAL, .of = of};
+
+	strcpy(parent.name, of == EVBUS_NOTE_TICKS ? "tick" : "dead_letter_log");
+	parent.prefix = of == EVBUS_NOTE_TICKS ? "tick" : "dead_letter";
+	return parent;
+}
+
+static void
+class_parent(const EvbusClass *class, Parent *parent)
+{
+	memset(parent, 0, sizeof(*parent));
+	strcpy(parent->name, class->parent);
+	parent->prefix = parent->name;
+	parent->interval = class->interval;
+	parent->of = class->id;
 }
 
 /*
- * Drop one leaf in a subtransaction of its own; false: its locks were taken, or it is
- * needed.  class: of a leaf of the log, else 0.
- *
- * A leaf of the log is looked at again under the lock, for what we have waited for
- * may have been a transaction with events (a prepared one has no slot to be seen by).
+ * For whoever has just made or changed a bus: what nobody can publish without.  Its
+ * transaction may stay open for long, and what it locks the maintainer cannot have;
+ * so where there are leaves already, only one that lacks for now is made.
  */
-static bool
-drop_leaf(EvbusDb *db, const EvbusLeaf *leaf, int32 class, const char *what)
+void
+evbus_upkeep_leaves_now(EvbusDb *db, int32 class_id)
 {
-	Oid			relid = leaf->relid;
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *name = get_rel_name(relid);
-	volatile bool done = false;
+	EvbusClass *classes;
+	int			n = evbus_classes(&classes);
+	Parent		parents[3] = {fixed_parent(EVBUS_NOTE_TICKS), fixed_parent(EVBUS_NOTE_DEAD)};
 
-	if (name == NULL)
-		return false;
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
+	evbus_clock_ensure(db);
+	for (int i = 0; i < n; i++)
+		if (classes[i].id == class_id)
+			class_parent(&classes[i], &parents[2]);
+	for (int i = 0; i < (int) lengthof(parents); i++)
 	{
-		EvbusInternal state;
+		EvbusLeaf  *leaves;
+		EvbusLeaf	leaf;
+		int64		now = evbus_now_id(db);
 
-		evbus_internal_begin(&state);
-		(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		LockRelationOid(get_partition_parent(relid, false), AccessExclusiveLock);	/* as DROP TABLE does */
-		LockRelationOid(relid, AccessExclusiveLock);
-		done = class == 0 || (all_placed(db, leaf->hi) && !still_needed(db, class, leaf->hi));
-		if (done)
-		{
-			save_watermarks(db);
-			evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
-			EVBUS_POINT("leaf.dropped");
-		}
-		evbus_internal_end(&state);
-		if (done)
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		MemoryContextSwitchTo(context);
-		done = false;
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			ReThrowError(edata);
-		ereport(LOG,
-				(errmsg("evbus could not drop leaf \"%s\" yet: it is in use", name)));
-		FreeErrorData(edata);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (done)
-		ereport(LOG,
-				(errmsg("evbus dropped leaf \"%s\" at the retention of %s", name, what)));
-	return done;
-}
-
-/* The id that was taken so long before, or 0: as ids count, a hundred years are more than 63 bits. */
-static int64
-id_before(int64 id, int64 usecs)
-{
-	return usecs < id >> EVBUS_CLOCK_BITS ? id - (usecs << EVBUS_CLOCK_BITS) : 0;
-}
-
-/* Drop the leaves past their retention; returns how many. */
-int
-evbus_upkeep_retention(EvbusDb *db)
-{
-	StorageClass *classes;
-	int			n_classes = load_classes(&classes);
-	int			dropped = 0;
-	int64		now = now_id(db);
-	int64		oldest_log;
-	EvbusLeaf  *leaves;
-	int			n;
-
-	oldest_log = oldest_open(db);
-	for (int c = 0; c < n_classes; c++)
-	{
-		Oid			parent = evbus_class_parent(classes[c].id);
-		int64		limit = Min(oldest_open(db), id_before(now, classes[c].retention));
-
-		n = evbus_leaf_list(parent, &leaves);
-		for (int i = 0; i < n; i++)
-		{
-			if (leaves[i].hi > limit || still_needed(db, classes[c].id, leaves[i].hi) ||
-				!drop_leaf(db, &leaves[i], classes[c].id, "its storage class"))
-			{
-				oldest_log = Min(oldest_log, leaves[i].lo);
-				break;			/* from old to new, without holes */
-			}
-			dropped++;
-		}
+		if (parents[i].of == 0)
+			continue;
+		if (evbus_leaf_list(evbus_relid(parents[i].name), &leaves) == 0)
+			(void) make_ahead(db, &parents[i]);
+		else if (!evbus_leaf_find(evbus_relid(parents[i].name), now, &leaf))
+			(void) evbus_upkeep_leaf_make(parents[i].name, now);
 		pfree(leaves);
 	}
+	pfree(classes);
+}
 
-	n = evbus_leaf_list(evbus_relid("tick"), &leaves);
-	for (int i = 0; i < n && leaves[i].hi <= oldest_log; i++)
-		dropped += drop_leaf(db, &leaves[i], 0, "the log");
-	pfree(leaves);
+/* Make the one leaf of a parent that holds an id, as its settings are; in the caller's transaction. */
+int
+evbus_upkeep_leaf_make(const char *name, int64 id)
+{
+	Parent		parent = fixed_parent(strcmp(name, "tick") == 0 ? EVBUS_NOTE_TICKS : EVBUS_NOTE_DEAD);
+	EvbusInternal state;
+	int			made = 0;
 
-	n = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
-	for (int i = 0; i < n; i++)
-		if (leaves[i].hi <= id_before(now, (int64) evbus_dead_letter_retention * USECS_PER_MINUTE))
-			dropped += drop_leaf(db, &leaves[i], 0, "dead letters");
-	pfree(leaves);
-	return dropped;
+	if (strncmp(name, "event_c", 7) == 0)
+	{
+		EvbusClass *classes;
+		int			n = evbus_classes(&classes);
+
+		parent.of = 0;
+		for (int i = 0; i < n; i++)
+			if (strcmp(classes[i].parent, name) == 0)
+				class_parent(&classes[i], &parent);
+	}
+	if (parent.of == 0)
+		return 0;
+	evbus_internal_begin(&state);
+	made = evbus_leaf_make(parent.name, parent.prefix, parent.interval, id, id);
+	evbus_internal_end(&state);
+	return made;
+}
+
+/* ------------------------------------------------------------------- a turn */
+
+/* What a turn knows, in memory that outlives its steps. */
+typedef struct Turn
+{
+	EvbusDb    *db;
+	MemoryContext context;
+	EvbusClass *classes;
+	int			n_classes;
+	Parent	   *parents;
+	int			n_parents;
+	Parent	   *parent;			/* the one at hand */
+} Turn;
+
+/* Step: what there is, and what lacks leaves.  Looked at without locks. */
+static void
+look(void *arg)
+{
+	Turn	   *turn = arg;
+	MemoryContext old;
+
+	evbus_registry_verify();
+	evbus_clock_ensure(turn->db);
+	old = MemoryContextSwitchTo(turn->context);
+	turn->n_classes = evbus_classes(&turn->classes);
+	turn->parents = palloc0(sizeof(Parent) * (turn->n_classes + 2));
+	MemoryContextSwitchTo(old);
+	turn->parents[turn->n_parents++] = fixed_parent(EVBUS_NOTE_TICKS);
+	turn->parents[turn->n_parents++] = fixed_parent(EVBUS_NOTE_DEAD);
+	for (int i = 0; i < turn->n_classes; i++)
+		if (!turn->classes[i].orphan)
+			class_parent(&turn->classes[i], &turn->parents[turn->n_parents++]);
+	for (int i = 0; i < turn->n_parents; i++)
+		turn->parents[i].lacks = lacks_leaves(turn->db, &turn->parents[i]);
+}
+
+static void
+make(void *arg)
+{
+	Turn	   *turn = arg;
+
+	(void) make_ahead(turn->db, turn->parent);
+}
+
+/*
+ * Leaves ahead and, if asked for, retention; in no transaction.  `run` runs each step
+ * in one of its own.  Of each kind of leaves, at most max are dropped; *more: there are
+ * more to be dropped.  False: something failed, and was logged.
+ */
+bool
+evbus_upkeep_turn(EvbusDb *db, EvbusRunner run, bool retention, int max, bool *more)
+{
+	Turn		turn = {.db = db, .context = CurrentMemoryContext};
+	bool		good = true;
+
+	*more = false;
+	if (run(look, &turn) != NULL)
+		return false;
+	for (int i = 0; i < turn.n_parents; i++)
+	{
+		const char *error = NULL;
+
+		turn.parent = &turn.parents[i];
+		if (turn.parent->lacks)
+			error = run(make, &turn);
+		good = good && error == NULL;
+		if (error != NULL)
+			evbus_note_run(db, turn.parent->of, error);
+	}
+	if (!retention)
+		return good;
+	return evbus_retain_turn(db, run, turn.classes, turn.n_classes, max, more) && good;
+}
+
+/* The lowest id an open transaction may still write; pid, if not NULL, gets whose it is, 0: nobody's. */
+int64
+evbus_oldest_open(EvbusDb *db, int *pid)
+{
+	int64		oldest = evbus_now_id(db);
+
+	if (pid)
+		*pid = 0;
+	for (int i = 0; i < EVBUS_BACKENDS; i++)
+		if (pg_atomic_read_u32(&evbus_slots[i].state) != EVBUS_SLOT_IDLE &&
+			pg_atomic_read_u32(&evbus_slots[i].db) == (uint32) EVBUS_DB_INDEX(db) &&
+			(int64) pg_atomic_read_u64(&evbus_slots[i].low) < oldest)
+		{
+			oldest = (int64) pg_atomic_read_u64(&evbus_slots[i].low);
+			if (pid)
+				*pid = EvbusBackendPid(i);
+		}
+	return oldest;
+}
+
+PG_FUNCTION_INFO_V1(evbus_oldest_open_id);
+
+/* evbus._oldest_open(): no id below it will be written any more, but by prepared transactions. */
+Datum
+evbus_oldest_open_id(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(evbus_oldest_open(evbus_db(), NULL));
 }
 
 /* --------------------------------------------------------- closed leaves */
@@ -345,16 +314,16 @@ is_empty(Oid relid)
 /*
  * Leaves of the log that are closed and lack indexes, newest first in each class,
  * palloc'd; returns how many.  Those that go soon are left out: an index shall be
- * of use for a tenth of the retention at least.
+ * of use for a tenth of the retention at least.  When a leaf goes by size, nobody knows.
  */
 int
 evbus_upkeep_unindexed(EvbusDb *db, EvbusLeaf **due)
 {
 	MemoryContext context = CurrentMemoryContext;
-	StorageClass *classes;
-	int			n_classes = load_classes(&classes);
-	int64		now = evbus_clock_to_time(now_id(db));
-	int64		closed = oldest_open(db);
+	EvbusClass *classes;
+	int			n_classes = evbus_classes(&classes);
+	int64		now = evbus_clock_to_time(evbus_now_id(db));
+	int64		closed = evbus_oldest_open(db, NULL);
 	int			size = 16;
 	int			n = 0;
 
@@ -363,12 +332,16 @@ evbus_upkeep_unindexed(EvbusDb *db, EvbusLeaf **due)
 	{
 		EvbusLeaf  *leaves;
 
+		if (classes[c].orphan)
+			continue;
 		for (int i = evbus_leaf_list(evbus_class_parent(classes[c].id), &leaves) - 1; i >= 0; i--)
 		{
 			if (leaves[i].hi > closed || evbus_leaf_indexed(leaves[i].relid) || is_empty(leaves[i].relid))
 				continue;
 			if (evbus_clock_to_time(leaves[i].hi) + classes[c].retention / 10 * 9 <= now)
 				break;
+			if (classes[c].bytes > 0 && evbus_clock_to_time(leaves[i].hi) + INDEX_AFTER > now)
+				continue;		/* where events come fast, it may go before */
 			if (n == size)
 				*due = repalloc(*due, sizeof(EvbusLeaf) * (size *= 2));
 			(*due)[n++] = leaves[i];
@@ -378,7 +351,7 @@ evbus_upkeep_unindexed(EvbusDb *db, EvbusLeaf **due)
 	return n;
 }
 
-/* Retries that were written while their subscription was being dropped. */
+/* What was written while its subscription was being dropped, or stays behind. */
 void
 evbus_upkeep_orphans(void)
 {
@@ -387,6 +360,8 @@ evbus_upkeep_orphans(void)
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "DELETE FROM evbus.retry r WHERE NOT EXISTS"
 			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)", 0, NULL, NULL, NULL, 0);
+	evbus_sql(NULL, "DELETE FROM evbus.dead_letter_quota_state q WHERE NOT EXISTS"
+			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = q.subscription_id)", 0, NULL, NULL, NULL, 0);
 	evbus_internal_end(&state);
 }
 

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(784);
+SELECT plan(816);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -38,7 +38,8 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.edit_dead_letter(NULL, '1', 'x')$$, $$evbus.edit_dead_letter(1, NULL, 'x')$$, $$evbus.edit_dead_letter(1, '1', NULL)$$, $$evbus.cancel_redrive(NULL)$$,
 	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$,
 	$$evbus.history_page(NULL)$$, $$evbus.history_page('b', types => '{a,NULL}')$$, $$evbus.history_page('b', "limit" => NULL)$$, $$evbus.history_page('b', "order" => NULL)$$,
-	$$evbus.schedule_maintenance(NULL)$$]);
+	$$evbus.schedule_maintenance(NULL)$$, $$evbus.create_bus('x', retention_bytes => NULL)$$, $$evbus.create_bus('x', retention_policy => NULL)$$,
+	$$evbus.subscribe('b', 'x', max_dead_letters => NULL)$$, $$evbus.subscribe('b', 'x', dead_letters_full => NULL)$$]);
 
 -- the names of nothing
 
@@ -140,6 +141,17 @@ INSERT INTO bad (sqlstate, call) SELECT '22007 22008', unnest(ARRAY[
 	$$evbus.subscribe('b', 'x', start_from => repeat('x', 100000))$$]);
 INSERT INTO bad (sqlstate, call) VALUES ('0A000', $$evbus.create_bus('x', durability => 'volatile')$$), ('VB002', $$evbus.create_bus('b')$$), ('VB005', $$evbus.subscribe('b', 's')$$), ('P0002', $$evbus.edit_dead_letter(1, '1', 'x')$$), ('P0002', $$evbus.edit_dead_letter(-9223372036854775808, '1', 'x')$$), ('42704', $$evbus.cancel_redrive(0)$$), ('42704', $$evbus.cancel_redrive(-9223372036854775808)$$);
 
+-- retention and quotas
+
+INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
+	(VALUES ($$evbus.create_bus('x', retention_bytes => %s)$$), ($$evbus.alter_bus('b', retention_bytes => %s)$$)) AS c (call),
+	(VALUES ('-1'), ('1'), ('1048575'), ('1125899906842625'), ('9223372036854775807'), ('-9223372036854775808')) AS v (v);
+INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.create_bus('x', retention_policy => '')$$, $$evbus.create_bus('x', retention_policy => 'drop')$$, $$evbus.alter_bus('b', retention_policy => 'Keep_unconsumed')$$, $$evbus.alter_bus('b', retention_policy => repeat('x', 100000))$$,
+	$$evbus.subscribe('b', 'x', max_dead_letters => -1)$$, $$evbus.subscribe('b', 'x', max_dead_letters => 10000001)$$, $$evbus.alter_subscription('s', max_dead_letters => -2147483648)$$, $$evbus.alter_subscription('s', max_dead_letters => 2147483647)$$,
+	$$evbus.subscribe('b', 'x', dead_letters_full => '')$$, $$evbus.subscribe('b', 'x', dead_letters_full => 'drop_newest')$$, $$evbus.alter_subscription('s', dead_letters_full => 'Pause')$$]);
+INSERT INTO bad (sqlstate, call) VALUES ('22P02', $$evbus.dead_letter_line('x')$$);
+
 -- Calls that begin with CALL are procedures, the others functions.
 CREATE FUNCTION statement(call text) RETURNS text LANGUAGE sql AS $$SELECT CASE WHEN call LIKE 'CALL %' THEN call ELSE 'SELECT * FROM ' || call END$$;
 SELECT ok(answer = ANY (string_to_array(sqlstate, ' ')), format('%s %s%s', sqlstate, replace(left(call, 100), E'\n', '\n'), CASE WHEN NOT answer = ANY (string_to_array(sqlstate, ' ')) THEN ' but got ' || answer END))
@@ -184,6 +196,8 @@ FROM (VALUES ($$evbus.publish('b', repeat('注', 1000), '1')$$), ($$evbus.publis
 CREATE TABLE good (n integer GENERATED ALWAYS AS IDENTITY, call text);
 INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$evbus.create_bus('x', retention => '1 minute', partition_interval => '1 minute', max_payload_bytes => 1)$$, $$evbus.create_bus('x', retention => '1 year')$$, $$evbus.alter_bus('b')$$,
+	$$evbus.create_bus('x', retention_bytes => 1048576)$$, $$evbus.create_bus('x', retention_bytes => 1125899906842624, retention_policy => 'drop_unconsumed')$$, $$evbus.alter_bus('b', retention_bytes => 0)$$,
+	$$evbus.subscribe('b', 'x', max_dead_letters => 1, dead_letters_full => 'drop_oldest')$$, $$evbus.alter_subscription('s', max_dead_letters => 10000000)$$,
 	$$evbus.publish('b', 'a', 'null')$$, $$evbus.publish('b', 'a', '1', key => '')$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1024))$$, $$evbus.publish('b', 'a', '1', headers => '{}')$$,
 	$$evbus.publish('b', repeat('x', 255), '1')$$, $$evbus.publish_batch('b', '{}', '{}')$$, $$evbus.publish_batch('b', '{}', '{}', '{}', '{}')$$, $$evbus.publish_batch('b', '{a}', '{1}', '{NULL}', '{NULL}')$$,
 	$$evbus.publish_batch('b', '[5:6]={a,b}', '[7:8]={1,2}')$$, $$evbus.publish_lines('b', 'a', '', '{}', '{}')$$, $$evbus.publish_lines('b', 'a', '1', '{NULL}')$$,

@@ -167,7 +167,7 @@ my @maintainer = ((map { [ "ledger.$_", 'turn' ] } 'truncating', 'truncated', 's
 # No point is forgotten: the library knows their names.  The indexer's is passed in 026_history.
 my $library = PostgreSQL::Test::Utils::slurp_file($node->config_data('--pkglibdir') . '/evbus.so');
 my %names = map { $_ => 1 } $library =~ /\0((?:publish|receive|ack|ledger|leaf|sequencer|handler)\.[a-z]{2,})(?=\0)/g;
-delete $names{$_} foreach 'leaf.indexed', map { $_->[0] } @publisher, @callbacks, @sequencer, @consumer, @maintainer;
+delete $names{$_} foreach 'leaf.indexed', 'leaf.cut', map { $_->[0] } @publisher, @callbacks, @sequencer, @consumer, @maintainer;
 is_deeply([ sort keys %names ], [], 'every debug point of the library is passed in this test');
 
 settled('before any fault');

@@ -1,0 +1,717 @@
+/*-------------------------------------------------------------------------
+ * retain.c
+ *	  Retention: which leaves go, and what holds them back.
+ *
+ * A leaf of the log goes when all of it is older than its class's retention, or
+ * while the class is larger than its retention_bytes; not before no open publisher
+ * may still write to it and everything in it has a position; and not while a
+ * subscription needs something of it, unless the class says drop_unconsumed: then what
+ * each had not settled is counted in evbus.retention_audit.  Ticks go after every log
+ * leaf that they may name; with them, in the same transaction, the positions and the
+ * clock they carry are saved in evbus.watermark.
+ *
+ * Each leaf is a transaction of its own: its locks are held for as long as it takes
+ * to drop one table, and one that cannot go does not keep the others.  Locks are waited
+ * for half a second each, in which others queue up behind us; after the first leaf of a
+ * class that is in use, no longer at all.  What does not go now goes next time.
+ *
+ * A reader takes an event whose leaf is gone for expired, and passes over it.
+ *-------------------------------------------------------------------------
+ */
+#include "retain.h"
+
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_type.h"
+#include "clock.h"
+#include "cursor.h"
+#include "eventlog.h"
+#include "internal.h"
+#include "leaf.h"
+#include "leafcut.h"
+#include "ledger.h"
+#include "point.h"
+#include "registry.h"
+#include "storage/lmgr.h"
+#include "tick.h"
+#include "upkeepnote.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#define PLACED_WAIT_MS	1000	/* for the sequencer to tick what is in the ring */
+#define LOCK_WAIT		"500ms"
+#define CUT_SHARE		10		/* a leaf is full when it holds such a part of the limit, or of all there is */
+#define CUT_REST_MAX	(60 * USECS_PER_SEC)	/* between two vain tries to cut */
+
+typedef enum Outcome
+{
+	DROPPED,
+	NEEDED,						/* by a subscription, or it has events without positions */
+	IN_USE,						/* somebody held a lock */
+	FAILED
+} Outcome;
+
+typedef struct Due
+{
+	EvbusLeaf	leaf;
+	int64		bytes;			/* where they matter */
+	bool		aged;			/* past the retention; else only more than there may be */
+} Due;
+
+/* Retention of one kind of leaves, in memory that outlives its steps. */
+typedef struct Retention
+{
+	EvbusDb    *db;
+	MemoryContext context;
+	int32		of;				/* storage class, or EVBUS_NOTE_* */
+	const EvbusClass *class;	/* NULL: ticks and dead letters */
+	Due		   *due;			/* leaves that may go, the oldest first */
+	int			n_due;
+	int64		total;			/* bytes of all leaves */
+	EvbusLeaf	hot;			/* the leaf of now; relid 0: there is none */
+	int64		hot_bytes;
+	char		held[EVBUS_NOTE_TEXT * 2];	/* what holds back the first that was to go */
+
+	const Due  *at;				/* the one at hand */
+	bool		patient;		/* wait for its lock */
+	Outcome		outcome;
+} Retention;
+
+/* The name of a subscription of some bus of the class that still needs an id below hi; NULL: there is none. */
+static const char *
+needed_by(EvbusDb *db, int32 class, int64 hi)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8OID, INT8OID, INT4OID};
+	int			n;
+	EvbusSubscription *subs = evbus_subscriptions(&n);
+	char	   *name = NULL;
+
+	for (int i = 0; i < n && name == NULL; i++)
+	{
+		EvbusCursorState state;
+		EvbusInternal internal;
+		Datum		values[4];
+
+		(void) evbus_ledger_attach(db, &subs[i]);
+		if (!evbus_cursor_progress(db, &subs[i], &state))
+			return pstrdup(subs[i].name);	/* it changes just now: next time */
+		values[0] = Int32GetDatum(subs[i].bus_id);
+		values[1] = Int64GetDatum(state.cursor);
+		values[2] = Int64GetDatum(hi);
+		values[3] = Int32GetDatum(class);
+		evbus_internal_begin(&internal);
+		/* Of this class, or of one the bus was in before: then it has rows here. */
+		if (evbus_sql(&plan, "SELECT 1 FROM evbus.tick WHERE bus_id = $1 AND first_position + n > $2 AND min_id < $3"
+						   " AND (EXISTS (SELECT 1 FROM evbus.bus b WHERE b.bus_id = $1 AND b.storage_class_id = $4)"
+						   "  OR EXISTS (SELECT 1 FROM evbus.event_log e WHERE e.storage_class_id = $4 AND e.bus_id = $1 AND e.event_id < $3))"
+						   " LIMIT 1", 4, types, values, NULL, 1) > 0)
+			name = subs[i].name;
+		evbus_internal_end(&internal);
+	}
+	return name;
+}
+
+/*
+ * Save what a leaf of ticks says before it goes: for a bus that has been quiet since,
+ * nobody else will know.  A closed leaf does not change, so no lock is needed.
+ */
+static void
+save_watermarks(EvbusDb *db, const char *leaf)
+{
+	static const Oid types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(pg_atomic_read_u64(&db->clock))};
+
+	evbus_sql(NULL, psprintf("INSERT INTO evbus.watermark AS w (bus_id, next_position, low_id, newest_id)"
+			  " SELECT bus_id, max(first_position + n), (SELECT low_id FROM evbus.tick ORDER BY tick_id DESC LIMIT 1), $1"
+			  " FROM evbus.%s WHERE bus_id <> 0 GROUP BY bus_id"
+			  " ON CONFLICT (bus_id) DO UPDATE SET next_position = greatest(w.next_position, excluded.next_position),"
+			  " low_id = greatest(w.low_id, excluded.low_id), newest_id = excluded.newest_id", quote_identifier(leaf)),
+			  1, types, values, NULL, 0);
+	evbus_sql(NULL, "DELETE FROM evbus.watermark w WHERE NOT EXISTS (SELECT 1 FROM evbus.bus b WHERE b.bus_id = w.bus_id)"
+			  " AND newest_id < (SELECT max(newest_id) FROM evbus.watermark)", 0, NULL, NULL, NULL, 0);
+}
+
+/* Has every committed event below hi a position?  Whoever waits for one is in the ring, lost, or late. */
+static bool
+all_placed(EvbusDb *db, int64 hi)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(hi)};
+	EvbusInternal state;
+	bool		late;
+
+	evbus_internal_begin(&state);
+	late = evbus_sql(&plan, "SELECT 1 FROM evbus.late WHERE min_id < $1 LIMIT 1", 1, types, values, NULL, 1) > 0;
+	evbus_internal_end(&state);
+	return !late && evbus_db_wait_drained(db, PLACED_WAIT_MS);
+}
+
+/* The id that was taken so long before, or 0: as ids count, a hundred years are more than 63 bits. */
+static int64
+id_before(int64 id, int64 usecs)
+{
+	return usecs < id >> EVBUS_CLOCK_BITS ? id - (usecs << EVBUS_CLOCK_BITS) : 0;
+}
+
+/* ------------------------------------------------------------ what was not consumed */
+
+/* One subscription's part of a leaf. */
+typedef struct Unsettled
+{
+	const EvbusSubscription *sub;
+	int64		frontier;
+	EvbusRange *open;			/* not done below frontier; ascending */
+	int			n_open;
+	int64		events;
+} Unsettled;
+
+typedef struct Counting
+{
+	Unsettled  *subs;			/* of one bus */
+	int			n;
+} Counting;
+
+static void
+count_one(int64 position, int64 id, void *arg)
+{
+	Counting   *counting = arg;
+
+	for (int i = 0; i < counting->n; i++)
+	{
+		Unsettled  *sub = &counting->subs[i];
+		int			lo = 0;
+		int			hi = sub->n_open;
+
+		while (lo < hi)			/* the first range that ends above it */
+		{
+			int			middle = (lo + hi) / 2;
+
+			if (sub->open[middle].hi <= position)
+				lo = middle + 1;
+			else
+				hi = middle;
+		}
+		sub->events += position >= sub->frontier || (lo < sub->n_open && sub->open[lo].lo <= position);
+	}
+}
+
+/* Ids of a bus in a leaf, where others of the same time are in leaves of another class. */
+static void
+id_bounds(const char *leaf, int32 bus_id, int64 *lo, int64 *hi)
+{
+	bool		isnull;
+
+	evbus_sql(NULL, psprintf("SELECT min(event_id), max(event_id) FROM evbus.%s WHERE bus_id = %d", quote_identifier(leaf), bus_id), 0, NULL, NULL, NULL, 1);
+	*lo = DatumGetInt64(evbus_column(0, 1, &isnull));
+	*hi = isnull ? *lo : DatumGetInt64(evbus_column(0, 2, NULL)) + 1;
+}
+
+/*
+ * Record what each subscription has not settled of a leaf that is about to be dropped.
+ * Inside evbus_internal_begin().
+ */
+static void
+audit(Retention *r, const char *leaf)
+{
+	static const Oid types[] = {TEXTOID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT8OID, INT4OID};
+	EvbusSubscription *subs;
+	int			n_subs;
+	int			n_buses;
+	int32	   *buses;
+	bool	   *moved;
+	Datum		values[9];
+
+	values[8] = Int32GetDatum(r->class->id);
+	n_buses = (int) evbus_sql(NULL, "SELECT bus_id, former_classes <> '{}' FROM evbus.bus WHERE storage_class_id = $9 OR $9 = ANY (former_classes)",
+							  9, types, values, "nnnnnnnn ", 0);
+	buses = palloc(sizeof(int32) * Max(n_buses, 1));
+	moved = palloc(sizeof(bool) * Max(n_buses, 1));
+	for (int b = 0; b < n_buses; b++)
+	{
+		buses[b] = DatumGetInt32(evbus_column(b, 1, NULL));
+		moved[b] = DatumGetBool(evbus_column(b, 2, NULL));
+	}
+	subs = evbus_subscriptions(&n_subs);
+	for (int b = 0; b < n_buses; b++)
+	{
+		Counting	counting = {.subs = palloc(sizeof(Unsettled) * Max(n_subs, 1))};
+		int64		lo = r->at->leaf.lo;
+		int64		hi = r->at->leaf.hi;
+
+		for (int s = 0; s < n_subs; s++)
+		{
+			Unsettled  *sub = &counting.subs[counting.n];
+
+			memset(sub, 0, sizeof(*sub));
+			sub->sub = &subs[s];
+			if (subs[s].bus_id != buses[b])
+				continue;
+			(void) evbus_ledger_attach(r->db, &subs[s]);
+			if (evbus_ledger_open_ranges(r->db, &subs[s], &sub->frontier, &sub->open, &sub->n_open))
+				counting.n++;
+		}
+		if (counting.n > 0 && moved[b])
+			id_bounds(leaf, buses[b], &lo, &hi);
+		if (counting.n > 0 && lo < hi)
+			evbus_tick_each(buses[b], lo, hi, count_one, &counting);
+		for (int s = 0; s < counting.n; s++)
+		{
+			const Unsettled *sub = &counting.subs[s];
+
+			if (sub->events == 0)
+				continue;
+			values[0] = CStringGetTextDatum(sub->sub->bus_name);
+			values[1] = CStringGetTextDatum(sub->sub->name);
+			values[2] = Int32GetDatum(sub->sub->subscription_id);
+			values[3] = CStringGetTextDatum(leaf);
+			values[4] = TimestampTzGetDatum(evbus_clock_to_time(r->at->leaf.lo));
+			values[5] = TimestampTzGetDatum(evbus_clock_to_time(r->at->leaf.hi));
+			values[6] = CStringGetTextDatum(r->at->aged ? "retention" : "retention_bytes");
+			values[7] = Int64GetDatum(sub->events);
+			evbus_sql(NULL, "INSERT INTO evbus.retention_audit (bus, subscription, subscription_id, leaf, from_time, to_time, cause, events)"
+					  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", 9, types, values, NULL, 0);
+			ereport(DEBUG1,
+					(errmsg("evbus drops " INT64_FORMAT " events that subscription \"%s\" has not consumed, with leaf \"%s\"",
+							sub->events, sub->sub->name, leaf)));
+		}
+	}
+}
+
+/* ----------------------------------------------------------------------- drops */
+
+/* Who holds a lock on one of two tables, for a user to read; NULL: nobody. */
+static char *
+holder(Oid relid, Oid parent)
+{
+	static const Oid types[] = {OIDOID, OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(parent)};
+	MemoryContext context = CurrentMemoryContext;
+	EvbusInternal state;
+	char	   *who = NULL;
+
+	evbus_internal_begin(&state);
+	if (evbus_sql(NULL, "SELECT coalesce('prepared transaction \"' || x.gid || '\"', 'process ' || l.pid, 'a prepared transaction')"
+				  " FROM pg_locks l LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction"
+				  " WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+				  " AND l.relation IN ($1, $2) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()"
+				  " ORDER BY l.pid NULLS FIRST LIMIT 1", 2, types, values, NULL, 1) > 0)
+		who = MemoryContextStrdup(context, TextDatumGetCString(evbus_column(0, 1, NULL)));
+	evbus_internal_end(&state);
+	return who;
+}
+
+/* Note what holds back a leaf, if nothing did so before. */
+static void
+hold(Retention *r, const char *why)
+{
+	if (r->held[0] == '\0')
+		strlcpy(r->held, why, sizeof(r->held));
+}
+
+/* May it go, as far as subscriptions are concerned? */
+static bool
+free_to_go(Retention *r)
+{
+	const char *who;
+
+	if (r->class == NULL)
+		return true;
+	if (!all_placed(r->db, r->at->leaf.hi))
+	{
+		hold(r, "events that have no position yet");
+		return false;
+	}
+	if (r->class->drop_unconsumed)
+		return true;
+	who = needed_by(r->db, r->class->id, r->at->leaf.hi);
+	if (who)
+		hold(r, psprintf("subscription \"%s\" has not consumed it", who));
+	return who == NULL;
+}
+
+/*
+ * Step: drop the leaf at hand.
+ *
+ * A leaf of the log is looked at again under the lock, for what we have waited for
+ * may have been a transaction with events (a prepared one has no slot to be seen by).
+ */
+static void
+drop_leaf(void *arg)
+{
+	Retention  *r = arg;
+	Oid			relid = r->at->leaf.relid;
+	Oid			parent = InvalidOid;
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *name = get_rel_name(relid);
+	bool		in_use = false;
+
+	r->outcome = FAILED;
+	if (name != NULL)
+		parent = get_partition_parent(relid, true);
+	if (!OidIsValid(parent))
+		return;					/* somebody was faster */
+	if (!free_to_go(r))
+	{
+		r->outcome = NEEDED;
+		return;
+	}
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		EvbusInternal state;
+
+		evbus_internal_begin(&state);
+		if (r->of == EVBUS_NOTE_TICKS)
+			save_watermarks(r->db, name);
+		(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		LockRelationOid(parent, AccessExclusiveLock);	/* as DROP TABLE does */
+		if (r->patient)
+			LockRelationOid(relid, AccessExclusiveLock);
+		else
+			in_use = !ConditionalLockRelationOid(relid, AccessExclusiveLock);
+		if (!in_use)
+		{
+			r->outcome = free_to_go(r) ? DROPPED : NEEDED;
+			if (r->outcome == DROPPED)
+			{
+				if (r->class != NULL && r->class->drop_unconsumed)
+					audit(r, name);
+				evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
+				EVBUS_POINT("leaf.dropped");
+			}
+		}
+		evbus_internal_end(&state);
+		if (r->outcome == DROPPED)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		r->outcome = FAILED;
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(edata);
+		in_use = true;
+		FreeErrorData(edata);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (in_use)
+	{
+		char	   *who = holder(relid, parent);
+
+		r->outcome = IN_USE;
+		hold(r, psprintf("%s holds a lock on it", who ? who : "somebody"));
+		ereport(LOG,
+				(errmsg("evbus could not drop leaf \"%s\" yet: it is in use", name)));
+	}
+	if (r->outcome == DROPPED)
+		ereport(LOG,
+				(errmsg("evbus dropped leaf \"%s\" at the retention of %s", name,
+						r->class ? "its storage class" : r->of == EVBUS_NOTE_TICKS ? "the log" : "dead letters")));
+}
+
+static void
+add_due(Retention *r, const EvbusLeaf *leaf, int64 bytes, bool aged)
+{
+	r->due[r->n_due].leaf = *leaf;
+	r->due[r->n_due].bytes = bytes;
+	r->due[r->n_due++].aged = aged;
+}
+
+static int64
+size_of(Oid relid)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {OIDOID};
+	Datum		values[] = {ObjectIdGetDatum(relid)};
+	EvbusInternal state;
+	int64		size;
+
+	evbus_internal_begin(&state);
+	evbus_sql(&plan, "SELECT coalesce(pg_total_relation_size($1), 0)", 1, types, values, NULL, 1);
+	size = DatumGetInt64(evbus_column(0, 1, NULL));
+	evbus_internal_end(&state);
+	return size;
+}
+
+/* Step: which leaves of a class may go. */
+static void
+plan_class(void *arg)
+{
+	Retention  *r = arg;
+	int64		now = evbus_now_id(r->db);
+	int64		limit = id_before(now, r->class->retention);
+	int			pid;
+	int64		closed = evbus_oldest_open(r->db, &pid);
+	EvbusLeaf  *leaves;
+	int			n = evbus_leaf_list(evbus_class_parent(r->class->id), &leaves);
+
+	r->due = MemoryContextAlloc(r->context, sizeof(Due) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		int64		bytes = r->class->bytes > 0 ? size_of(leaves[i].relid) : 0;
+
+		r->total += bytes;
+		if (leaves[i].lo <= now && now < leaves[i].hi)
+		{
+			r->hot = leaves[i];
+			r->hot_bytes = bytes;
+		}
+		if (leaves[i].hi <= Min(closed, limit) || (r->class->bytes > 0 && leaves[i].hi <= closed))
+			add_due(r, &leaves[i], bytes, leaves[i].hi <= limit);
+		else if (pid != 0 && leaves[i].hi <= limit)
+			hold(r, psprintf("process %d has been publishing for so long", pid));
+	}
+	if (pid != 0 && r->n_due == 0 && r->class->bytes > 0 && r->total > r->class->bytes)
+		hold(r, psprintf("process %d has been publishing for so long", pid));
+	pfree(leaves);
+}
+
+/* Step: which leaves of ticks may go: those that name nothing of a leaf that is left. */
+static void
+plan_ticks(void *arg)
+{
+	Retention  *r = arg;
+	int64		oldest = evbus_oldest_open(r->db, NULL);
+	Oid		   *parents;
+	int			n_parents = evbus_class_parents(&parents);
+	EvbusLeaf  *leaves;
+	int			n;
+
+	for (int p = 0; p < n_parents; p++)
+	{
+		if (evbus_leaf_list(parents[p], &leaves) > 0)
+			oldest = Min(oldest, leaves[0].lo);
+		pfree(leaves);
+	}
+	n = evbus_leaf_list(evbus_relid("tick"), &leaves);
+	r->due = MemoryContextAlloc(r->context, sizeof(Due) * Max(n, 1));
+	for (int i = 0; i < n && leaves[i].hi <= oldest; i++)
+		add_due(r, &leaves[i], 0, true);
+	pfree(leaves);
+}
+
+/* Step: which leaves of dead letters may go. */
+static void
+plan_dead_letters(void *arg)
+{
+	Retention  *r = arg;
+	int64		limit = id_before(evbus_now_id(r->db), (int64) evbus_dead_letter_retention * USECS_PER_MINUTE);
+	EvbusLeaf  *leaves;
+	int			n = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
+
+	r->due = MemoryContextAlloc(r->context, sizeof(Due) * Max(n, 1));
+	for (int i = 0; i < n && leaves[i].hi <= limit; i++)
+		add_due(r, &leaves[i], 0, true);
+	pfree(leaves);
+}
+
+/* Step: end the leaf of now. */
+static void
+cut_leaf(void *arg)
+{
+	Retention  *r = arg;
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	r->outcome = IN_USE;
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		(void) evbus_leaf_cut(r->db, r->class->parent, &r->hot, r->class->interval);
+		r->outcome = DROPPED;
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(edata);
+		FreeErrorData(edata);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/* End the leaf of now if it is full.  In vain again and again: ever more rarely, for publishers wait behind us. */
+static const char *
+cut_if_full(Retention *r, EvbusRunner run)
+{
+	static int32 vain_class = 0;
+	static int64 rest = 0;
+	static int64 not_before = 0;
+	const char *error;
+
+	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE ||
+		(vain_class == r->class->id && evbus_uptime() < not_before))
+		return NULL;
+	error = run(cut_leaf, r);
+	if (error == NULL && r->outcome == DROPPED)
+	{
+		if (vain_class == r->class->id)
+			vain_class = 0;
+		return NULL;
+	}
+	rest = vain_class == r->class->id ? Min(rest * 2, CUT_REST_MAX) : USECS_PER_SEC;
+	vain_class = r->class->id;
+	not_before = evbus_uptime() + rest;
+	return error;
+}
+
+/* Drop what is due of one kind, max leaves at most; *more: there is more. */
+static bool
+retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more)
+{
+	const char *error;
+	char	   *failed = NULL;
+
+	r->context = CurrentMemoryContext;
+	r->patient = true;
+	error = run(plan, r);
+	if (error != NULL)
+		failed = pstrdup(error);
+	for (int i = 0; i < r->n_due && error == NULL; i++)
+	{
+		r->at = &r->due[i];
+		if (!r->at->aged && r->total <= r->class->bytes)
+			break;
+		if (max-- <= 0)
+		{
+			*more = true;
+			break;
+		}
+		r->outcome = FAILED;
+		error = run(drop_leaf, r);
+		if (error != NULL)
+		{
+			hold(r, error);
+			failed = pstrdup(error);
+			error = NULL;		/* the next one may do */
+		}
+		if (r->outcome == DROPPED)
+			r->total -= r->at->bytes;
+		if (r->outcome == NEEDED)
+			break;				/* and so is what follows */
+		r->patient = r->patient && r->outcome != IN_USE;
+	}
+	if (error == NULL && r->class != NULL && r->class->bytes > 0)
+		error = cut_if_full(r, run);
+	if (error != NULL && failed == NULL)
+		failed = pstrdup(error);
+	evbus_note_held(r->db, r->of, r->held[0] ? r->held : NULL);
+	evbus_note_run(r->db, r->of, failed);
+	return failed == NULL;
+}
+
+/* ------------------------------------------------------- classes of dropped buses */
+
+/* Step: drop the own class of a bus that is gone, once nobody may have an event for it. */
+static void
+drop_class(void *arg)
+{
+	static const Oid types[] = {INT4OID, INT8OID};
+	Retention  *r = arg;
+	Datum		values[] = {Int32GetDatum(r->class->id), Int64GetDatum(evbus_now_id(r->db))};
+	EvbusInternal state;
+
+	evbus_internal_begin(&state);
+	if (r->class->orphaned_id == 0)
+		evbus_sql(NULL, "UPDATE evbus.storage_class SET orphaned_id = $2 WHERE storage_class_id = $1", 2, types, values, NULL, 0);
+	else if (evbus_oldest_open(r->db, NULL) >= r->class->orphaned_id)
+	{
+		(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		evbus_utility("DROP TABLE evbus.%s", r->class->parent);
+		evbus_sql(NULL, "DELETE FROM evbus.storage_class WHERE storage_class_id = $1", 2, types, values, NULL, 0);
+		evbus_note_forget(r->db, r->class->id);
+		ereport(LOG,
+				(errmsg("evbus dropped the leaves of a bus that was dropped (\"%s\")", r->class->parent)));
+	}
+	evbus_internal_end(&state);
+}
+
+/* ------------------------------------------------------------------------- turns */
+
+static bool
+retain_class(EvbusDb *db, EvbusRunner run, const EvbusClass *class, int max, bool *more)
+{
+	Retention	r = {.db = db, .of = class->id, .class = class};
+
+	if (class->orphan)
+		return run(drop_class, &r) == NULL;
+	return retain(&r, run, plan_class, max, more);
+}
+
+/* Everything; see evbus_upkeep_turn(). */
+bool
+evbus_retain_turn(EvbusDb *db, EvbusRunner run, const EvbusClass *classes, int n, int max, bool *more)
+{
+	Retention	ticks = {.db = db, .of = EVBUS_NOTE_TICKS};
+	Retention	dead = {.db = db, .of = EVBUS_NOTE_DEAD};
+	bool		good = true;
+
+	for (int c = 0; c < n; c++)
+		good = retain_class(db, run, &classes[c], max, more) && good;
+	good = retain(&ticks, run, plan_ticks, max, more) && good;
+	return retain(&dead, run, plan_dead_letters, max, more) && good;
+}
+
+typedef struct Limited
+{
+	MemoryContext context;
+	EvbusClass *classes;
+	int			n;
+} Limited;
+
+/* Step: load the classes. */
+static void
+load(void *arg)
+{
+	Limited    *limited = arg;
+	MemoryContext old = MemoryContextSwitchTo(limited->context);
+
+	limited->n = evbus_classes(&limited->classes);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * For the maintainer, often: classes that have a limit of their size.  Returns how many
+ * there are.
+ */
+int
+evbus_retain_limited(EvbusDb *db, EvbusRunner run, int max)
+{
+	Limited		limited = {.context = CurrentMemoryContext};
+	int			n = 0;
+	bool		more;
+
+	if (run(load, &limited) != NULL)
+		return 0;
+	for (int c = 0; c < limited.n; c++)
+		if (limited.classes[c].bytes > 0 && !limited.classes[c].orphan)
+		{
+			n++;
+			(void) retain_class(db, run, &limited.classes[c], max, &more);
+		}
+	return n;
+}

@@ -1,0 +1,14 @@
+/* upkeepnote.h: what came of upkeep, for who looks */
+#ifndef EVBUS_UPKEEPNOTE_H
+#define EVBUS_UPKEEPNOTE_H
+
+#include "evbus.h"
+
+#define EVBUS_NOTE_TICKS	(-1)
+#define EVBUS_NOTE_DEAD		(-2)
+
+extern void evbus_note_run(EvbusDb *db, int32 of, const char *error);
+extern void evbus_note_held(EvbusDb *db, int32 of, const char *why);
+extern void evbus_note_forget(EvbusDb *db, int32 of);
+
+#endif
