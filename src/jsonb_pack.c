@@ -22,6 +22,7 @@
 #include "jsonb_pack.h"
 
 #include "jsonb_layout.h"
+#include "jsonbcheck.h"
 #include "miscadmin.h"
 #include "varint.h"
 
@@ -349,7 +350,8 @@ unpack_value(In *in, Out *out, JEntry *entry)
 				value == WORD_NULL ? JENTRY_ISNULL : JENTRY_ISNUMERIC;
 			good = value <= WORD_NUMERIC;
 			if (value == WORD_NUMERIC)
-				good = take_varint(in, &value) && pad(out) && take_bytes(in, out, value);
+				good = take_varint(in, &value) && pad(out) && take_bytes(in, out, value) &&
+					evbus_numeric_sound(out->at - value, value);
 			break;
 		case PACKED_ARRAY:
 		case PACKED_OBJECT:

@@ -32,6 +32,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "train.h"
 #include "upkeep.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -80,6 +81,7 @@ evbus_maintain(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("evbus.maintain()");
 	upkeep(evbus_db(), true);
 	evbus_dead_letter_fold(evbus_dead_letter_retention);
+	evbus_train_upkeep(evbus_db());
 	PG_RETURN_VOID();
 }
 
@@ -140,6 +142,12 @@ upkeep_dead_letters(void)
 	evbus_dead_letter_fold(evbus_dead_letter_retention);
 }
 
+static void
+upkeep_dictionaries(void)
+{
+	evbus_train_upkeep(db);
+}
+
 static bool ledger_due;
 
 static void
@@ -165,13 +173,17 @@ put_behind(void)
 }
 
 static int	n_unindexed;
+static int	n_untrained;
 
+/* What there is to do for the indexer. */
 static void
 look_at_indexes(void)
 {
 	EvbusLeaf  *leaves;
+	int32	   *buses;
 
 	n_unindexed = evbus_history_indexes ? evbus_upkeep_unindexed(db, &leaves) : 0;
+	n_untrained = evbus_train_due(db, &buses);
 }
 
 /* Free what dropped subscriptions still have in shared memory. */
@@ -271,11 +283,12 @@ evbus_maintainer_main(Datum main_arg)
 			{
 				(void) attempt(upkeep_all, true);
 				(void) attempt(upkeep_dead_letters, true);
+				(void) attempt(upkeep_dictionaries, true);
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
 				if (attempt(look_at_indexes, true))
-					evbus_indexer_turn(db, n_unindexed);
+					evbus_indexer_turn(db, n_unindexed, n_untrained);
 			}
 			pgstat_report_stat(true);
 			pgstat_report_activity(STATE_IDLE, "waiting for work");

@@ -213,8 +213,8 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 		read_cold(db, sub, at, hi, out);
 }
 
-/* The columns of evbus.event, in order. */
-void
+/* The columns of evbus.event, in order; false: its payload or headers are damaged. */
+bool
 evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls)
 {
 	memset(nulls, 0, 9 * sizeof(bool));
@@ -223,12 +223,21 @@ evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum 
 	values[2] = PointerGetDatum(cstring_to_text_with_len(event->type, event->type_len));
 	nulls[3] = event->key == NULL;
 	values[3] = event->key ? PointerGetDatum(cstring_to_text_with_len(event->key, event->key_len)) : (Datum) 0;
-	values[4] = JsonbPGetDatum(evbus_decode_jsonb(event->payload, event->payload_len));
+	values[4] = PointerGetDatum(evbus_decode_try(event->payload, event->payload_len));
 	nulls[5] = event->headers == NULL;
-	values[5] = event->headers ? JsonbPGetDatum(evbus_decode_jsonb(event->headers, event->headers_len)) : (Datum) 0;
+	values[5] = event->headers ? PointerGetDatum(evbus_decode_try(event->headers, event->headers_len)) : (Datum) 0;
 	values[6] = TimestampTzGetDatum(evbus_clock_to_time(event->event_id));
 	values[7] = Int64GetDatum(event->position);
 	values[8] = Int32GetDatum(event->attempt);
+	return values[4] != (Datum) 0 && (nulls[5] || values[5] != (Datum) 0);
+}
+
+/* It cannot be delivered: errors XX001. */
+void
+evbus_event_damaged(const EvbusEvent *event)
+{
+	(void) evbus_decode_jsonb(event->payload, event->payload_len, event->event_id);
+	evbus_not_decodable(event->headers, event->headers_len, event->event_id);
 }
 
 HeapTuple
@@ -237,6 +246,7 @@ evbus_event_tuple(const EvbusEvent *event, const EvbusSubscription *sub, TupleDe
 	Datum		values[9];
 	bool		nulls[9];
 
-	evbus_event_values(event, sub, values, nulls);
+	if (!evbus_event_values(event, sub, values, nulls))
+		evbus_event_damaged(event);
 	return heap_form_tuple(desc, values, nulls);
 }

@@ -18,7 +18,8 @@ typedef struct EvbusEvents
 } EvbusEvents;
 
 extern void evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out);
-extern void evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls);
+extern bool evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls);
+extern void evbus_event_damaged(const EvbusEvent *event) pg_attribute_noreturn();
 extern HeapTuple evbus_event_tuple(const EvbusEvent *event, const EvbusSubscription *sub, TupleDesc desc);
 
 #endif
