@@ -52,6 +52,7 @@ COMMENT ON TYPE evbus.delivery IS 'one attempt to give an event to a client: the
 CREATE SEQUENCE evbus.storage_class_id_seq AS integer;
 CREATE SEQUENCE evbus.bus_id_seq AS integer;
 CREATE SEQUENCE evbus.subscription_id_seq AS integer;
+CREATE SEQUENCE evbus.dictionary_id_seq AS integer;
 
 /* No foreign keys among these: "pg_restore -j" loads them in any order. */
 CREATE TABLE evbus.storage_class (
@@ -80,7 +81,8 @@ CREATE TABLE evbus.bus (
 	max_payload_bytes integer NOT NULL,
 	paused		boolean NOT NULL,
 	created_at	timestamptz NOT NULL,
-	former_classes integer[] NOT NULL DEFAULT '{}'
+	former_classes integer[] NOT NULL DEFAULT '{}',
+	compression	text NOT NULL DEFAULT 'zstd' CHECK (compression IN ('none', 'zstd', 'dictionary'))
 );
 COMMENT ON TABLE evbus.bus IS 'the registry of buses; changed only through evbus.create_bus() and its siblings';
 COMMENT ON COLUMN evbus.bus.former_classes IS 'storage classes the bus was in before: leaves of theirs may still hold events of it';
@@ -120,6 +122,31 @@ COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger ro
 COMMENT ON COLUMN evbus.subscription.start_position IS 'first position of this epoch';
 COMMENT ON COLUMN evbus.subscription.handler_owner IS 'owner of the handler when it was chosen: a function of another role by that name is not called';
 COMMENT ON COLUMN evbus.subscription.handler_schema IS 'handler kept by name, because a regprocedure column would block pg_upgrade';
+
+/* Ids are never used again: a stored payload names its dictionary by id. */
+CREATE TABLE evbus.dictionary (
+	dictionary_id integer PRIMARY KEY,
+	bus_id		integer NOT NULL,
+	trained_at	timestamptz NOT NULL,
+	checked_at	timestamptz NOT NULL,
+	samples		integer NOT NULL,
+	jsonb_bytes	double precision NOT NULL,
+	stored_bytes double precision NOT NULL,
+	secret		bytea NOT NULL,
+	raw			bytea NOT NULL,
+	retired_at	timestamptz,
+	last_id		bigint
+);
+ALTER TABLE evbus.dictionary ALTER raw SET STORAGE EXTERNAL;	-- it does not compress
+COMMENT ON TABLE evbus.dictionary IS 'zstd dictionaries that payloads of the log were compressed with; without its dictionary a payload is lost';
+COMMENT ON COLUMN evbus.dictionary.checked_at IS 'when it was last found to be good enough to be kept in use';
+COMMENT ON COLUMN evbus.dictionary.samples IS 'how many payloads it was trained on';
+COMMENT ON COLUMN evbus.dictionary.jsonb_bytes IS 'bytes of an average payload as jsonb, of some that it was not trained on';
+COMMENT ON COLUMN evbus.dictionary.stored_bytes IS 'bytes of the same as they are stored with it';
+COMMENT ON COLUMN evbus.dictionary.secret IS 'what the codes of its frames are made with, so that only evbus makes frames';
+COMMENT ON COLUMN evbus.dictionary.raw IS 'the dictionary: pieces of payloads, so as confidential as those';
+COMMENT ON COLUMN evbus.dictionary.retired_at IS 'no longer used for what is published: there is a newer one, or the bus does without, or is gone';
+COMMENT ON COLUMN evbus.dictionary.last_id IS 'events with a higher id do not refer to it; it goes with the last leaf that has lower ones';
 
 /* ------------------------------------------------- the log and its order */
 
@@ -329,6 +356,8 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.bus', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.bus_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dictionary', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dictionary_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.late', '');
@@ -351,15 +380,15 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.redrive_job_id_seq', '');
 
 CREATE FUNCTION evbus.create_bus(bus text, durability text DEFAULT 'durable', retention interval DEFAULT '7 days',
 								 partition_interval interval DEFAULT '1 day', max_payload_bytes integer DEFAULT 16777216,
-								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed')
+								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed', compression text DEFAULT 'zstd')
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_create_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer, bigint, text) IS 'make a bus; the caller becomes its owner';
+COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer, bigint, text, text) IS 'make a bus; the caller becomes its owner';
 
 CREATE FUNCTION evbus.alter_bus(bus text, retention interval DEFAULT NULL, partition_interval interval DEFAULT NULL,
 								max_payload_bytes integer DEFAULT NULL, rename_to text DEFAULT NULL,
-								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL)
+								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL, compression text DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text, bigint, text) IS 'change settings of a bus; NULL keeps a setting, retention_bytes => 0 takes that limit away';
+COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text, bigint, text, text) IS 'change settings of a bus; NULL keeps a setting, retention_bytes => 0 takes that limit away';
 
 CREATE FUNCTION evbus.drop_bus(bus text, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_drop_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -372,6 +401,13 @@ COMMENT ON FUNCTION evbus.pause_bus(text) IS 'stop deliveries of a bus; publishi
 CREATE FUNCTION evbus.resume_bus(bus text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_resume_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.resume_bus(text) IS 'start deliveries of a paused bus again';
+
+CREATE FUNCTION evbus.train_dictionary(bus text, samples integer DEFAULT 10000, size integer DEFAULT 16384, dry_run boolean DEFAULT false,
+									   OUT dictionary_id integer, OUT trained_on integer, OUT tested_on integer, OUT dictionary_bytes integer,
+									   OUT jsonb_bytes numeric, OUT packed_bytes numeric, OUT stored_bytes numeric)
+AS 'MODULE_PATHNAME', 'evbus_train_dictionary' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.train_dictionary(text, integer, integer, boolean)
+	IS 'make a dictionary of the newest events of a bus and use it from the commit on; tells the bytes of a payload without and with it';
 
 /* --------------------------------------------------------------- publish */
 
@@ -650,9 +686,9 @@ COMMENT ON FUNCTION evbus.schedule_maintenance(text) IS 'run CALL evbus.maintain
 
 /* ------------------------------------------------------------------ views */
 
-CREATE FUNCTION evbus._decode(bytea) RETURNS jsonb
+CREATE FUNCTION evbus._decode(data bytea, event_id bigint DEFAULT 0) RETURNS jsonb
 AS 'MODULE_PATHNAME', 'evbus_decode' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION evbus._decode(bytea) IS 'stored payload or headers as jsonb';
+COMMENT ON FUNCTION evbus._decode(bytea, bigint) IS 'stored payload or headers as jsonb; the error about damaged ones names the event';
 
 CREATE FUNCTION evbus._event_time(bigint) RETURNS timestamptz
 AS 'MODULE_PATHNAME', 'evbus_event_time' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -689,7 +725,7 @@ CREATE VIEW evbus.bus_list AS
 SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_payload_bytes, b.paused, b.created_at,
 	   s.next_position,
 	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions,
-	   c.retention_bytes, c.retention_policy
+	   c.retention_bytes, c.retention_policy, b.compression
 FROM evbus.bus b
 	 JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
@@ -697,6 +733,20 @@ COMMENT ON VIEW evbus.bus_list IS 'the buses of this database and their settings
 COMMENT ON COLUMN evbus.bus_list.retention_bytes IS 'size at which its oldest events go; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.retention_policy IS 'keep_unconsumed: what a subscription still needs stays; drop_unconsumed: it goes, counted in evbus.subscription_lag';
 COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';
+
+CREATE VIEW evbus.dictionary_list AS
+SELECT d.dictionary_id, b.bus, d.trained_at, d.checked_at, d.samples, pg_catalog.octet_length(d.raw) AS dictionary_bytes,
+	   pg_catalog.round(d.jsonb_bytes::numeric, 1) AS jsonb_bytes, pg_catalog.round(d.stored_bytes::numeric, 1) AS stored_bytes,
+	   d.retired_at, evbus._event_time(d.last_id) AS last_used_at
+FROM evbus.dictionary d LEFT JOIN evbus.bus b USING (bus_id);
+COMMENT ON VIEW evbus.dictionary_list IS 'the dictionaries that payloads of the log are or were compressed with';
+COMMENT ON COLUMN evbus.dictionary_list.bus IS 'NULL: it was dropped, its events are still there';
+COMMENT ON COLUMN evbus.dictionary_list.checked_at IS 'when it was last found to be good enough to be kept in use';
+COMMENT ON COLUMN evbus.dictionary_list.samples IS 'how many payloads it was trained on';
+COMMENT ON COLUMN evbus.dictionary_list.jsonb_bytes IS 'bytes of an average payload as jsonb, of some that it was not trained on';
+COMMENT ON COLUMN evbus.dictionary_list.stored_bytes IS 'bytes of the same as they are stored with it';
+COMMENT ON COLUMN evbus.dictionary_list.retired_at IS 'since when it is not used for what is published; NULL: it may be';
+COMMENT ON COLUMN evbus.dictionary_list.last_used_at IS 'no event published later refers to it; it goes with the last leaf of before';
 
 CREATE VIEW evbus.subscription_list AS
 SELECT x.subscription, b.bus, x.owner, x.types,
@@ -737,7 +787,7 @@ COMMENT ON COLUMN evbus.subscription_lag.dropped IS 'events that retention dropp
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
 
 CREATE VIEW evbus.history AS
-SELECT e.event_id, b.bus, e.type, e.key, evbus._decode(e.payload) AS payload, evbus._decode(e.headers) AS headers,
+SELECT e.event_id, b.bus, e.type, e.key, evbus._decode(e.payload, e.event_id) AS payload, evbus._decode(e.headers, e.event_id) AS headers,
 	   evbus._event_time(e.event_id) AS published_at
 FROM evbus.event_log e JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.history IS 'every event within retention, whether delivered or not';
@@ -821,7 +871,7 @@ COMMENT ON COLUMN evbus.stat_upkeep.held_back_by IS 'what keeps the oldest leaf 
 COMMENT ON COLUMN evbus.stat_upkeep.held_back_since IS 'since when something has done so without a break';
 
 CREATE VIEW evbus.retry_list AS
-SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload) AS payload, evbus._decode(r.headers) AS headers,
+SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload, r.event_id) AS payload, evbus._decode(r.headers, r.event_id) AS headers,
 	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message,
 	   r.redrives, r.earlier_failures
 FROM evbus.retry r JOIN evbus.subscription x USING (subscription_id) JOIN evbus.bus b USING (bus_id);
@@ -829,7 +879,7 @@ COMMENT ON VIEW evbus.retry_list IS 'deliveries that failed and wait for their n
 
 CREATE VIEW evbus.dead_letter AS
 SELECT d.dead_letter_id, d.dead_at, d.subscription, d.bus, d.event_id, d.position, d.type, d.key,
-	   evbus._decode(d.payload) AS payload, evbus._decode(d.headers) AS headers, evbus._event_time(d.event_id) AS published_at,
+	   evbus._decode(d.payload, d.event_id) AS payload, evbus._decode(d.headers, d.event_id) AS headers, evbus._event_time(d.event_id) AS published_at,
 	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives, d.earlier_failures
 FROM evbus.dead_letter_log d;
 COMMENT ON VIEW evbus.dead_letter IS 'deliveries given up on';
@@ -934,7 +984,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
-GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
+#include "codec.h"
 #include "cursor.h"
 #include "internal.h"
 #include "ledger.h"
@@ -70,6 +71,8 @@ put_behind(const EvbusSubscription *sub, const EvbusEvent *event)
 	static SPIPlanPtr lock_plan = NULL;
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {INT4OID, TEXTOID, INT8OID, INT8OID, TEXTOID, BYTEAOID, BYTEAOID};
+	int			payload_len;
+	const char *payload = evbus_coded_alone(event->payload, event->payload_len, &payload_len);
 	Datum		values[] = {
 		Int32GetDatum(sub->subscription_id),
 		PointerGetDatum(cstring_to_text_with_len(event->key, event->key_len)),
@@ -77,7 +80,7 @@ put_behind(const EvbusSubscription *sub, const EvbusEvent *event)
 		Int64GetDatum(event->event_id),
 		PointerGetDatum(cstring_to_text_with_len(event->type, event->type_len)),
 		event->headers ? PointerGetDatum(cstring_to_text_with_len(event->headers, event->headers_len)) : (Datum) 0,
-		PointerGetDatum(cstring_to_text_with_len(event->payload, event->payload_len))
+		PointerGetDatum(cstring_to_text_with_len(payload, payload_len))
 	};
 	const char *nulls = event->headers ? "       " : "     n ";
 

@@ -40,6 +40,21 @@ PG_FUNCTION_INFO_V1(evbus_pause_bus);
 PG_FUNCTION_INFO_V1(evbus_resume_bus);
 PG_FUNCTION_INFO_V1(evbus_bus_state);
 
+/* One of the words that a bus's column compression may have. */
+static char *
+compression_arg(FunctionCallInfo fcinfo, int n)
+{
+	char	   *word = evbus_arg_text(fcinfo, n, "compression");
+	EvbusCompression compression;
+
+	if (!evbus_compression_parse(word, &compression))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("compression must be 'none', 'zstd' or 'dictionary'"),
+				 errdetail("It is \"%s\".", evbus_clip(word, strlen(word)))));
+	return word;
+}
+
 /*
  * evbus._require_preload(): CREATE EXTENSION fails here, with the line to add.  It
  * does not let the workers come, which the first call of any other function does:
@@ -162,7 +177,7 @@ read_policy(FunctionCallInfo fcinfo, int n)
 
 /*
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
- * max_payload_bytes integer, retention_bytes bigint, retention_policy text) returns void
+ * max_payload_bytes integer, retention_bytes bigint, retention_policy text, compression text) returns void
  *
  * bus: 1 to 63 bytes, no control characters.  durability: 'durable'.  retention:
  * 1 minute to 100 years, kept in whole leaves of partition_interval (1 minute to
@@ -170,6 +185,8 @@ read_policy(FunctionCallInfo fcinfo, int n)
  * retention_bytes: 1 MB to 1 PB of tables, indexes and TOAST, above which the oldest
  * leaves go; 0: no limit.  retention_policy: 'keep_unconsumed', or 'drop_unconsumed'
  * to drop also what a subscription has not had.
+ * compression: 'zstd' payloads from evbus.compress_threshold on, 'dictionary' smaller
+ * ones, too, with dictionaries that are trained from the history, 'none' no payload.
  * Takes effect when the caller commits.
  * Errors: 0A000 volatile, 22004, 22023, VB002 exists, VB003 no slot left.
  * Privileges: EXECUTE; the caller becomes the owner.
@@ -177,7 +194,7 @@ read_policy(FunctionCallInfo fcinfo, int n)
 Datum
 evbus_create_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID};
+	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
 	char	   *durability = evbus_arg_text(fcinfo, 1, "durability");
 	Keeping		keep = {
@@ -185,10 +202,11 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 		.interval = evbus_arg_interval(fcinfo, 3, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX)
 	};
 	int			max_payload = evbus_arg_int(fcinfo, 4, "max_payload_bytes", 1, EVBUS_PAYLOAD_MAX);
+	char	   *compression = compression_arg(fcinfo, 7);
 	EvbusDb    *db = evbus_db();
 	EvbusBus	bus;
 	EvbusInternal state;
-	Datum		values[7];
+	Datum		values[8];
 	int			slot;
 	int32		class;
 	int32		bus_id;
@@ -231,10 +249,11 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[4] = CStringGetTextDatum(durability);
 	values[5] = Int32GetDatum(max_payload);
 	values[6] = Int32GetDatum(bus_id);
+	values[7] = CStringGetTextDatum(compression);
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at)"
-			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now())",
-			  7, types, values, NULL, 0);
+	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression)"
+			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8)",
+			  8, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves_now(db, class);
@@ -273,7 +292,7 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 
 /*
  * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to, retention_bytes,
- * retention_policy) returns void
+ * retention_policy, compression) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
  * not the owner, 55006 to be renamed while changes of a table are published to it.
@@ -284,13 +303,13 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 Datum
 evbus_alter_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {INT4OID, INT4OID, INT4OID, TEXTOID};
+	static const Oid types[] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID};
 	EvbusBus	bus;
 	EvbusBus	other;
 	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
-	Datum		values[4];
-	char		nulls[5] = "    ";
+	Datum		values[5];
+	char		nulls[6] = "     ";
 
 	own_bus(fcinfo, &bus);
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
@@ -341,12 +360,14 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 			check_no_changes(&bus, "rename", "In one transaction, call evbus.stop_publish_changes() for the table, rename the bus, and call evbus.publish_changes() again.");
 		values[3] = CStringGetTextDatum(name);
 	}
+	nulls[4] = PG_ARGISNULL(7) ? 'n' : ' ';
+	values[4] = PG_ARGISNULL(7) ? (Datum) 0 : CStringGetTextDatum(compression_arg(fcinfo, 7));
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus),"
+	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression),"
 			  " former_classes = CASE WHEN storage_class_id = $2 THEN former_classes"
 			  "                  ELSE array_append(array_remove(former_classes, storage_class_id), storage_class_id) END"
 			  " WHERE bus_id = $1",
-			  4, types, values, nulls, 0);
+			  5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves_now(db, DatumGetInt32(values[1]));

@@ -18,6 +18,7 @@
 #include "behind.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
+#include "codec.h"
 #include "fmgr.h"
 #include "internal.h"
 #include "leaf.h"
@@ -50,6 +51,8 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 	int64		id = evbus_clock_take(&db->clock, 1);
 	EvbusInternal internal;
 	EvbusLeaf	leaf;
+	const char *payload;
+	int			payload_len;
 	Datum		values[15];
 	char		nulls[16] = "               ";
 
@@ -70,7 +73,8 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 	values[12] = event->key ? PointerGetDatum(cstring_to_text_with_len(event->key, event->key_len)) : (Datum) 0;
 	nulls[13] = event->headers ? ' ' : 'n';
 	values[13] = event->headers ? PointerGetDatum(cstring_to_text_with_len(event->headers, event->headers_len)) : (Datum) 0;
-	values[14] = PointerGetDatum(cstring_to_text_with_len(event->payload, event->payload_len));
+	payload = evbus_coded_alone(event->payload, event->payload_len, &payload_len);
+	values[14] = PointerGetDatum(cstring_to_text_with_len(payload, payload_len));
 
 	evbus_internal_begin(&internal);
 	evbus_sql(&plan,

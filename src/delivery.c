@@ -82,25 +82,22 @@ attach(EvbusDb *db, const EvbusSubscription *sub)
 
 /* --------------------------------------------------------------------- take */
 
-/*
- * An event whose lease ran out too often: a dead letter, in this transaction.
- * (One that may not write delivers it once more instead.)
- */
-static void
-give_up(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d, bool retry)
+/* What cannot be delivered: a dead letter, in this transaction; false: somebody else has settled it. */
+static bool
+give_up(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d,
+		const char *reason, const char *sqlstate, const char *message)
 {
 	EvbusRange	range;
 
-	d->event.attempt = sub->max_attempts;
 	if (!evbus_pin(db, &d->claim, EVBUS_PIN_ACK))
-		return;
-	evbus_dead_letter_add(db, sub, &d->event, "max_attempts", "VB000",
-						  "the lease ran out on every attempt");
-	if (!retry && evbus_cursor_range(db, &d->claim, &range))
+		return false;
+	evbus_dead_letter_add(db, sub, &d->event, reason, sqlstate, message);
+	if (!d->retry && evbus_cursor_range(db, &d->claim, &range))
 	{
 		evbus_ledger_wait_ticked(db, sub, range.hi);
 		evbus_ledger_append(db, sub, &range, 1);
 	}
+	return true;
 }
 
 /* How many more to look for, of max. */
@@ -119,9 +116,12 @@ add(EvbusTaken *t, const EvbusEvent *event, const EvbusClaim *claim, int attempt
 	d->event = *event;
 	d->event.attempt = attempt;
 	d->claim = *claim;
+	d->retry = retry;
+	/* Its lease ran out too often.  (Who may not write delivers it once more instead.) */
 	if (attempt > t->sub->max_attempts && !XactReadOnly)
 	{
-		give_up(t->db, t->sub, d, retry);
+		d->event.attempt = t->sub->max_attempts;
+		(void) give_up(t->db, t->sub, d, "max_attempts", "VB000", "the lease ran out on every attempt");
 		return;
 	}
 	t->n++;
@@ -346,6 +346,25 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 	last_bytes = t->bytes;
 }
 
+/*
+ * The i-th cannot be decoded: a dead letter, so that those behind it are delivered.
+ * Errors XX001 in a transaction that may not write.
+ */
+void
+evbus_taken_damaged(const EvbusTaken *t, int i)
+{
+	EvbusDelivery *d = &t->deliveries[i];
+
+	if (XactReadOnly)
+		evbus_event_damaged(&d->event);
+	if (give_up(t->db, t->sub, d, "permanent", unpack_sql_state(ERRCODE_DATA_CORRUPTED), "the stored event data cannot be decoded"))
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("event " INT64_FORMAT " is not delivered to subscription \"%s\": its stored data cannot be decoded",
+						d->event.event_id, t->sub->name),
+				 errdetail("It is a dead letter now.")));
+}
+
 /* The receipt of the i-th. */
 EvbusReceipt
 evbus_taken_receipt(const EvbusTaken *t, int i)
@@ -368,6 +387,7 @@ evbus_taken_receipt(const EvbusTaken *t, int i)
  * then events in order of position.  lease: 1 second to 1 day, NULL the
  * subscription's.  wait: 0 to 60 seconds, NULL not at all; returns as soon as
  * there is one.  Takes effect at once; rolled back, the deliveries go back at once.
+ * An event whose stored data is damaged becomes a dead letter instead (XX001).
  * ack: receipts, of whatever subscription, that are acked first, as evbus.ack()
  * does.  With any of them it does not wait: they would stay undone meanwhile.
  * Errors: 22004, 22023, 42501 not the owner, VB004, VB009, VB012 no lease left,
@@ -393,7 +413,11 @@ evbus_receive(PG_FUNCTION_ARGS)
 
 		values[0] = PointerGetDatum(evbus_receipt_out(&receipt));
 		nulls[0] = false;
-		evbus_event_values(&taken.deliveries[i].event, taken.sub, values + 1, nulls + 1);
+		if (!evbus_event_values(&taken.deliveries[i].event, taken.sub, values + 1, nulls + 1))
+		{
+			evbus_taken_damaged(&taken, i);
+			continue;
+		}
 		values[10] = TimestampTzGetDatum(taken.expires_at);
 		nulls[10] = false;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);

@@ -14,6 +14,7 @@ typedef struct EvbusDelivery
 {
 	EvbusEvent	event;
 	EvbusClaim	claim;
+	bool		retry;
 } EvbusDelivery;
 
 /* What a call has leased. */
@@ -30,6 +31,7 @@ typedef struct EvbusTaken
 extern void evbus_channel_name(const EvbusSubscription *sub, char *name);
 extern void evbus_wait_placed(EvbusDb *db, const EvbusSubscription *subs, int n, uint64 tail);
 extern void evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, int64 bytes_max, EvbusTaken *t);
+extern void evbus_taken_damaged(const EvbusTaken *t, int i);
 extern EvbusReceipt evbus_taken_receipt(const EvbusTaken *t, int i);
 
 #endif

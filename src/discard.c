@@ -168,7 +168,7 @@ evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 	values[1] = PointerGetDatum(cstring_to_text_with_len(stored.data, stored.len));
 	evbus_sql(NULL, "WITH o AS MATERIALIZED (SELECT d.* FROM evbus.dead_letter_log d WHERE d.dead_letter_id = $1),"
 			  " a AS (INSERT INTO evbus.dead_letter_audit (action, role, login, reason, bus, subscription, dead_letters, oldest_id, newest_id, event_id, old_payload)"
-			  "  SELECT 'edit', $3, session_user, $4, bus, subscription, 1, $1, $1, event_id, evbus._decode(payload) FROM o)"
+			  "  SELECT 'edit', $3, session_user, $4, bus, subscription, 1, $1, $1, event_id, evbus._decode(payload, event_id) FROM o)"
 			  " UPDATE evbus.dead_letter_log SET payload = $2 WHERE dead_letter_id = $1", 4, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	PG_RETURN_VOID();

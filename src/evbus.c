@@ -16,6 +16,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "dictionary.h"
 #include "fmgr.h"
 #include "handler.h"
 #include "leafindex.h"
@@ -209,9 +210,13 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 static void
 define_settings(void)
 {
+	DefineCustomIntVariable("evbus.compress_level",
+							gettext_noop("Sets how hard zstd tries to make payloads small."),
+							gettext_noop("Higher levels take more time; to read takes the same."),
+							&evbus_compress_level, 1, 1, 19, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.compress_threshold",
 							gettext_noop("Sets the size from which payloads are compressed with zstd."),
-							gettext_noop("-1 turns compression off."),
+							gettext_noop("-1 turns compression off, with dictionaries too."),
 							&evbus_compress_threshold, 2048, -1, INT_MAX, PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.dead_letter_retention",
 							gettext_noop("Sets how long dead letters are kept."),

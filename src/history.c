@@ -406,7 +406,7 @@ add_branch(StringInfo sql, HistoryPage *page, const Window *window, int class, i
 		appendStringInfoString(sql, "))");
 	}
 	if (page->filter)
-		appendStringInfo(sql, " AND evbus._decode(e.payload) @? %s::jsonpath", literal(page->filter));
+		appendStringInfo(sql, " AND evbus._decode(e.payload, e.event_id) @? %s::jsonpath", literal(page->filter));
 	appendStringInfo(sql, " ORDER BY e.event_id%s LIMIT %d)", page->newest ? " DESC" : "", limit);
 }
 
@@ -421,8 +421,8 @@ statement(HistoryPage *page, const Window *window, int limit)
 	int			n = 0;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT e.event_id, %s::text AS bus, e.type, e.key, evbus._decode(e.payload) AS payload,"
-					 " evbus._decode(e.headers) AS headers, evbus._event_time(e.event_id) AS published_at FROM (",
+	appendStringInfo(&sql, "SELECT e.event_id, %s::text AS bus, e.type, e.key, evbus._decode(e.payload, e.event_id) AS payload,"
+					 " evbus._decode(e.headers, e.event_id) AS headers, evbus._event_time(e.event_id) AS published_at FROM (",
 					 literal(page->bus.name));
 	for (int c = 0; c < page->n_classes; c++)
 	{

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  * indexer.c
  *	  The indexer: a worker that the maintainer starts when closed leaves lack
- *	  their indexes, and that ends when it has been through them.
+ *	  their indexes, or buses want dictionaries, and that ends when it has been through them.
  *
- * An index of ten million events takes many seconds, and the maintainer, which
- * sends notifications and starts handler workers, must not be away for so long.
- * Each leaf is a transaction of its own; what fails is logged and tried again, ever
+ * An index of ten million events takes many seconds, and a dictionary one; the
+ * maintainer, which sends notifications and starts handler workers, must not be away
+ * for so long.  Each leaf and each bus is a transaction of its own; what fails is logged and tried again, ever
  * more rarely if nothing comes of it (a full disk, a forgotten prepared transaction).
  *-------------------------------------------------------------------------
  */
@@ -20,6 +20,7 @@
 #include "registry.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "train.h"
 #include "upkeep.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -36,10 +37,12 @@ static EvbusDb *db;
 
 /* ----------------------------------------------------- in the maintainer */
 
-/* Start an indexer if so many leaves lack indexes and none runs; in no transaction. */
+/* Start an indexer if so many leaves lack indexes, or buses want dictionaries, and none runs; in no transaction. */
 void
-evbus_indexer_turn(EvbusDb *of, int due)
+evbus_indexer_turn(EvbusDb *of, int unindexed, int untrained)
 {
+	static int	last_unindexed = 0;
+	int			due = unindexed + untrained;
 	static BackgroundWorkerHandle *handle = NULL;
 	static uint32 last_indexed = 0;
 	static int	rest_ms = 0;
@@ -52,8 +55,9 @@ evbus_indexer_turn(EvbusDb *of, int due)
 		pfree(handle);
 		handle = NULL;
 	}
-	if (due == 0 || of->indexed != last_indexed)
-		rest_ms = 0;			/* it gets on */
+	if (due == 0 || of->indexed != last_indexed || unindexed > last_unindexed)
+		rest_ms = 0;			/* it gets on, or there is something new */
+	last_unindexed = unindexed;
 	last_indexed = of->indexed;
 	if (due == 0 || handle != NULL || of->indexer_pid != 0 || (rest_ms > 0 && evbus_uptime() < not_before))
 		return;
@@ -65,7 +69,7 @@ evbus_indexer_turn(EvbusDb *of, int due)
 		handle = NULL;
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("evbus cannot index closed leaves now: out of background worker slots"),
+				 errmsg("evbus cannot index closed leaves or train dictionaries now: out of background worker slots"),
 				 errhint("Raise max_worker_processes (now %d), or turn evbus.history_indexes off.", max_worker_processes)));
 	}
 	MemoryContextSwitchTo(old);
@@ -82,22 +86,42 @@ leave(int code, Datum arg)
 	LWLockRelease(&evbus_shared->lock);
 }
 
+/* What is at hand failed; the transaction is over. */
+static void
+log_error(MemoryContext context, const char *leaf)
+{
+	ErrorData  *edata;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(context);
+	edata = CopyErrorData();
+	if (leaf && edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		ereport(LOG,
+				(errmsg("evbus could not index leaf \"%s\" yet: it is in use", leaf)));
+	else
+		EmitErrorReport();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	RESUME_INTERRUPTS();
+}
+
 /* One leaf, in a transaction of its own. */
 static void
 index_leaf(Oid relid)
 {
 	MemoryContext context = CurrentMemoryContext;
-	char	   *name;
+	char	   *volatile name = NULL;
 	int64		start = evbus_uptime();
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	name = get_rel_name(relid);
-	name = name ? MemoryContextStrdup(context, name) : NULL;
 	PG_TRY();
 	{
-		bool		done = evbus_leaf_index(relid);
+		bool		done;
 
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		name = get_rel_name(relid);
+		name = name ? MemoryContextStrdup(context, name) : NULL;
+		done = evbus_leaf_index(relid);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		if (done)
@@ -109,22 +133,48 @@ index_leaf(Oid relid)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *edata;
-
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		if (edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-			ereport(LOG,
-					(errmsg("evbus could not index leaf \"%s\" yet: it is in use", name ? name : "?")));
-		else
-			EmitErrorReport();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
+		log_error(context, name ? name : "?");
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
+}
+
+/* One bus that has no dictionary, or an old one. */
+static void
+train_bus(int32 bus_id)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		bool		done;
+
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		done = evbus_train_bus(db, bus_id);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		db->indexed += done;
+	}
+	PG_CATCH();
+	{
+		log_error(context, NULL);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}
+
+/* Before each piece of work: is it still wanted? */
+static void
+next_piece(MemoryContext context, const char *what)
+{
+	evbus_worker_turn();
+	StartTransactionCommand();
+	if (evbus_worker_unwanted(db))
+		proc_exit(0);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	pgstat_report_activity(STATE_RUNNING, what);
 }
 
 void
@@ -132,7 +182,9 @@ evbus_indexer_main(Datum main_arg)
 {
 	MemoryContext context;
 	EvbusLeaf  *due;
+	int32	   *buses;
 	int			n;
+	int			n_buses;
 	bool		mine;
 
 	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
@@ -158,18 +210,22 @@ evbus_indexer_main(Datum main_arg)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
-	n = evbus_upkeep_unindexed(db, &due);
+	n = evbus_history_indexes ? evbus_upkeep_unindexed(db, &due) : 0;
+	n_buses = evbus_train_due(db, &buses);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	/* Dictionaries first: they take a second, indexes may take minutes. */
+	for (int i = 0; i < n_buses; i++)
+	{
+		next_piece(context, "dictionaries");
+		train_bus(buses[i]);
+		pgstat_report_stat(true);
+	}
 	for (int i = 0; i < n; i++)
 	{
-		evbus_worker_turn();
-		StartTransactionCommand();
-		if (evbus_worker_unwanted(db) || !evbus_history_indexes)
-			proc_exit(0);
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(context);
-		pgstat_report_activity(STATE_RUNNING, "indexes of closed leaves");
+		next_piece(context, "indexes of closed leaves");
+		if (!evbus_history_indexes)
+			break;
 		index_leaf(due[i].relid);
 		pgstat_report_stat(true);
 	}

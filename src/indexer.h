@@ -4,6 +4,6 @@
 
 #include "evbus.h"
 
-extern void evbus_indexer_turn(EvbusDb *db, int due);
+extern void evbus_indexer_turn(EvbusDb *db, int unindexed, int untrained);
 
 #endif

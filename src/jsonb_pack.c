@@ -14,6 +14,7 @@
 
 #include "jsonb_layout.h"
 #include "jsonb_packed.h"
+#include "jsonbcheck.h"
 #include "miscadmin.h"
 
 #define DEPTH_MAX		200	/* deeper ones stay as they are: readers may have less stack than who wrote them */
@@ -302,7 +303,8 @@ unpack_value(EvbusPacked *in, Out *out, JEntry *entry)
 				value == EVBUS_WORD_NULL ? JENTRY_ISNULL : JENTRY_ISNUMERIC;
 			good = value <= EVBUS_WORD_NUMERIC;
 			if (value == EVBUS_WORD_NUMERIC)
-				good = evbus_packed_varint(in, &value) && pad(out) && take_bytes(in, out, value);
+				good = evbus_packed_varint(in, &value) && pad(out) && take_bytes(in, out, value) &&
+					evbus_numeric_sound(out->at - value, value);
 			break;
 		case EVBUS_PACKED_ARRAY:
 		case EVBUS_PACKED_OBJECT:

@@ -12,6 +12,7 @@
 
 #include "jsonb_packed.h"
 #include "jsonb_print.h"
+#include "jsonbcheck.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
@@ -97,12 +98,12 @@ print_word(Print *p, EvbusPacked *in, uint64 word)
 		default:
 			return broken(p);
 	}
-	if (!evbus_packed_varint(in, &len) || len > (uint64) (in->end - in->at) || len < VARHDRSZ + sizeof(uint16))
+	if (!evbus_packed_varint(in, &len) || len > (uint64) (in->end - in->at))
 		return broken(p);
 	numeric = palloc(len);		/* a numeric wants alignment that packed bytes do not have */
 	memcpy(numeric, in->at, len);
 	in->at += len;
-	if (!VARATT_IS_4B_U(numeric) || VARSIZE(numeric) != len)
+	if (!evbus_numeric_sound(numeric, len))
 		return broken(p);
 	fits = evbus_json_print_numeric(p->out, numeric, p->max);
 	pfree(numeric);

@@ -3,8 +3,8 @@
  *	  Is this really a jsonb?  For bytes that may come from anybody.
  *
  * PostgreSQL trusts the binary form of jsonb: offsets in it that point outside
- * read foreign memory.  Rows of evbus are written by evbus alone, so delivery
- * need not ask; but evbus._decode() can be called by whoever may read a view,
+ * read foreign memory.  Rows of evbus are written by evbus alone, and what is
+ * compressed is told to be damaged by its codec, so delivery need not ask; but evbus._decode() can be called by whoever may read a view,
  * with bytes of his own.  The layout is described in utils/jsonb.h.
  *-------------------------------------------------------------------------
  */
@@ -17,8 +17,8 @@
 #define NUMERIC_SPECIAL	0xC000	/* a form, as in utils/adt/numeric.c */
 
 /* A numeric of exactly len bytes, with an uncompressed four-byte header. */
-static bool
-numeric_sound(const char *data, Size len)
+bool
+evbus_numeric_sound(const char *data, Size len)
 {
 	Size		digits;
 	uint16		header;
@@ -78,7 +78,7 @@ evbus_jsonb_sound(const JsonbContainer *container, Size len, bool root)
 
 			if (start > end)
 				return false;
-			if (JBE_ISNUMERIC(entry) && !numeric_sound(data + start, end - start))
+			if (JBE_ISNUMERIC(entry) && !evbus_numeric_sound(data + start, end - start))
 				return false;
 			if (JBE_ISCONTAINER(entry) &&
 				(JsonContainerIsScalar(container) ||

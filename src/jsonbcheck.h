@@ -6,6 +6,7 @@
 
 #include "utils/jsonb.h"
 
+extern bool evbus_numeric_sound(const char *data, Size len);
 extern bool evbus_jsonb_sound(const JsonbContainer *container, Size len, bool root);
 
 #endif

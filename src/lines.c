@@ -77,25 +77,23 @@ put_time(Lines *l, char *to, TimestampTz time)
 
 /* --------------------------------------------------------------------- lines */
 
-/* Headers or payload; false: too long. */
-static bool
+/* Headers or payload. */
+static EvbusPrinted
 put_json(Lines *l, const char *data, int len, int max)
 {
 	return evbus_decode_print(&l->text, &l->json, data, len, max);
 }
 
-/*
- * Append a line; false: all would have more than max bytes then, and what is
- * behind the last line is nothing.  Keys are as in evbus.delivery, in that order.
- */
-static bool
+/* Append a line.  Keys are as in evbus.delivery, in that order. */
+static EvbusPrinted
 put_line(Lines *l, const EvbusEvent *event, const EvbusReceipt *receipt, int max)
 {
 	StringInfo	text = &l->text;
+	EvbusPrinted	result;
 	char	   *to = evbus_print_room(text, FIXED_MAX + l->bus.len, max);
 
 	if (to == NULL)
-		return false;
+		return EVBUS_PRINT_TOO_LONG;
 	if (text->len > VARHDRSZ)
 		*to++ = '\n';
 	EVBUS_PRINT(to, "{\"receipt\":\"");
@@ -108,39 +106,42 @@ put_line(Lines *l, const EvbusEvent *event, const EvbusReceipt *receipt, int max
 	to += l->bus.len;
 	text->len = to - text->data;
 	if (!evbus_json_print_string(text, event->type, event->type_len, max))
-		return false;
+		return EVBUS_PRINT_TOO_LONG;
 
 	to = evbus_print_room(text, FIXED_MAX, max);
 	if (to == NULL)
-		return false;
+		return EVBUS_PRINT_TOO_LONG;
 	EVBUS_PRINT(to, ",\"key\":");
 	if (event->key == NULL)
 		EVBUS_PRINT(to, "null");
 	text->len = to - text->data;
 	if (event->key && !evbus_json_print_string(text, event->key, event->key_len, max))
-		return false;
+		return EVBUS_PRINT_TOO_LONG;
 
 	to = evbus_print_room(text, FIXED_MAX, max);
 	if (to == NULL)
-		return false;
+		return EVBUS_PRINT_TOO_LONG;
 	EVBUS_PRINT(to, ",\"payload\":");
 	text->len = to - text->data;
-	if (!put_json(l, event->payload, event->payload_len, max))
-		return false;
+	result = put_json(l, event->payload, event->payload_len, max);
+	if (result != EVBUS_PRINT_DONE)
+		return result;
 
 	to = evbus_print_room(text, FIXED_MAX, max);
 	if (to == NULL)
-		return false;
+		return EVBUS_PRINT_TOO_LONG;
 	EVBUS_PRINT(to, ",\"headers\":");
 	if (event->headers == NULL)
 		EVBUS_PRINT(to, "null");
 	text->len = to - text->data;
-	if (event->headers && !put_json(l, event->headers, event->headers_len, max))
-		return false;
+	if (event->headers)
+		result = put_json(l, event->headers, event->headers_len, max);
+	if (result != EVBUS_PRINT_DONE)
+		return result;
 
 	to = evbus_print_room(text, FIXED_MAX, max);
 	if (to == NULL)
-		return false;
+		return EVBUS_PRINT_TOO_LONG;
 	EVBUS_PRINT(to, ",\"published_at\":\"");
 	to = put_time(l, to, evbus_clock_to_time(event->event_id));
 	EVBUS_PRINT(to, "\",\"position\":");
@@ -152,7 +153,7 @@ put_line(Lines *l, const EvbusEvent *event, const EvbusReceipt *receipt, int max
 	to += TIME_CHARS;
 	EVBUS_PRINT(to, "\"}");
 	text->len = to - text->data;
-	return text->len <= max;
+	return text->len <= max ? EVBUS_PRINT_DONE : EVBUS_PRINT_TOO_LONG;
 }
 
 /* What all lines have in common; and room for what they will have, roughly. */
@@ -206,7 +207,7 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 	Datum		all;
 	Datum		values[3];
 	bool		nulls[3] = {false, false, false};
-	int			n;
+	int			n = 0;
 
 	evbus_take(fcinfo, "evbus.receive_lines()", "evbus.receive_lines(ack => ...)", BATCH_MAX, &taken);
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
@@ -214,16 +215,22 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	begin(&l, &taken);
-	for (n = 0; n < taken.n; n++)
+	for (int i = 0; i < taken.n; i++)
 	{
-		const EvbusEvent *event = &taken.deliveries[n].event;
-		EvbusReceipt receipt = evbus_taken_receipt(&taken, n);
+		const EvbusEvent *event = &taken.deliveries[i].event;
+		EvbusReceipt receipt = evbus_taken_receipt(&taken, i);
 		int			before = l.text.len;
+		EvbusPrinted	result;
 
 		CHECK_FOR_INTERRUPTS();
-		if (n == 0)
-			evbus_receipts_begin(&receipts, &receipt);
-		if (!put_line(&l, event, &receipt, n == 0 ? LONE_MAX : BATCH_MAX))
+		result = put_line(&l, event, &receipt, n == 0 ? LONE_MAX : BATCH_MAX);
+		if (result == EVBUS_PRINT_DAMAGED)
+		{
+			l.text.len = before;
+			evbus_taken_damaged(&taken, i);
+			continue;
+		}
+		if (result == EVBUS_PRINT_TOO_LONG)
 		{
 			if (n == 0)
 				ereport(ERROR,
@@ -232,11 +239,15 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 						 errdetail("As text it has more than %d MB.", LONE_MAX / (1024 * 1024)),
 						 errhint("Select its receipt alone from evbus.receive(), and settle it with that.")));
 			l.text.len = before;
-			give_back(&taken, n);
+			give_back(&taken, i);
 			break;
 		}
+		if (n++ == 0)
+			evbus_receipts_begin(&receipts, &receipt);
 		evbus_receipts_add(&receipts, &receipt);
 	}
+	if (n == 0)
+		return (Datum) 0;
 
 	all = PointerGetDatum(evbus_receipts_out(&receipts));
 	SET_VARSIZE(l.text.data, l.text.len);

@@ -36,6 +36,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "train.h"
 #include "upkeep.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -79,6 +80,12 @@ fold(void *arg)
 }
 
 static void
+train(void *arg)
+{
+	evbus_train_upkeep(evbus_db());
+}
+
+static void
 orphans(void *arg)
 {
 	evbus_upkeep_orphans();
@@ -117,6 +124,7 @@ evbus_maintain(PG_FUNCTION_ARGS)
 	(void) evbus_upkeep_turn(of, run_by_hand, pg_atomic_read_u32(&of->recovered) && evbus_db_wait_drained(of, 1000),
 							 INT_MAX, &more);
 	(void) run_by_hand(fold, NULL);
+	(void) run_by_hand(train, NULL);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(turn);
 	SPI_finish();
@@ -251,13 +259,17 @@ put_behind(void)
 }
 
 static int	n_unindexed;
+static int	n_untrained;
 
+/* What there is to do for the indexer. */
 static void
 look_at_indexes(void)
 {
 	EvbusLeaf  *leaves;
+	int32	   *buses;
 
 	n_unindexed = evbus_history_indexes ? evbus_upkeep_unindexed(db, &leaves) : 0;
+	n_untrained = evbus_train_due(db, &buses);
 }
 
 /* Free what dropped subscriptions still have in shared memory. */
@@ -365,11 +377,12 @@ evbus_maintainer_main(Datum main_arg)
 				if (upkeep_all())
 					upkeep_at = now;
 				(void) run_alone(fold, NULL);
+				(void) run_plain(train, NULL);
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
 				if (attempt(look_at_indexes, true))
-					evbus_indexer_turn(db, n_unindexed);
+					evbus_indexer_turn(db, n_unindexed, n_untrained);
 			}
 			MemoryContextSwitchTo(context);
 			pgstat_report_stat(true);

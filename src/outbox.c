@@ -228,7 +228,7 @@ evbus_outbox_add(const EvbusBus *bus, int64 id, text *type, text *key,
 	rows = make_room(rows, &max_rows, n_rows, sizeof(EvbusRow *));
 	if (headers)
 		evbus_encode_jsonb(headers, &coded_headers);
-	evbus_encode_jsonb(payload, &coded_payload);
+	evbus_encode_payload(bus, payload, &coded_payload);
 	row = evbus_eventlog_form(context, bus, id, type, key, headers ? &coded_headers : NULL, &coded_payload);
 	row->ring_len = ring ? entry_len(row) : 0;
 	rows[n_rows++] = row;

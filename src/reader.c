@@ -250,7 +250,7 @@ evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, 
 	evbus_fetch(sub, events, n);
 	for (int i = 0; i < n; i++)
 		if (events[i].type == NULL)
-			evbus_eventlog_check_expired(events[i].event_id, sub->bus_name);
+			evbus_eventlog_check_expired(events[i].event_id, sub);
 }
 
 /*
@@ -271,8 +271,8 @@ evbus_read_more(int n, int64 bytes, int64 bytes_max, int max)
 	return (int) Min(Min(max, LOOK_MAX), (bytes_max - bytes) / Max(bytes / n, 1) + 1);
 }
 
-/* The columns of evbus.event, in order. */
-void
+/* The columns of evbus.event, in order; false: its payload or headers are damaged. */
+bool
 evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls)
 {
 	memset(nulls, 0, 9 * sizeof(bool));
@@ -281,12 +281,21 @@ evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum 
 	values[2] = PointerGetDatum(cstring_to_text_with_len(event->type, event->type_len));
 	nulls[3] = event->key == NULL;
 	values[3] = event->key ? PointerGetDatum(cstring_to_text_with_len(event->key, event->key_len)) : (Datum) 0;
-	values[4] = JsonbPGetDatum(evbus_decode_jsonb(event->payload, event->payload_len));
+	values[4] = PointerGetDatum(evbus_decode_try(event->payload, event->payload_len));
 	nulls[5] = event->headers == NULL;
-	values[5] = event->headers ? JsonbPGetDatum(evbus_decode_jsonb(event->headers, event->headers_len)) : (Datum) 0;
+	values[5] = event->headers ? PointerGetDatum(evbus_decode_try(event->headers, event->headers_len)) : (Datum) 0;
 	values[6] = TimestampTzGetDatum(evbus_clock_to_time(event->event_id));
 	values[7] = Int64GetDatum(event->position);
 	values[8] = Int32GetDatum(event->attempt);
+	return values[4] != (Datum) 0 && (nulls[5] || values[5] != (Datum) 0);
+}
+
+/* It cannot be delivered: errors XX001. */
+void
+evbus_event_damaged(const EvbusEvent *event)
+{
+	(void) evbus_decode_jsonb(event->payload, event->payload_len, event->event_id);
+	evbus_not_decodable(event->headers, event->headers_len, event->event_id);
 }
 
 HeapTuple
@@ -295,6 +304,7 @@ evbus_event_tuple(const EvbusEvent *event, const EvbusSubscription *sub, TupleDe
 	Datum		values[9];
 	bool		nulls[9];
 
-	evbus_event_values(event, sub, values, nulls);
+	if (!evbus_event_values(event, sub, values, nulls))
+		evbus_event_damaged(event);
 	return heap_form_tuple(desc, values, nulls);
 }

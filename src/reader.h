@@ -20,7 +20,8 @@ typedef struct EvbusEvents
 extern void evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out);
 extern int	evbus_read_more(int n, int64 bytes, int64 bytes_max, int max);
 extern void evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n, XLogRecPtr *lsn);
-extern void evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls);
+extern bool evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls);
+extern void evbus_event_damaged(const EvbusEvent *event) pg_attribute_noreturn();
 extern HeapTuple evbus_event_tuple(const EvbusEvent *event, const EvbusSubscription *sub, TupleDesc desc);
 
 #endif

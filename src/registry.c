@@ -34,7 +34,7 @@
 enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
-	BUS_PAUSED, BUS_CREATED, BUS_FORMER
+	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_COMPRESSION
 };
 enum
 {
@@ -106,11 +106,26 @@ registry_init(void)
 
 /* ------------------------------------------------------ configuration cache */
 
+/* The word of create_bus(compression => ...); false: it is none. */
+bool
+evbus_compression_parse(const char *word, EvbusCompression *compression)
+{
+	static const char *const words[] = {"zstd", "dictionary", "none"};
+
+	for (int i = 0; i < lengthof(words); i++)
+		if (strcmp(word, words[i]) == 0)
+		{
+			*compression = (EvbusCompression) i;
+			return true;
+		}
+	return false;
+}
+
 static void
 load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 {
-	Datum		values[BUS_FORMER];
-	bool		nulls[BUS_FORMER];
+	Datum		values[BUS_COMPRESSION];
+	bool		nulls[BUS_COMPRESSION];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	bus->bus_id = DatumGetInt32(values[BUS_ID - 1]);
@@ -119,6 +134,8 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	bus->owner = DatumGetObjectId(values[BUS_OWNER - 1]);
 	bus->max_payload_bytes = DatumGetInt32(values[BUS_MAX_PAYLOAD - 1]);
 	bus->paused = DatumGetBool(values[BUS_PAUSED - 1]);
+	if (!evbus_compression_parse(TextDatumGetCString(values[BUS_COMPRESSION - 1]), &bus->compression))
+		bus->compression = EVBUS_COMPRESS_ZSTD;
 	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
 }
 
@@ -205,7 +222,7 @@ load_table(Oid relid, int max, bool buses)
 	int			n = 0;
 
 	/* A library of another version than the tables must not read past their rows. */
-	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_DEAD_FULL))
+	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_COMPRESSION : SUB_DEAD_FULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),

@@ -4,6 +4,14 @@
 
 #include "area.h"
 
+/* How payloads of a bus are stored, besides being packed. */
+typedef enum EvbusCompression
+{
+	EVBUS_COMPRESS_ZSTD,		/* from evbus.compress_threshold on */
+	EVBUS_COMPRESS_DICTIONARY,	/* and smaller ones with dictionaries of the bus */
+	EVBUS_COMPRESS_NONE
+} EvbusCompression;
+
 typedef struct EvbusBus
 {
 	int32		bus_id;
@@ -12,6 +20,7 @@ typedef struct EvbusBus
 	Oid			owner;
 	int			max_payload_bytes;
 	bool		paused;
+	EvbusCompression compression;
 	char		name[EVBUS_NAME_MAX + 1];
 } EvbusBus;
 
@@ -53,6 +62,7 @@ extern bool evbus_bus_find(const char *name, EvbusBus *bus);
 extern bool evbus_bus_by_id(int32 id, EvbusBus *bus);
 extern EvbusBus *evbus_buses(int *count);
 extern void evbus_bus_get(const char *name, EvbusBus *bus);
+extern bool evbus_compression_parse(const char *word, EvbusCompression *compression);
 extern EvbusSubscription *evbus_subscription_get(const char *name, bool missing_ok);
 extern EvbusSubscription *evbus_subscription_by_id(int32 id);
 extern bool evbus_subscription_exists(int32 id);

@@ -17,6 +17,7 @@
 #include "retry.h"
 
 #include "catalog/pg_type.h"
+#include "codec.h"
 #include "common/pg_prng.h"
 #include "dead_letter.h"
 #include "behind.h"
@@ -108,6 +109,8 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	char	   *message = scrub(failure->message, failure->sqlerrcode);
 	TimestampTz now = GetCurrentTimestamp();
 	EvbusInternal internal;
+	const char *payload;
+	int			payload_len;
 	Datum		values[12];
 	char		nulls[13] = "            ";
 	int64		delay;
@@ -140,7 +143,8 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	nulls[9] = event->key ? ' ' : 'n';
 	values[10] = event->headers ? coded(event->headers, event->headers_len) : (Datum) 0;
 	nulls[10] = event->headers ? ' ' : 'n';
-	values[11] = coded(event->payload, event->payload_len);
+	payload = evbus_coded_alone(event->payload, event->payload_len, &payload_len);
+	values[11] = coded(payload, payload_len);
 
 	evbus_internal_begin(&internal);
 	evbus_sql(&plan,

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(816);
+SELECT plan(841);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -16,7 +16,8 @@ CREATE TABLE bad (n integer GENERATED ALWAYS AS IDENTITY, call text, sqlstate te
 
 INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.create_bus(NULL)$$, $$evbus.create_bus('x', durability => NULL)$$, $$evbus.create_bus('x', retention => NULL)$$,
-	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$,
+	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$, $$evbus.create_bus('x', compression => NULL)$$,
+	$$evbus.train_dictionary(NULL)$$, $$evbus.train_dictionary('b', samples => NULL)$$, $$evbus.train_dictionary('b', size => NULL)$$, $$evbus.train_dictionary('b', dry_run => NULL)$$,
 	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$,
 	$$evbus.publish(NULL, 'a', '1')$$, $$evbus.publish('b', NULL, '1')$$, $$evbus.publish('b', 'a', NULL)$$,
 	$$evbus.publish_lines(NULL, 'a', '1')$$, $$evbus.publish_lines('b', NULL, '1')$$, $$evbus.publish_lines('b', 'a', NULL)$$,
@@ -44,7 +45,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 -- the names of nothing
 
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
-	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$),
+	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$), ('VB001', $$evbus.train_dictionary(%L)$$),
 		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.publish_changes('bad', %L)$$),
 		('VB001', $$evbus.publish_cloud_event(%L, '{"specversion": "1.0", "id": "1", "source": "/", "type": "a"}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
 		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.history_page(%L)$$), ('VB001', $$evbus.redrive(bus => %L, rate => 1)$$), ('VB001', $$evbus.discard(bus => %L, reason => 'x')$$), ('VB004', $$evbus.discard(subscription => %L, reason => 'x')$$), ('VB004', $$evbus.redrive(subscription => %L, dry_run => true)$$),
@@ -94,9 +95,10 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, n) FROM
 		($$evbus.subscribe('b', 'x', max_attempts => %s)$$), ($$evbus.subscribe('b', 'x', concurrency => %s)$$), ($$evbus.alter_subscription('s', batch_size => %s)$$),
 		($$evbus.alter_subscription('s', max_attempts => %s)$$), ($$evbus.alter_subscription('s', concurrency => %s)$$), ($$evbus.receive('s', %s)$$),
 		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$),
-		($$evbus.history_page('b', "limit" => %s)$$), ($$evbus.history_page('b', after => %s)$$)) AS c (call),
+		($$evbus.history_page('b', "limit" => %s)$$), ($$evbus.history_page('b', after => %s)$$), ($$evbus.train_dictionary('b', samples => %s)$$), ($$evbus.train_dictionary('b', size => %s)$$)) AS c (call),
 	(VALUES ('0'), ('-1'), ('-2147483648')) AS v (n);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.train_dictionary('b', samples => 99)$$, $$evbus.train_dictionary('b', samples => 1000001)$$, $$evbus.train_dictionary('b', size => 1023)$$, $$evbus.train_dictionary('b', size => 131073)$$,
 	$$evbus.subscribe('b', 'x', batch_size => 10001)$$, $$evbus.subscribe('b', 'x', batch_size => 2147483647)$$, $$evbus.subscribe('b', 'x', max_attempts => 1001)$$,
 	$$evbus.subscribe('b', 'x', max_attempts => 2147483647)$$, $$evbus.subscribe('b', 'x', concurrency => 2147483647)$$, $$evbus.alter_subscription('s', batch_size => 10001)$$,
 	$$evbus.alter_subscription('s', max_attempts => 1001)$$, $$evbus.alter_subscription('s', concurrency => 2147483647)$$,
@@ -126,6 +128,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 -- texts
 
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.create_bus('x', compression => '')$$, $$evbus.create_bus('x', compression => 'Zstd')$$, $$evbus.alter_bus('b', compression => repeat('x', 100000))$$,
 	$$evbus.create_bus('x', durability => '')$$, $$evbus.create_bus('x', durability => 'solid')$$, $$evbus.seek('s', '0')$$, $$evbus.seek('s', '1000')$$,
 	$$evbus.seek('s', '9223372036854775808')$$, $$evbus.seek('s', repeat('9', 100000))$$, $$evbus.subscribe('b', 'x', start_from => '0')$$,
 	$$evbus.publish('b', 'a', '1', key => repeat('k', 1025))$$, $$evbus.publish('b', 'a', '1', key => repeat('é', 513))$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1000000))$$,

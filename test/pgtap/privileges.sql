@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(220);
+SELECT plan(226);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -13,7 +13,7 @@ CREATE ROLE evbus_test_nologin;
 
 SELECT set_eq($$SELECT p.oid::regprocedure::text FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 	WHERE p.pronamespace = 'evbus'::regnamespace AND a.grantee = 0 AND a.privilege_type = 'EXECUTE'$$,
-	$$VALUES ('evbus._decode(bytea)'), ('evbus._event_time(bigint)'), ('evbus._time_event(timestamp with time zone)'), ('evbus._type_matches(text,text[])')$$, 'PUBLIC may execute four pure functions, nothing else');
+	$$VALUES ('evbus._decode(bytea,bigint)'), ('evbus._event_time(bigint)'), ('evbus._time_event(timestamp with time zone)'), ('evbus._type_matches(text,text[])')$$, 'PUBLIC may execute four pure functions, nothing else');
 SELECT is_empty($$SELECT c.oid::regclass, a.privilege_type FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault(CASE WHEN c.relkind = 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) a
 	WHERE c.relnamespace = 'evbus'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') AND a.grantee = 0$$, 'PUBLIC may read or write no table, view or sequence');
 SELECT is_empty($$SELECT a.privilege_type FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a WHERE n.nspname = 'evbus' AND a.grantee = 0$$, 'PUBLIC may not even look into the schema');
@@ -25,7 +25,7 @@ SELECT evbus.subscribe('orders', 'admins') AS position \gset
 CREATE TABLE api (call text);
 GRANT SELECT ON api TO PUBLIC;
 INSERT INTO api VALUES
-	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$),
+	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$), ($$SELECT evbus.train_dictionary('orders')$$),
 	($$SELECT evbus.publish('orders', 'a', '1')$$), ($$SELECT * FROM evbus.publish_batch('orders', '{a}', '{1}')$$), ($$SELECT * FROM evbus.publish_lines('orders', 'a', '1')$$),
 	($$SELECT evbus.publish_changes('api', 'orders')$$), ($$SELECT evbus.stop_publish_changes('api')$$), ($$SELECT evbus._changes()$$),
 	($$SELECT evbus.cloud_event(NULL::evbus.event)$$), ($$SELECT evbus.publish_cloud_event('orders', '{}')$$),
@@ -36,10 +36,10 @@ INSERT INTO api VALUES
 	($$CALL evbus.maintain()$$), ($$SELECT evbus.schedule_maintenance()$$), ($$SELECT * FROM evbus._bus_state()$$), ($$SELECT * FROM evbus._subscription_state()$$), ($$SELECT * FROM evbus._status()$$),
 	($$SELECT * FROM evbus.history_page('orders')$$), ($$SELECT * FROM evbus._history_query('orders')$$), ($$SELECT evbus._oldest_open()$$), ($$SELECT * FROM evbus._upkeep_state()$$), ($$SELECT * FROM evbus.stat_upkeep$$), ($$SELECT * FROM evbus.dead_letter_quota$$), ($$SELECT evbus.dead_letter_line(NULL)$$),
 	($$SELECT * FROM evbus.retention_audit$$), ($$DELETE FROM evbus.retention_audit$$), ($$SELECT * FROM evbus.dead_letter_quota_state$$), ($$SELECT * FROM evbus.leaf_list$$),
-	($$SELECT * FROM evbus.bus_list$$), ($$SELECT * FROM evbus.subscription_list$$), ($$SELECT * FROM evbus.subscription_lag$$), ($$SELECT * FROM evbus.history$$), ($$SELECT * FROM evbus.retry_list$$),
+	($$SELECT * FROM evbus.bus_list$$), ($$SELECT * FROM evbus.dictionary_list$$), ($$SELECT * FROM evbus.subscription_list$$), ($$SELECT * FROM evbus.subscription_lag$$), ($$SELECT * FROM evbus.history$$), ($$SELECT * FROM evbus.retry_list$$),
 	($$SELECT * FROM evbus.dead_letter$$), ($$SELECT * FROM evbus.dead_letter_summary$$), ($$SELECT * FROM evbus.dead_letter_trend$$), ($$SELECT * FROM evbus.redrive_list$$),
 	($$SELECT * FROM evbus.dead_letter_audit$$), ($$DELETE FROM evbus.dead_letter_audit$$), ($$SELECT * FROM evbus.redrive_job$$), ($$SELECT * FROM evbus.dead_letter_count$$), ($$SELECT * FROM evbus.dead_letter_delta$$),
-	($$SELECT * FROM evbus.bus$$), ($$SELECT * FROM evbus.subscription$$), ($$SELECT * FROM evbus.event_log$$), ($$SELECT * FROM evbus.tick$$), ($$SELECT * FROM evbus.late$$), ($$SELECT * FROM evbus.retry$$),
+	($$SELECT * FROM evbus.bus$$), ($$SELECT * FROM evbus.dictionary$$), ($$SELECT * FROM evbus.subscription$$), ($$SELECT * FROM evbus.event_log$$), ($$SELECT * FROM evbus.tick$$), ($$SELECT * FROM evbus.late$$), ($$SELECT * FROM evbus.retry$$),
 	($$SELECT * FROM evbus.dead_letter_log$$), ($$SELECT * FROM evbus.ack_0$$), ($$DELETE FROM evbus.subscription$$), ($$UPDATE evbus.bus SET paused = true$$),
 	($$INSERT INTO evbus.late VALUES (1, 1, '')$$), ($$TRUNCATE evbus.ack_1$$);
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'evbus'::regnamespace AND proname NOT IN ('_decode', '_event_time', '_time_event', '_type_matches', '_require_preload')

@@ -131,7 +131,7 @@ sub build_module
 	my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
 	my ($include, $stderr) = run_command([ $pg_config, '--includedir-server' ]);
 	my $library = PostgreSQL::Test::Utils::tempdir() . "/$name.so";
-	system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-I', $include, '-o', $library, "$FindBin::RealBin/../module/$name.c");
+	system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-I', $include, '-I', "$FindBin::RealBin/../../src", '-o', $library, "$FindBin::RealBin/../module/$name.c");
 	return $library;
 }
 
