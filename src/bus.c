@@ -26,6 +26,7 @@
 
 #define RETENTION_MAX	(36500 * USECS_PER_DAY)
 #define INTERVAL_MAX	(31 * USECS_PER_DAY)
+#define DEDUP_MAX		(7 * USECS_PER_DAY)
 
 PG_FUNCTION_INFO_V1(evbus_check_preload);
 PG_FUNCTION_INFO_V1(evbus_create_bus);
@@ -75,11 +76,12 @@ find_class(EvbusDb *db, int64 retention, int64 interval)
 
 /*
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
- * max_payload_bytes integer) returns void
+ * max_payload_bytes integer, dedup_window interval) returns void
  *
  * bus: 1 to 63 bytes, no control characters.  durability: 'durable'.  retention:
  * 1 minute to 100 years, kept in whole leaves of partition_interval (1 minute to
  * 31 days).  max_payload_bytes: 1 to 255 MB, of payload and headers as jsonb.
+ * dedup_window: 1 second to 7 days, for how long a dedup_key is taken.
  * Takes effect when the caller commits.
  * Errors: 0A000 volatile, 22004, 22023, VB002 exists, VB003 no slot left.
  * Privileges: EXECUTE; the caller becomes the owner.
@@ -87,16 +89,17 @@ find_class(EvbusDb *db, int64 retention, int64 interval)
 Datum
 evbus_create_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID};
+	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INTERVALOID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
 	char	   *durability = evbus_arg_text(fcinfo, 1, "durability");
 	int64		retention = evbus_arg_interval(fcinfo, 2, "retention", USECS_PER_MINUTE, RETENTION_MAX);
 	int64		interval = evbus_arg_interval(fcinfo, 3, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX);
 	int			max_payload = evbus_arg_int(fcinfo, 4, "max_payload_bytes", 1, EVBUS_PAYLOAD_MAX);
+	int64		dedup_window = evbus_arg_interval(fcinfo, 5, "dedup_window", USECS_PER_SEC, DEDUP_MAX);
 	EvbusDb    *db = evbus_db();
 	EvbusBus	bus;
 	EvbusInternal state;
-	Datum		values[6];
+	Datum		values[7];
 	int			slot;
 	int32		class;
 
@@ -131,10 +134,11 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[3] = ObjectIdGetDatum(GetUserId());
 	values[4] = CStringGetTextDatum(durability);
 	values[5] = Int32GetDatum(max_payload);
+	values[6] = evbus_interval_datum(dedup_window);
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at)"
-			  " VALUES (nextval('evbus.bus_id_seq'), $1, $2, $3, $4::regrole, $5, $6, false, now())",
-			  6, types, values, NULL, 0);
+	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, dedup_window)"
+			  " VALUES (nextval('evbus.bus_id_seq'), $1, $2, $3, $4::regrole, $5, $6, false, now(), $7)",
+			  7, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves(db);
@@ -172,23 +176,24 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 }
 
 /*
- * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to) returns void
+ * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to, dedup_window) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
  * not the owner, 55006 to be renamed while changes of a table are published to it.
  * A new retention or interval moves the bus to another storage
- * class: events already stored stay under the old one.
+ * class: events already stored stay under the old one.  A new dedup_window holds from
+ * then on, for the keys that are still there.
  */
 Datum
 evbus_alter_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {INT4OID, INT4OID, INT4OID, TEXTOID};
+	static const Oid types[] = {INT4OID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
 	EvbusBus	bus;
 	EvbusBus	other;
 	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
-	Datum		values[4];
-	char		nulls[5] = "    ";
+	Datum		values[5];
+	char		nulls[6] = "     ";
 
 	own_bus(fcinfo, &bus);
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
@@ -228,16 +233,38 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 			check_no_changes(&bus, "rename", "In one transaction, call evbus.stop_publish_changes() for the table, rename the bus, and call evbus.publish_changes() again.");
 		values[3] = CStringGetTextDatum(name);
 	}
+	values[4] = evbus_interval_datum(PG_ARGISNULL(5) ? bus.dedup_window
+									 : evbus_arg_interval(fcinfo, 5, "dedup_window", USECS_PER_SEC, DEDUP_MAX));
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus),"
+	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), dedup_window = $5,"
 			  " former_classes = CASE WHEN storage_class_id = $2 THEN former_classes"
 			  "                  ELSE array_append(array_remove(former_classes, storage_class_id), storage_class_id) END"
 			  " WHERE bus_id = $1",
-			  4, types, values, nulls, 0);
+			  5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves(db);
 	PG_RETURN_VOID();
+}
+
+/* Errors VB006 if events of the bus wait for their time. */
+static void
+check_no_scheduled(const EvbusBus *bus)
+{
+	static const Oid types[] = {INT4OID};
+	Datum		id = Int32GetDatum(bus->bus_id);
+	EvbusInternal state;
+	bool		any;
+
+	evbus_internal_begin(&state);
+	any = evbus_sql(NULL, "SELECT 1 FROM evbus.scheduled WHERE bus_id = $1 LIMIT 1", 1, types, &id, NULL, 1) > 0;
+	evbus_internal_end(&state);
+	if (any)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_BACKLOG),
+				 errmsg("cannot drop bus \"%s\": it has events that are not due yet", bus->name),
+				 errdetail("See the view evbus.scheduled_list."),
+				 errhint("Wait until they are published, cancel them with evbus.cancel_scheduled(), or call evbus.drop_bus(..., force => true).")));
 }
 
 /*
@@ -245,7 +272,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
  *
  * Removes the bus and its subscriptions; its events go with their leaves, its
  * dead letters at their retention.  Refused while a subscription has undelivered
- * events or retries, unless force.  Takes effect when the caller commits.
+ * events or retries, or events are scheduled, unless force: then those go, too.  Takes effect when the caller commits.
  * Errors: 22004, 42501 not the owner, 55006 changes of a table are published to it
  * (unless force), VB001, VB006 backlog.
  */
@@ -292,7 +319,10 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 					 errdetail("See the view evbus.subscription_lag."),
 					 errhint("Wait until they are delivered, unsubscribe, or call evbus.drop_bus(..., force => true).")));
 	}
+	if (!force)
+		check_no_scheduled(&bus);
 	evbus_internal_begin(&state);
+	evbus_sql(NULL, "DELETE FROM evbus.scheduled WHERE bus_id = $1", 1, types, values, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.retry WHERE subscription_id IN (SELECT subscription_id FROM evbus.subscription WHERE bus_id = $1)",
 			  1, types, values, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.subscription WHERE bus_id = $1", 1, types, values, NULL, 0);

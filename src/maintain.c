@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  * maintain.c
  *	  The maintainer: one per database.  Leaves, retention, ledger turns, NOTIFY,
- *	  handler workers, paced redrives, the indexer; and CALL evbus.maintain(), the first two by hand.
+ *	  handler workers, paced redrives, the indexer, tables used in turn; and CALL evbus.maintain(), the first
+ *	  two by hand.
  *
  * It may wait for locks, a second at most, which the sequencer must not.  What
  * fails is logged and tried again with the next turn.
@@ -14,6 +15,7 @@
 #include "clock.h"
 #include "cursor.h"
 #include "dead_letter.h"
+#include "dedup.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "indexer.h"
@@ -28,6 +30,8 @@
 #include "registry.h"
 #include "retry.h"
 #include "ring.h"
+#include "scheduled.h"
+#include "scheduler.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -138,6 +142,19 @@ upkeep_dead_letters(void)
 {
 	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
 	evbus_dead_letter_fold(evbus_dead_letter_retention);
+}
+
+static void
+upkeep_scheduled(void)
+{
+	evbus_scheduled_look(db);
+	evbus_scheduled_trim();
+}
+
+static void
+upkeep_dedup(void)
+{
+	evbus_dedup_turn(db);
 }
 
 static bool ledger_due;
@@ -271,6 +288,8 @@ evbus_maintainer_main(Datum main_arg)
 			{
 				(void) attempt(upkeep_all, true);
 				(void) attempt(upkeep_dead_letters, true);
+				(void) attempt(upkeep_scheduled, true);
+				(void) attempt(upkeep_dedup, true);
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
@@ -284,6 +303,8 @@ evbus_maintainer_main(Datum main_arg)
 		if (pg_atomic_read_u32(&db->ready))
 		{
 			rest = Min(rest, evbus_redrive_turn(db));
+			rest = Min(rest, evbus_scheduler_stand_in(db));
+			MemoryContextSwitchTo(context);
 			all_subs = subs;
 			n_all_subs = n;
 			(void) attempt(put_behind, false);

@@ -34,7 +34,7 @@
 enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
-	BUS_PAUSED, BUS_CREATED, BUS_FORMER
+	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_DEDUP_WINDOW
 };
 enum
 {
@@ -108,8 +108,8 @@ registry_init(void)
 static void
 load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 {
-	Datum		values[BUS_FORMER];
-	bool		nulls[BUS_FORMER];
+	Datum		values[BUS_DEDUP_WINDOW];
+	bool		nulls[BUS_DEDUP_WINDOW];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	bus->bus_id = DatumGetInt32(values[BUS_ID - 1]);
@@ -118,6 +118,7 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	bus->owner = DatumGetObjectId(values[BUS_OWNER - 1]);
 	bus->max_payload_bytes = DatumGetInt32(values[BUS_MAX_PAYLOAD - 1]);
 	bus->paused = DatumGetBool(values[BUS_PAUSED - 1]);
+	bus->dedup_window = evbus_interval_usecs(DatumGetIntervalP(values[BUS_DEDUP_WINDOW - 1]));
 	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
 }
 
@@ -202,7 +203,7 @@ load_table(Oid relid, int max, bool buses)
 	int			n = 0;
 
 	/* A library of another version than the tables must not read past their rows. */
-	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_ON_FAILURE))
+	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_DEDUP_WINDOW : SUB_ON_FAILURE))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),

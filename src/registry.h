@@ -12,6 +12,7 @@ typedef struct EvbusBus
 	Oid			owner;
 	int			max_payload_bytes;
 	bool		paused;
+	int64		dedup_window;	/* microseconds */
 	char		name[EVBUS_NAME_MAX + 1];
 } EvbusBus;
 
