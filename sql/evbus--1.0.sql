@@ -82,10 +82,12 @@ CREATE TABLE evbus.bus (
 	paused		boolean NOT NULL,
 	created_at	timestamptz NOT NULL,
 	former_classes integer[] NOT NULL DEFAULT '{}',
-	compression	text NOT NULL DEFAULT 'zstd' CHECK (compression IN ('none', 'zstd', 'dictionary'))
+	compression	text NOT NULL DEFAULT 'zstd' CHECK (compression IN ('none', 'zstd', 'dictionary')),
+	dedup_window interval NOT NULL DEFAULT '5 minutes'
 );
 COMMENT ON TABLE evbus.bus IS 'the registry of buses; changed only through evbus.create_bus() and its siblings';
 COMMENT ON COLUMN evbus.bus.former_classes IS 'storage classes the bus was in before: leaves of theirs may still hold events of it';
+COMMENT ON COLUMN evbus.bus.dedup_window IS 'for how long a dedup_key is taken';
 COMMENT ON COLUMN evbus.bus.slot IS 'place in shared memory, 0 to evbus.max_buses - 1';
 
 CREATE TABLE evbus.subscription (
@@ -208,6 +210,54 @@ CREATE TABLE evbus.watermark (
 	newest_id	bigint NOT NULL
 );
 COMMENT ON TABLE evbus.watermark IS 'where a bus stood when its ticks were dropped, so that a quiet bus never restarts at 1';
+
+/* --------------------------------------------------- later, and only once */
+
+CREATE TABLE evbus.scheduled (
+	scheduled_id bigint NOT NULL,
+	due_at		timestamptz NOT NULL,
+	scheduled_by regrole NOT NULL,
+	bus_id		integer NOT NULL,
+	leaf		smallint NOT NULL,
+	type		text NOT NULL,
+	key			text,
+	headers		bytea,
+	payload		bytea NOT NULL
+) PARTITION BY LIST (leaf);
+CREATE INDEX scheduled_id ON evbus.scheduled (scheduled_id);
+CREATE INDEX scheduled_due ON evbus.scheduled (due_at, scheduled_id);
+COMMENT ON TABLE evbus.scheduled IS 'events that are not due yet; deleted by the transaction that publishes them; read it through evbus.scheduled_list';
+COMMENT ON COLUMN evbus.scheduled.scheduled_by IS 'who may cancel it';
+COMMENT ON COLUMN evbus.scheduled.leaf IS 'which of its tables it is in: by its due time when it was stored';
+CREATE TABLE evbus.scheduled_0 PARTITION OF evbus.scheduled FOR VALUES IN (0);
+CREATE TABLE evbus.scheduled_1 PARTITION OF evbus.scheduled FOR VALUES IN (1);
+CREATE TABLE evbus.scheduled_2 PARTITION OF evbus.scheduled FOR VALUES IN (2);
+CREATE TABLE evbus.scheduled_3 PARTITION OF evbus.scheduled FOR VALUES IN (3);
+CREATE TABLE evbus.scheduled_4 PARTITION OF evbus.scheduled FOR VALUES IN (4);
+CREATE TABLE evbus.scheduled_5 PARTITION OF evbus.scheduled FOR VALUES IN (5);
+CREATE TABLE evbus.scheduled_6 PARTITION OF evbus.scheduled FOR VALUES IN (6);
+CREATE TABLE evbus.scheduled_7 PARTITION OF evbus.scheduled FOR VALUES IN (7);
+CREATE TABLE evbus.scheduled_8 PARTITION OF evbus.scheduled FOR VALUES IN (8);
+COMMENT ON TABLE evbus.scheduled_0 IS 'events due soon, first of four leaves of a quarter of an hour used in turn';
+COMMENT ON TABLE evbus.scheduled_1 IS 'events due soon, second of four leaves of a quarter of an hour used in turn';
+COMMENT ON TABLE evbus.scheduled_2 IS 'events due soon, third of four leaves of a quarter of an hour used in turn';
+COMMENT ON TABLE evbus.scheduled_3 IS 'events due soon, fourth of four leaves of a quarter of an hour used in turn';
+COMMENT ON TABLE evbus.scheduled_4 IS 'events due within days, first of four leaves of a day used in turn';
+COMMENT ON TABLE evbus.scheduled_5 IS 'events due within days, second of four leaves of a day used in turn';
+COMMENT ON TABLE evbus.scheduled_6 IS 'events due within days, third of four leaves of a day used in turn';
+COMMENT ON TABLE evbus.scheduled_7 IS 'events due within days, fourth of four leaves of a day used in turn';
+COMMENT ON TABLE evbus.scheduled_8 IS 'events due later than that';
+
+CREATE TABLE evbus.dedup_0 (
+	bus_id		integer NOT NULL,
+	dedup_key	text COLLATE "C" NOT NULL,
+	event_id	bigint NOT NULL,
+	PRIMARY KEY (bus_id, dedup_key)
+) WITH (autovacuum_vacuum_insert_threshold = -1);
+CREATE TABLE evbus.dedup_1 (LIKE evbus.dedup_0 INCLUDING INDEXES) WITH (autovacuum_vacuum_insert_threshold = -1);
+COMMENT ON TABLE evbus.dedup_0 IS 'keys that events were published with, first of two tables used in turn';
+COMMENT ON TABLE evbus.dedup_1 IS 'keys that events were published with, second of two tables used in turn';
+COMMENT ON COLUMN evbus.dedup_0.event_id IS 'the first event, or the id it was scheduled under; with the time inside, from which the window counts';
 
 /* ------------------------------------------------------------- the ledger */
 
@@ -362,6 +412,17 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.late', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.watermark', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_0', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_1', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_2', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_3', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_4', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_5', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_6', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_7', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.scheduled_8', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dedup_0', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.dedup_1', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.ack_0', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.ack_1', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.ack_2', '');
@@ -380,19 +441,21 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.redrive_job_id_seq', '');
 
 CREATE FUNCTION evbus.create_bus(bus text, durability text DEFAULT 'durable', retention interval DEFAULT '7 days',
 								 partition_interval interval DEFAULT '1 day', max_payload_bytes integer DEFAULT 16777216,
-								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed', compression text DEFAULT 'zstd')
+								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed', compression text DEFAULT 'zstd',
+								 dedup_window interval DEFAULT '5 minutes')
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_create_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer, bigint, text, text) IS 'make a bus; the caller becomes its owner';
+COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer, bigint, text, text, interval) IS 'make a bus; the caller becomes its owner';
 
 CREATE FUNCTION evbus.alter_bus(bus text, retention interval DEFAULT NULL, partition_interval interval DEFAULT NULL,
 								max_payload_bytes integer DEFAULT NULL, rename_to text DEFAULT NULL,
-								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL, compression text DEFAULT NULL)
+								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL, compression text DEFAULT NULL,
+								dedup_window interval DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text, bigint, text, text) IS 'change settings of a bus; NULL keeps a setting, retention_bytes => 0 takes that limit away';
+COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text, bigint, text, text, interval) IS 'change settings of a bus; NULL keeps a setting, retention_bytes => 0 takes that limit away';
 
 CREATE FUNCTION evbus.drop_bus(bus text, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_drop_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.drop_bus(text, boolean) IS 'remove a bus and its subscriptions; refused while a subscription has undelivered events, unless forced';
+COMMENT ON FUNCTION evbus.drop_bus(text, boolean) IS 'remove a bus and its subscriptions; refused while a subscription has undelivered events or events are scheduled, unless forced';
 
 CREATE FUNCTION evbus.pause_bus(bus text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_pause_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -411,13 +474,20 @@ COMMENT ON FUNCTION evbus.train_dictionary(text, integer, integer, boolean)
 
 /* --------------------------------------------------------------- publish */
 
-CREATE FUNCTION evbus.publish(bus text, type text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL)
+CREATE FUNCTION evbus.publish(bus text, type text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
+							  delay interval DEFAULT NULL, deliver_at timestamptz DEFAULT NULL, dedup_key text DEFAULT NULL)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_publish' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb) IS 'store one event and return its id; visible after commit';
+COMMENT ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text)
+	IS 'store one event, to be delivered now or later, and return its id; with a dedup_key only if none was stored with it lately; takes effect at commit';
 
-CREATE FUNCTION evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL)
+CREATE FUNCTION evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL,
+									deliver_at timestamptz DEFAULT NULL, dedup_keys text[] DEFAULT NULL)
 RETURNS SETOF bigint AS 'MODULE_PATHNAME', 'evbus_publish_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
-COMMENT ON FUNCTION evbus.publish_batch(text, text[], jsonb[], text[], jsonb[]) IS 'store many events, one per element of the arrays, and return their ids in that order; visible after commit';
+COMMENT ON FUNCTION evbus.publish_batch(text, text[], jsonb[], text[], jsonb[], timestamptz, text[]) IS 'store many events, one per element of the arrays, and return their ids in that order; visible after commit';
+
+CREATE FUNCTION evbus.cancel_scheduled(id bigint)
+RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_cancel_scheduled' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.cancel_scheduled(bigint) IS 'cancel an event that is not due yet, by the id that evbus.publish() returned; false: it is published or cancelled, or there never was one';
 
 CREATE FUNCTION evbus.publish_lines(bus text, type text, lines text, keys text[] DEFAULT NULL, headers jsonb DEFAULT NULL,
 								OUT first_id bigint, OUT events integer)
@@ -725,7 +795,7 @@ CREATE VIEW evbus.bus_list AS
 SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_payload_bytes, b.paused, b.created_at,
 	   s.next_position,
 	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions,
-	   c.retention_bytes, c.retention_policy, b.compression
+	   c.retention_bytes, c.retention_policy, b.compression, b.dedup_window
 FROM evbus.bus b
 	 JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
@@ -869,6 +939,14 @@ COMMENT ON COLUMN evbus.stat_upkeep.last_error IS 'the last error, cut to 199 by
 COMMENT ON COLUMN evbus.stat_upkeep.last_error_at IS 'when that was';
 COMMENT ON COLUMN evbus.stat_upkeep.held_back_by IS 'what keeps the oldest leaf that is to go: a subscription, a process or prepared transaction with a lock on it or open since, or an error; NULL: nothing';
 COMMENT ON COLUMN evbus.stat_upkeep.held_back_since IS 'since when something has done so without a break';
+
+CREATE VIEW evbus.scheduled_list AS
+SELECT b.bus, s.scheduled_id AS id, s.type, s.key, evbus._decode(s.payload, s.scheduled_id) AS payload, evbus._decode(s.headers, s.scheduled_id) AS headers,
+	   s.due_at, s.scheduled_by, evbus._event_time(s.scheduled_id) AS scheduled_at
+FROM evbus.scheduled s JOIN evbus.bus b USING (bus_id);
+COMMENT ON VIEW evbus.scheduled_list IS 'events that are not due yet';
+COMMENT ON COLUMN evbus.scheduled_list.id IS 'what evbus.publish() returned, and evbus.cancel_scheduled() takes; when published, the header scheduledid';
+COMMENT ON COLUMN evbus.scheduled_list.scheduled_by IS 'current user of the call; may cancel it, as may the owner of the bus';
 
 CREATE VIEW evbus.retry_list AS
 SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload, r.event_id) AS payload, evbus._decode(r.headers, r.event_id) AS headers,

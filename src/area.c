@@ -34,6 +34,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	db->sequencer_pid = 0;
 	db->maintainer_pid = 0;
 	db->indexer_pid = 0;
+	db->scheduler_pid = 0;
 	db->stopped_until = 0;
 	db->claimed_xid = GetTopTransactionIdIfAny();
 	db->claimed_at = evbus_uptime();
@@ -57,6 +58,10 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u64(&db->ledger_turn, 0);
 	pg_atomic_write_u32(&db->leaves_wanted, 0);
 	pg_atomic_write_u32(&db->maintainer_sleeps, 0);
+	for (int i = 0; i < EVBUS_SCHEDULED_LEAVES; i++)
+		pg_atomic_write_u64(&db->scheduled_due[i], 0);
+	pg_atomic_write_u64(&db->scheduler_until, 0);
+	pg_atomic_write_u64(&db->dedup_turn, 0);
 	for (int i = 0; i < evbus_max_buses; i++)
 	{
 		EvbusBusState *bus = EVBUS_BUS(db, i);

@@ -150,6 +150,24 @@ evbus_arg_array(FunctionCallInfo fcinfo, int n, const char *name,
 	deconstruct_array(array, ARR_ELEMTYPE(array), typlen, typbyval, typalign, values, nulls, count);
 }
 
+/* An optional array argument; it must have an element for each event, `count` of them in `events`. */
+bool
+evbus_arg_optional_array(FunctionCallInfo fcinfo, int n, const char *name, const char *events, int count,
+						 Datum **values, bool **nulls)
+{
+	int			length;
+
+	if (PG_ARGISNULL(n))
+		return false;
+	evbus_arg_array(fcinfo, n, name, values, nulls, &length);
+	if (length != count)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" must have as many elements as there are events", name),
+				 errdetail("\"%s\" has %d, \"%s\" has %d.", events, count, name, length)));
+	return true;
+}
+
 /* Has the array no elements at all? */
 bool
 evbus_arg_empty(FunctionCallInfo fcinfo, int n)

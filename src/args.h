@@ -18,6 +18,8 @@ extern int64 evbus_interval_usecs(const Interval *span);
 extern Datum evbus_interval_datum(int64 usecs);
 extern void evbus_arg_array(FunctionCallInfo fcinfo, int n, const char *name,
 							Datum **values, bool **nulls, int *count);
+extern bool evbus_arg_optional_array(FunctionCallInfo fcinfo, int n, const char *name, const char *events, int count,
+									 Datum **values, bool **nulls);
 extern bool evbus_arg_empty(FunctionCallInfo fcinfo, int n);
 extern void evbus_check_patterns(FunctionCallInfo fcinfo, int n);
 extern void evbus_no_nulls(const bool *nulls, int count, const char *name);

@@ -31,6 +31,7 @@
 #define INTERVAL_MAX	(31 * USECS_PER_DAY)
 #define BYTES_MIN		INT64CONST(0x100000)	/* 1 MB */
 #define BYTES_MAX		INT64CONST(0x4000000000000) /* 1 PB */
+#define DEDUP_MAX		(7 * USECS_PER_DAY)
 
 PG_FUNCTION_INFO_V1(evbus_check_preload);
 PG_FUNCTION_INFO_V1(evbus_create_bus);
@@ -177,7 +178,8 @@ read_policy(FunctionCallInfo fcinfo, int n)
 
 /*
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
- * max_payload_bytes integer, retention_bytes bigint, retention_policy text, compression text) returns void
+ * max_payload_bytes integer, retention_bytes bigint, retention_policy text, compression text,
+ * dedup_window interval) returns void
  *
  * bus: 1 to 63 bytes, no control characters.  durability: 'durable'.  retention:
  * 1 minute to 100 years, kept in whole leaves of partition_interval (1 minute to
@@ -187,6 +189,7 @@ read_policy(FunctionCallInfo fcinfo, int n)
  * to drop also what a subscription has not had.
  * compression: 'zstd' payloads from evbus.compress_threshold on, 'dictionary' smaller
  * ones, too, with dictionaries that are trained from the history, 'none' no payload.
+ * dedup_window: 1 second to 7 days, for how long a dedup_key is taken.
  * Takes effect when the caller commits.
  * Errors: 0A000 volatile, 22004, 22023, VB002 exists, VB003 no slot left.
  * Privileges: EXECUTE; the caller becomes the owner.
@@ -194,7 +197,7 @@ read_policy(FunctionCallInfo fcinfo, int n)
 Datum
 evbus_create_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID};
+	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
 	char	   *durability = evbus_arg_text(fcinfo, 1, "durability");
 	Keeping		keep = {
@@ -203,10 +206,11 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	};
 	int			max_payload = evbus_arg_int(fcinfo, 4, "max_payload_bytes", 1, EVBUS_PAYLOAD_MAX);
 	char	   *compression = compression_arg(fcinfo, 7);
+	int64		dedup_window = evbus_arg_interval(fcinfo, 8, "dedup_window", USECS_PER_SEC, DEDUP_MAX);
 	EvbusDb    *db = evbus_db();
 	EvbusBus	bus;
 	EvbusInternal state;
-	Datum		values[8];
+	Datum		values[9];
 	int			slot;
 	int32		class;
 	int32		bus_id;
@@ -250,10 +254,11 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[5] = Int32GetDatum(max_payload);
 	values[6] = Int32GetDatum(bus_id);
 	values[7] = CStringGetTextDatum(compression);
+	values[8] = evbus_interval_datum(dedup_window);
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression)"
-			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8)",
-			  8, types, values, NULL, 0);
+	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression, dedup_window)"
+			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8, $9)",
+			  9, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves_now(db, class);
@@ -292,24 +297,25 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 
 /*
  * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to, retention_bytes,
- * retention_policy, compression) returns void
+ * retention_policy, compression, dedup_window) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
  * not the owner, 55006 to be renamed while changes of a table are published to it.
  * A new retention, interval or policy moves the bus to another storage class, as
  * does its first retention_bytes: events already stored stay under the old one.  From
  * then on the class is its own, and all changes hold for what is stored.
+ * A new dedup_window holds from then on, for the keys that are still there.
  */
 Datum
 evbus_alter_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID};
+	static const Oid types[] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, INTERVALOID};
 	EvbusBus	bus;
 	EvbusBus	other;
 	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
-	Datum		values[5];
-	char		nulls[6] = "     ";
+	Datum		values[6];
+	char		nulls[7] = "      ";
 
 	own_bus(fcinfo, &bus);
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
@@ -362,16 +368,38 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	}
 	nulls[4] = PG_ARGISNULL(7) ? 'n' : ' ';
 	values[4] = PG_ARGISNULL(7) ? (Datum) 0 : CStringGetTextDatum(compression_arg(fcinfo, 7));
+	values[5] = evbus_interval_datum(PG_ARGISNULL(8) ? bus.dedup_window
+									 : evbus_arg_interval(fcinfo, 8, "dedup_window", USECS_PER_SEC, DEDUP_MAX));
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression),"
+	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression), dedup_window = $6,"
 			  " former_classes = CASE WHEN storage_class_id = $2 THEN former_classes"
 			  "                  ELSE array_append(array_remove(former_classes, storage_class_id), storage_class_id) END"
 			  " WHERE bus_id = $1",
-			  5, types, values, nulls, 0);
+			  6, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves_now(db, DatumGetInt32(values[1]));
 	PG_RETURN_VOID();
+}
+
+/* Errors VB006 if events of the bus wait for their time. */
+static void
+check_no_scheduled(const EvbusBus *bus)
+{
+	static const Oid types[] = {INT4OID};
+	Datum		id = Int32GetDatum(bus->bus_id);
+	EvbusInternal state;
+	bool		any;
+
+	evbus_internal_begin(&state);
+	any = evbus_sql(NULL, "SELECT 1 FROM evbus.scheduled WHERE bus_id = $1 LIMIT 1", 1, types, &id, NULL, 1) > 0;
+	evbus_internal_end(&state);
+	if (any)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_BACKLOG),
+				 errmsg("cannot drop bus \"%s\": it has events that are not due yet", bus->name),
+				 errdetail("See the view evbus.scheduled_list."),
+				 errhint("Wait until they are published, cancel them with evbus.cancel_scheduled(), or call evbus.drop_bus(..., force => true).")));
 }
 
 /*
@@ -379,7 +407,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
  *
  * Removes the bus and its subscriptions; its events go with their leaves, its
  * dead letters at their retention.  Refused while a subscription has undelivered
- * events or retries, unless force.  Takes effect when the caller commits.
+ * events or retries, or events are scheduled, unless force: then those go, too.  Takes effect when the caller commits.
  * Errors: 22004, 42501 not the owner, 55006 changes of a table are published to it
  * (unless force), VB001, VB006 backlog.
  */
@@ -426,7 +454,10 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 					 errdetail("See the view evbus.subscription_lag."),
 					 errhint("Wait until they are delivered, unsubscribe, or call evbus.drop_bus(..., force => true).")));
 	}
+	if (!force)
+		check_no_scheduled(&bus);
 	evbus_internal_begin(&state);
+	evbus_sql(NULL, "DELETE FROM evbus.scheduled WHERE bus_id = $1", 1, types, values, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.retry WHERE subscription_id IN (SELECT subscription_id FROM evbus.subscription WHERE bus_id = $1)",
 			  1, types, values, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.subscription WHERE bus_id = $1", 1, types, values, NULL, 0);

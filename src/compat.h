@@ -68,6 +68,13 @@ evbus_backend_pid(int i)
 }
 #endif
 
+/* index_beginscan() has an argument for EXPLAIN since 18; without one of ORDER BY. */
+#if PG_VERSION_NUM >= 180000
+#define evbus_index_beginscan(heap, index, snapshot, nkeys) index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define evbus_index_beginscan(heap, index, snapshot, nkeys) index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
 /* transaction_timeout came with 17; for workers, whatever ALTER ROLE or ALTER DATABASE says. */
 static inline void
 evbus_no_transaction_timeout(void)

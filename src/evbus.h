@@ -32,6 +32,8 @@
 #define EVBUS_MESSAGE_MAX		2048	/* bytes of a stored error message */
 #define EVBUS_BATCH_MAX			10000	/* events per receive() or handler call */
 #define EVBUS_ATTEMPTS_MAX		1000
+#define EVBUS_DEDUP_KEY_MAX		255 /* bytes */
+#define EVBUS_SCHEDULED_LEAVES	9	/* tables that hold evbus.scheduled */
 #define EVBUS_MAX_DATABASES		64
 #define EVBUS_MAX_WORKERS		256
 
@@ -102,6 +104,8 @@ typedef struct EvbusDb
 	int			maintainer_procno;
 	pid_t		indexer_pid;	/* 0: none runs */
 	uint32		indexed;		/* leaves that the indexer has done; written by it alone */
+	pid_t		scheduler_pid;	/* 0: none runs */
+	int			scheduler_procno;
 	TransactionId claimed_xid;	/* who claimed it may have made the extension; Invalid: has not */
 	int64		claimed_at;		/* by evbus_uptime(), as all moments that are not told to users */
 	int64		stopped_until;	/* workers stay away until then (DROP DATABASE) */
@@ -131,6 +135,11 @@ typedef struct EvbusDb
 	pg_atomic_uint64 ledger_turn;	/* leaf in use is turn % 3; raised by the maintainer */
 	pg_atomic_uint32 leaves_wanted; /* a publisher found no leaf: maintainer, make some */
 	pg_atomic_uint32 maintainer_sleeps; /* it wants a SetLatch when events are placed */
+
+	/* Lower bounds of the due times in each leaf of evbus.scheduled; PG_INT64_MAX: none, 0: unknown.  See scheduled.c */
+	pg_atomic_uint64 scheduled_due[EVBUS_SCHEDULED_LEAVES];
+	pg_atomic_uint64 scheduler_until;	/* it sleeps until then, 0: it is awake; written by it alone */
+	pg_atomic_uint64 dedup_turn;	/* leaf in use is turn % 2; raised by the maintainer alone */
 
 	LWLock		lease_lock;		/* tranche "EvbusLease"; guards the free list */
 	int32		lease_free;		/* head of the free list, -1: none */

@@ -20,6 +20,7 @@
 #include "internal.h"
 #include "leaf.h"
 #include "partitioning/partdesc.h"
+#include "scheduled.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/fmgroids.h"
@@ -76,6 +77,7 @@ evbus_clock_ensure(EvbusDb *db)
 	for (int i = 0; i < n; i++)
 		newest = Max(newest, evbus_leaf_newest(parents[i]));
 	pfree(parents);
+	newest = Max(newest, evbus_scheduled_newest());
 
 	evbus_internal_begin(&state);
 	evbus_sql(&plan,

@@ -273,7 +273,7 @@ look_up(Search *search, EvbusEvent *event)
 	ItemPointer tid;
 
 	if (search->scan == NULL)
-		search->scan = index_beginscan(search->rel, search->index, search->snapshot, 1, 0);
+		search->scan = evbus_index_beginscan(search->rel, search->index, search->snapshot, 1);
 	ScanKeyInit(&key, LOG_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(event->event_id));
 	index_rescan(search->scan, &key, 1, NULL, 0);
 	/* A row that was updated by hand has several entries. */

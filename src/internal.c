@@ -77,7 +77,7 @@ static struct
 {
 	char		name[NAMEDATALEN];
 	Oid			relid;
-}			known[16];
+}			known[32];
 static int	n_known = 0;
 
 static void

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  * launcher.c
  *	  The launcher: one per cluster, static.  Sees to it that each database with
- *	  evbus has its sequencer and its maintainer.
+ *	  evbus has its sequencer and its maintainer, and a scheduler while it has delayed events.
  *
  * It is connected to no database, so it cannot see extensions: after a start it
  * sends a sequencer into each database once, which ends at once where evbus is
@@ -25,6 +25,7 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "registry.h"
+#include "scheduler.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -53,6 +54,7 @@ typedef struct Child
 
 static Child sequencers[EVBUS_MAX_DATABASES];
 static Child maintainers[EVBUS_MAX_DATABASES];
+static Child schedulers[EVBUS_MAX_DATABASES];
 static Child probe;
 static Oid *databases = NULL;	/* of the last look at pg_database */
 static int	n_databases = 0;
@@ -160,7 +162,7 @@ static void
 free_area(int i)
 {
 	EvbusDb    *db = &evbus_dbs[i];
-	bool		busy = db->sequencer_pid != 0 || db->maintainer_pid != 0 || db->indexer_pid != 0;
+	bool		busy = db->sequencer_pid != 0 || db->maintainer_pid != 0 || db->indexer_pid != 0 || db->scheduler_pid != 0;
 
 	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
 	for (int s = 0; s < EVBUS_BACKENDS && !busy; s++)
@@ -193,6 +195,7 @@ look_after(int i)
 	EvbusDb    *db = &evbus_dbs[i];
 	bool		has_sequencer = running(&sequencers[i]) || db->sequencer_pid != 0;
 	bool		has_maintainer = running(&maintainers[i]) || db->maintainer_pid != 0;
+	bool		has_scheduler = running(&schedulers[i]) || db->scheduler_pid != 0;
 
 	if (!OidIsValid(db->dboid))
 		return;
@@ -206,7 +209,7 @@ look_after(int i)
 		db->gone = true;
 	if (db->gone)
 	{
-		if (!has_sequencer && !has_maintainer)
+		if (!has_sequencer && !has_maintainer && !has_scheduler)
 			free_area(i);
 		return;
 	}
@@ -216,6 +219,8 @@ look_after(int i)
 		start(&sequencers[i], "evbus sequencer", "evbus_sequencer_main", db->dboid);
 	if (!has_maintainer)
 		start(&maintainers[i], "evbus maintainer", "evbus_maintainer_main", db->dboid);
+	if (!has_scheduler && pg_atomic_read_u32(&db->ready) && evbus_scheduler_wanted(db))
+		start(&schedulers[i], "evbus scheduler", "evbus_scheduler_main", db->dboid);
 }
 
 static void

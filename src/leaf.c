@@ -402,9 +402,37 @@ evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 fr
 }
 
 /*
- * Highest id in any leaf of a parent, also of rows that never committed or are
- * in doubt: 0 if there is none.  The id must be a leading index column.
+ * Highest id in a table, also of rows that never committed or are in doubt: 0 if there
+ * is none.  The id is its first column and leads an index.
  */
+int64
+evbus_leaf_newest_in(Relation rel)
+{
+	List	   *index_oids = RelationGetIndexList(rel);
+	ListCell   *lc;
+	int64		newest = 0;
+
+	foreach(lc, index_oids)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indkey.values[0] == 1)
+		{
+			SysScanDesc scan = systable_beginscan_ordered(rel, index, SnapshotAny, 0, NULL);
+			HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+			bool		isnull;
+
+			if (HeapTupleIsValid(tuple))
+				newest = Max(newest, DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull)));
+			systable_endscan_ordered(scan);
+		}
+		index_close(index, AccessShareLock);
+	}
+	list_free(index_oids);
+	return newest;
+}
+
+/* The same of all leaves of a parent, which ascend. */
 int64
 evbus_leaf_newest(Oid parent)
 {
@@ -415,28 +443,10 @@ evbus_leaf_newest(Oid parent)
 	for (int i = n - 1; i >= 0 && newest == 0; i--)
 	{
 		Relation	rel = try_relation_open(leaves[i].relid, AccessShareLock);
-		List	   *index_oids;
-		ListCell   *lc;
 
 		if (rel == NULL)
 			continue;
-		index_oids = RelationGetIndexList(rel);
-		foreach(lc, index_oids)
-		{
-			Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-			if (index->rd_index->indkey.values[0] == 1)
-			{
-				SysScanDesc scan = systable_beginscan_ordered(rel, index, SnapshotAny, 0, NULL);
-				HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
-				bool		isnull;
-
-				if (HeapTupleIsValid(tuple))
-					newest = Max(newest, DatumGetInt64(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull)));
-				systable_endscan_ordered(scan);
-			}
-			index_close(index, AccessShareLock);
-		}
+		newest = evbus_leaf_newest_in(rel);
 		relation_close(rel, AccessShareLock);
 	}
 	pfree(leaves);

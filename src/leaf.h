@@ -19,6 +19,7 @@ extern int	evbus_leaf_list(Oid parent, EvbusLeaf **leaves);
 extern Relation evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf);
 extern void evbus_leaf_insert(Relation rel, HeapTuple *tuples, int n);
 extern int	evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 from, int64 upto);
+extern int64 evbus_leaf_newest_in(Relation rel);
 extern int64 evbus_leaf_newest(Oid parent);
 
 #endif

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  * maintain.c
  *	  The maintainer: one per database.  Leaves, retention, ledger turns, NOTIFY,
- *	  handler workers, paced redrives, the indexer; and CALL evbus.maintain(), the first two by hand.
+ *	  handler workers, paced redrives, the indexer, tables used in turn; and CALL evbus.maintain(), the first
+ *	  two by hand.
  *
  * It may wait for locks, a second at most, which the sequencer must not.  What
  * fails is logged and tried again with the next turn; every step of upkeep is a
@@ -16,6 +17,7 @@
 #include "cursor.h"
 #include "dead_letter.h"
 #include "executor/spi.h"
+#include "dedup.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "indexer.h"
@@ -32,6 +34,8 @@
 #include "retain.h"
 #include "retry.h"
 #include "ring.h"
+#include "scheduled.h"
+#include "scheduler.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -234,6 +238,19 @@ upkeep_all(void)
 	return more;
 }
 
+static void
+upkeep_scheduled(void)
+{
+	evbus_scheduled_look(db);
+	evbus_scheduled_trim();
+}
+
+static void
+upkeep_dedup(void)
+{
+	evbus_dedup_turn(db);
+}
+
 static bool ledger_due;
 
 static void
@@ -378,6 +395,8 @@ evbus_maintainer_main(Datum main_arg)
 					upkeep_at = now;
 				(void) run_alone(fold, NULL);
 				(void) run_plain(train, NULL);
+				(void) attempt(upkeep_scheduled, true);
+				(void) attempt(upkeep_dedup, true);
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
@@ -400,6 +419,8 @@ evbus_maintainer_main(Datum main_arg)
 		{
 			evbus_quota_turn(db, run_plain, subs, n);
 			rest = Min(rest, evbus_redrive_turn(db));
+			rest = Min(rest, evbus_scheduler_stand_in(db));
+			MemoryContextSwitchTo(context);
 			all_subs = subs;
 			n_all_subs = n;
 			(void) attempt(put_behind, false);

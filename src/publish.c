@@ -1,7 +1,6 @@
 /*-------------------------------------------------------------------------
  * publish.c
- *	  evbus.publish(), publish_batch(), publish_lines(): events of the current
- *	  transaction.
+ *	  evbus.publish(), publish_batch(): events of the current transaction.
  *
  * An event gets its id at once and goes to the outbox (outbox.c): its row is
  * written to the log when there are many and before commit, its entry goes to the
@@ -16,15 +15,14 @@
  */
 #include "publish.h"
 
-#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "args.h"
 #include "clock.h"
+#include "dedup.h"
 #include "eventlog.h"
 #include "funcapi.h"
-#include "jsonb_parse.h"
 #include "late.h"
 #include "leaf.h"
 #include "memory.h"
@@ -34,12 +32,14 @@
 #include "point.h"
 #include "registry.h"
 #include "ring.h"
+#include "scheduled.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define LARGE_BATCH		100		/* events; from here on page faults would show */
-#define KEEP_BYTES		(16 * 1024 * 1024)
+#define DELAY_MAX		(36500 * USECS_PER_DAY)
+#define LATER_ROWS		256		/* scheduled events stored together */
+#define LATER_BYTES		(1024 * 1024)
 
 /* The current transaction, if it published. */
 static struct
@@ -55,7 +55,6 @@ static bool past_precommit = false;
 
 PG_FUNCTION_INFO_V1(evbus_publish);
 PG_FUNCTION_INFO_V1(evbus_publish_batch);
-PG_FUNCTION_INFO_V1(evbus_publish_lines);
 
 /* --------------------------------------------------------------- the slot */
 
@@ -124,8 +123,8 @@ evbus_publish_check_type(text *type)
 	last_len = len;
 }
 
-static void
-check_headers(Jsonb *headers)
+void
+evbus_publish_check_headers(Jsonb *headers)
 {
 	if (headers && !JB_ROOT_IS_OBJECT(headers))
 		ereport(ERROR,
@@ -133,8 +132,8 @@ check_headers(Jsonb *headers)
 				 errmsg("headers must be a JSON object")));
 }
 
-static void
-check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload)
+void
+evbus_publish_check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload)
 {
 	Size		size = VARSIZE(payload) - VARHDRSZ;
 
@@ -195,26 +194,113 @@ write_through(const EvbusBus *bus, int64 id)
 	pub.late = true;
 }
 
+/* Add an event that is checked, under an id taken after the bus was prepared. */
+void
+evbus_publish_add(const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, Jsonb *payload)
+{
+	evbus_outbox_add(bus, id, type, key, headers, payload, !past_precommit);
+	write_through(bus, id);
+}
+
 /* One event, of a type that is checked; returns its id. */
 int64
 evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, Jsonb *headers, Jsonb *payload)
 {
 	int64		id;
 
-	check_event(bus, key, headers, payload);
+	evbus_publish_check_event(bus, key, headers, payload);
 	id = evbus_clock_take(&db->clock, 1);
-	evbus_outbox_add(bus, id, type, key, headers, payload, !past_precommit);
-	write_through(bus, id);
+	evbus_publish_add(bus, id, type, key, headers, payload);
 	return id;
 }
 
+/* ------------------------------------------------------- later, and only once */
+
+/* When an event is to be published, by two arguments of which one may be given; 0: at once. */
+static TimestampTz
+due_at(FunctionCallInfo fcinfo, int delay, int deliver_at)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz due;
+
+	if (delay >= 0 && !PG_ARGISNULL(delay))
+	{
+		if (!PG_ARGISNULL(deliver_at))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("delay and deliver_at cannot both be given")));
+		due = now + evbus_arg_interval(fcinfo, delay, "delay", 0, DELAY_MAX);
+	}
+	else if (!PG_ARGISNULL(deliver_at))
+	{
+		due = PG_GETARG_TIMESTAMPTZ(deliver_at);
+		if (TIMESTAMP_NOT_FINITE(due) || due > now + DELAY_MAX)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("deliver_at must be within 36500 days from now"),
+					 errdetail("It is %s.", timestamptz_to_str(due))));
+	}
+	else
+		return 0;
+	return due > now ? due : 0;
+}
+
+static text *
+check_dedup_key(text *key)
+{
+	int			len = VARSIZE_ANY_EXHDR(key);
+
+	if (len < 1 || len > EVBUS_DEDUP_KEY_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("dedup_key must have 1 to %d bytes", EVBUS_DEDUP_KEY_MAX),
+				 errdetail("It has %d.", len)));
+	return key;
+}
+
+/* Store one row, or those of a batch so far, for later; the caller frees them. */
+typedef struct Later
+{
+	TimestampTz due;			/* 0: they are published at once */
+	int			leaf;
+	int			n;
+	Size		bytes;
+	HeapTuple	tuples[LATER_ROWS];
+} Later;
+
+static bool
+later_add(Later *later, const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, Jsonb *payload)
+{
+	HeapTuple	tuple = evbus_scheduled_form(later->leaf, bus, id, later->due, type, key, headers, payload);
+
+	later->tuples[later->n++] = tuple;
+	later->bytes += tuple->t_len;
+	return later->n == LATER_ROWS || later->bytes >= LATER_BYTES;
+}
+
+static void
+later_write(Later *later)
+{
+	if (later->n > 0)
+		evbus_scheduled_write(pub.db, later->leaf, later->due, later->tuples, later->n);
+	later->n = 0;
+	later->bytes = 0;
+}
+
 /*
- * evbus.publish(bus text, type text, payload jsonb, key text, headers jsonb) returns bigint
+ * evbus.publish(bus text, type text, payload jsonb, key text, headers jsonb, delay interval,
+ * deliver_at timestamptz, dedup_key text) returns bigint
  *
  * Stores one event; returns its id: positive, unique in the database, growing,
  * not gapless.  bus: must exist.  type: 1 to 255 bytes, dotted, no wildcards.
  * payload: not NULL ('null' is JSON null); with headers at most the bus's
  * max_payload_bytes.  key: at most 1024 bytes.  headers: a JSON object.
+ * delay: 0 to 36500 days from this call; deliver_at: a moment within 36500 days, at once if
+ * it is past; not both.  The id is then that of the scheduled event: when due, it is
+ * published under another, with this one in the header scheduledid.
+ * dedup_key: 1 to 255 bytes; if an event was published or scheduled on the bus with it within the
+ * bus's dedup_window, nothing is stored and that one's id is returned.  Waits for a transaction
+ * that uses it just now.
  * Takes effect when the caller commits; a rollback leaves nothing behind.
  * Errors: 22004, 22023, 25006 read-only transaction, 54000 too large, VB001 no
  * such bus, VB011 no leaf.  Privileges: EXECUTE.
@@ -228,6 +314,9 @@ evbus_publish(PG_FUNCTION_ARGS)
 	text	   *key;
 	Jsonb	   *headers;
 	Jsonb	   *payload;
+	text	   *dedup_key;
+	TimestampTz due;
+	int64		id;
 
 	evbus_arg_present(fcinfo, 0, "bus");
 	evbus_arg_present(fcinfo, 1, "type");
@@ -236,33 +325,39 @@ evbus_publish(PG_FUNCTION_ARGS)
 	payload = PG_GETARG_JSONB_P(2);
 	key = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
 	headers = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
+	due = PG_ARGISNULL(5) && PG_ARGISNULL(6) ? 0 : due_at(fcinfo, 5, 6);
+	dedup_key = PG_ARGISNULL(7) ? NULL : check_dedup_key(PG_GETARG_TEXT_PP(7));
 
 	evbus_publish_check_type(type);
 	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", &bus);
-	check_headers(headers);
-	PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, headers, payload));
+	evbus_publish_check_headers(headers);
+	if (due == 0 && dedup_key == NULL)
+		PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, headers, payload));
+
+	evbus_publish_check_event(&bus, key, headers, payload);
+	id = evbus_clock_take(&db->clock, 1);
+	if (dedup_key)
+	{
+		int64		first = evbus_dedup(db, &bus, dedup_key, id);
+
+		if (first != id)
+			PG_RETURN_INT64(first);
+	}
+	if (due == 0)
+		evbus_publish_add(&bus, id, type, key, headers, payload);
+	else
+	{
+		Later		later = {.due = due, .leaf = evbus_scheduled_leaf(due)};
+
+		(void) later_add(&later, &bus, id, type, key, headers, payload);
+		later_write(&later);
+	}
+	PG_RETURN_INT64(id);
 }
 
-/* An optional array argument; it must have an element for each event, `count` of them in `events`. */
-static bool
-optional_array(FunctionCallInfo fcinfo, int n, const char *name, const char *events, int count, Datum **values, bool **nulls)
-{
-	int			length;
-
-	if (PG_ARGISNULL(n))
-		return false;
-	evbus_arg_array(fcinfo, n, name, values, nulls, &length);
-	if (length != count)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" must have as many elements as there are events", name),
-				 errdetail("\"%s\" has %d, \"%s\" has %d.", events, count, name, length)));
-	return true;
-}
-
-/* All events of a call of publish_batch(); returns the first of their consecutive ids. */
-static int64
-publish_all(FunctionCallInfo fcinfo, int *count)
+/* All events of a call of publish_batch(); returns their ids, in `context`. */
+static int64 *
+publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 {
 	EvbusBus	bus;
 	EvbusDb    *db;
@@ -270,13 +365,17 @@ publish_all(FunctionCallInfo fcinfo, int *count)
 	Datum	   *payloads;
 	Datum	   *keys = NULL;
 	Datum	   *headers = NULL;
+	Datum	   *dedup_keys = NULL;
 	bool	   *type_nulls;
 	bool	   *payload_nulls;
 	bool	   *key_nulls = NULL;
 	bool	   *header_nulls = NULL;
+	bool	   *dedup_nulls = NULL;
 	int			n_types;
 	int			n;
 	int64		first;
+	int64	   *ids;
+	Later		later = {0};
 	MemoryContext scratch;
 	MemoryContext old;
 
@@ -291,46 +390,62 @@ publish_all(FunctionCallInfo fcinfo, int *count)
 				 errdetail("\"types\" has %d elements, \"payloads\" has %d.", n_types, n),
 				 errhint("Or give one type, for all payloads.")));
 	evbus_no_nulls(payload_nulls, n, "payloads");
-	(void) optional_array(fcinfo, 3, "keys", "payloads", n, &keys, &key_nulls);
-	(void) optional_array(fcinfo, 4, "headers", "payloads", n, &headers, &header_nulls);
+	(void) evbus_arg_optional_array(fcinfo, 3, "keys", "payloads", n, &keys, &key_nulls);
+	(void) evbus_arg_optional_array(fcinfo, 4, "headers", "payloads", n, &headers, &header_nulls);
+	later.due = due_at(fcinfo, -1, 5);
+	if (later.due != 0)
+		later.leaf = evbus_scheduled_leaf(later.due);
+	(void) evbus_arg_optional_array(fcinfo, 6, "dedup_keys", "payloads", n, &dedup_keys, &dedup_nulls);
 
 	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", &bus);
 	*count = n;
 	if (n == 0)
-		return 0;
+		return NULL;
 	for (int i = 0; i < n_types; i++)
 		evbus_publish_check_type(DatumGetTextPP(types[i]));
-	if (n >= LARGE_BATCH)
-		evbus_keep_memory(KEEP_BYTES);
+	if (n >= EVBUS_LARGE_BATCH)
+		evbus_keep_memory(EVBUS_KEEP_BYTES);
+	ids = MemoryContextAllocHuge(context, sizeof(int64) * n);
 
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "evbus publish_batch", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(scratch);
 	first = evbus_clock_take(&db->clock, n);
 	for (int i = 0; i < n; i++)
 	{
+		text	   *type = DatumGetTextPP(types[n_types == 1 ? 0 : i]);
 		text	   *key = keys && !key_nulls[i] ? DatumGetTextPP(keys[i]) : NULL;
 		Jsonb	   *header = headers && !header_nulls[i] ? DatumGetJsonbP(headers[i]) : NULL;
 		Jsonb	   *payload = DatumGetJsonbP(payloads[i]);
 
-		check_headers(header);
-		check_event(&bus, key, header, payload);
-		evbus_outbox_add(&bus, first + i, DatumGetTextPP(types[n_types == 1 ? 0 : i]), key, header, payload, !past_precommit);
-		write_through(&bus, first + i);
-		MemoryContextReset(scratch);
+		evbus_publish_check_headers(header);
+		evbus_publish_check_event(&bus, key, header, payload);
+		ids[i] = first + i;
+		if (dedup_keys && !dedup_nulls[i])
+			ids[i] = evbus_dedup(db, &bus, check_dedup_key(DatumGetTextPP(dedup_keys[i])), first + i);
+		if (ids[i] == first + i)
+		{
+			if (later.due == 0)
+				evbus_publish_add(&bus, first + i, type, key, header, payload);
+			else if (later_add(&later, &bus, first + i, type, key, header, payload))
+				later_write(&later);
+		}
+		if (later.n == 0)
+			MemoryContextReset(scratch);
 	}
+	later_write(&later);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
-	return first;
+	return ids;
 }
 
 /*
- * evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[], headers jsonb[])
- * returns setof bigint
+ * evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[], headers jsonb[],
+ * deliver_at timestamptz, dedup_keys text[]) returns setof bigint
  *
  * Stores one event for each element, in that order, all or none; returns their
- * ids, which grow.  The arrays have one dimension and one length, but one type
- * stands for all; keys and headers may be NULL, and so may their elements.  No
- * payloads store nothing.
+ * ids, which grow, but for those of dedup_keys that were used before.  The arrays have one
+ * dimension and one length, but one type stands for all; keys, headers and dedup_keys may be
+ * NULL, and so may their elements.  No payloads store nothing.  deliver_at is that of all.
  * All are stored with the first row of the result, whether the others are
  * fetched or not.  Else as evbus.publish().
  */
@@ -341,156 +456,20 @@ evbus_publish_batch(PG_FUNCTION_ARGS)
 
 	if (SRF_IS_FIRSTCALL())
 	{
-		int64	   *first;
 		int			count;
-		int64		id = publish_all(fcinfo, &count);
 
 		call = SRF_FIRSTCALL_INIT();
-		first = MemoryContextAlloc(call->multi_call_memory_ctx, sizeof(int64));
-		*first = id;
-		call->user_fctx = first;
+		call->user_fctx = publish_all(fcinfo, call->multi_call_memory_ctx, &count);
 		call->max_calls = count;
 	}
 	call = SRF_PERCALL_SETUP();
 	if (call->call_cntr < call->max_calls)
 	{
-		int64		id = *(int64 *) call->user_fctx + (int64) call->call_cntr;
+		int64		id = ((int64 *) call->user_fctx)[call->call_cntr];
 
 		SRF_RETURN_NEXT(call, Int64GetDatum(id));
 	}
 	SRF_RETURN_DONE(call);
-}
-
-/* --------------------------------------------------------------------- lines */
-
-/* How many lines a text has; a newline at its end begins no other. */
-static int
-count_lines(const char *at, const char *end)
-{
-	int			n = 0;
-
-	while (at < end)
-	{
-		const char *newline = memchr(at, '\n', end - at);
-
-		n++;
-		at = newline ? newline + 1 : end;
-	}
-	return n;
-}
-
-/* jsonb's own message for nothing at all would not tell what is wrong. */
-static void
-refuse_empty(const char *at, const char *end)
-{
-	while (at < end && (*at == ' ' || *at == '\t' || *at == '\r'))
-		at++;
-	if (at == end)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("a line is empty"),
-				 errhint("Give one JSON value on each line, without newlines in it; only behind the last one a newline may follow.")));
-}
-
-/* Context of errors: which line. */
-static void
-tell_line(void *arg)
-{
-	errcontext("evbus.publish_lines(), line %d", *(int *) arg);
-}
-
-/*
- * evbus.publish_lines(bus text, type text, lines text, keys text[], headers jsonb)
- * returns record (first_id bigint, events integer)
- *
- * Stores one event for each line, in that order, all or none.  lines: JSON values
- * with a newline between them, so none within one; a newline at the end is allowed,
- * an empty line is not.  type and headers are those of every event; keys, if not
- * NULL, has an element for each line.
- * The ids are first_id and those that follow it, without a gap; no lines store
- * nothing and first_id is NULL.
- * Errors: 22P02 and others of jsonb's input, with the line; else as evbus.publish().
- */
-Datum
-evbus_publish_lines(PG_FUNCTION_ARGS)
-{
-	EvbusBus	bus;
-	EvbusDb    *db;
-	text	   *type;
-	text	   *lines;
-	Datum	   *keys;
-	bool	   *key_nulls;
-	Jsonb	   *headers;
-	const char *at;
-	const char *end;
-	bool		with_keys;
-	int			line = 0;
-	int			n;
-	ErrorContextCallback context = {.previous = error_context_stack, .callback = tell_line, .arg = &line};
-	EvbusJsonbParser *parser;
-	MemoryContext scratch;
-	MemoryContext old;
-	TupleDesc	desc;
-	Datum		values[2] = {0};
-	bool		nulls[2] = {true, false};
-
-	evbus_arg_present(fcinfo, 0, "bus");
-	evbus_arg_present(fcinfo, 1, "type");
-	evbus_arg_present(fcinfo, 2, "lines");
-	type = PG_GETARG_TEXT_PP(1);
-	lines = PG_GETARG_TEXT_PP(2);
-	at = VARDATA_ANY(lines);
-	end = at + VARSIZE_ANY_EXHDR(lines);
-	n = count_lines(at, end);
-	with_keys = optional_array(fcinfo, 3, "keys", "lines", n, &keys, &key_nulls);
-	headers = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "evbus.publish_lines() must return a row");
-
-	if (VARSIZE_ANY_EXHDR(type) > 0 && *VARDATA_ANY(type) == '{')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("type must be a single event type, not an array"),
-				 errdetail("It is \"%s\".", evbus_clip(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type))),
-				 errhint("All events of evbus.publish_lines() have one type: 'order.created', and not '{order.created}'.")));
-	evbus_publish_check_type(type);
-	check_headers(headers);
-	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_lines()", &bus);
-	if (n >= LARGE_BATCH)
-		evbus_keep_memory(KEEP_BYTES);
-
-	parser = evbus_jsonb_parser();
-	scratch = AllocSetContextCreate(CurrentMemoryContext, "evbus publish_lines", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(scratch);
-	error_context_stack = &context;
-	if (n > 0)
-	{
-		int64		first = evbus_clock_take(&db->clock, n);
-
-		values[0] = Int64GetDatum(first);
-		nulls[0] = false;
-		while (line < n)
-		{
-			const char *newline = memchr(at, '\n', end - at);
-			text	   *key = with_keys && !key_nulls[line] ? DatumGetTextPP(keys[line]) : NULL;
-			Jsonb	   *payload;
-
-			line++;				/* for people they count from 1 */
-			CHECK_FOR_INTERRUPTS();
-			refuse_empty(at, newline ? newline : end);
-			payload = evbus_jsonb_parse(parser, at, (newline ? newline : end) - at);
-			check_event(&bus, key, headers, payload);
-			evbus_outbox_add(&bus, first + line - 1, type, key, headers, payload, !past_precommit);
-			write_through(&bus, first + line - 1);
-			MemoryContextReset(scratch);
-			at = newline ? newline + 1 : end;
-		}
-	}
-	error_context_stack = context.previous;
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(scratch);
-	values[1] = Int32GetDatum(n);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
 /* ---------------------------------------------------------------- callbacks */

@@ -34,7 +34,7 @@
 enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
-	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_COMPRESSION
+	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_COMPRESSION, BUS_DEDUP_WINDOW
 };
 enum
 {
@@ -124,8 +124,8 @@ evbus_compression_parse(const char *word, EvbusCompression *compression)
 static void
 load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 {
-	Datum		values[BUS_COMPRESSION];
-	bool		nulls[BUS_COMPRESSION];
+	Datum		values[BUS_DEDUP_WINDOW];
+	bool		nulls[BUS_DEDUP_WINDOW];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	bus->bus_id = DatumGetInt32(values[BUS_ID - 1]);
@@ -136,6 +136,7 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	bus->paused = DatumGetBool(values[BUS_PAUSED - 1]);
 	if (!evbus_compression_parse(TextDatumGetCString(values[BUS_COMPRESSION - 1]), &bus->compression))
 		bus->compression = EVBUS_COMPRESS_ZSTD;
+	bus->dedup_window = evbus_interval_usecs(DatumGetIntervalP(values[BUS_DEDUP_WINDOW - 1]));
 	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
 }
 
@@ -222,7 +223,7 @@ load_table(Oid relid, int max, bool buses)
 	int			n = 0;
 
 	/* A library of another version than the tables must not read past their rows. */
-	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_COMPRESSION : SUB_DEAD_FULL))
+	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_DEDUP_WINDOW : SUB_DEAD_FULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),

@@ -21,6 +21,7 @@ typedef struct EvbusBus
 	int			max_payload_bytes;
 	bool		paused;
 	EvbusCompression compression;
+	int64		dedup_window;	/* microseconds */
 	char		name[EVBUS_NAME_MAX + 1];
 } EvbusBus;
 

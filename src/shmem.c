@@ -111,6 +111,10 @@ init_all(void)
 		pg_atomic_init_u64(&db->overflows, 0);
 		pg_atomic_init_u64(&db->ticked_lsn, 0);
 		pg_atomic_init_u64(&db->ledger_turn, 0);
+		for (int j = 0; j < EVBUS_SCHEDULED_LEAVES; j++)
+			pg_atomic_init_u64(&db->scheduled_due[j], 0);
+		pg_atomic_init_u64(&db->scheduler_until, 0);
+		pg_atomic_init_u64(&db->dedup_turn, 0);
 	}
 	memset(evbus_slots, 0, sizeof(EvbusSlot) * EVBUS_BACKENDS);
 	memset(evbus_bus_states, 0, sizeof(EvbusBusState) * evbus_max_databases * evbus_max_buses);

@@ -90,7 +90,7 @@ static bool
 any_worker(Oid dboid, bool tell)
 {
 	bool		any = false;
-	pid_t		pids[3 * EVBUS_MAX_DATABASES + EVBUS_MAX_WORKERS];
+	pid_t		pids[4 * EVBUS_MAX_DATABASES + EVBUS_MAX_WORKERS];
 	int			n = 0;
 
 	LWLockAcquire(&evbus_shared->lock, LW_SHARED);
@@ -103,6 +103,8 @@ any_worker(Oid dboid, bool tell)
 				pids[n++] = evbus_dbs[i].maintainer_pid;
 			if (evbus_dbs[i].indexer_pid)
 				pids[n++] = evbus_dbs[i].indexer_pid;
+			if (evbus_dbs[i].scheduler_pid)
+				pids[n++] = evbus_dbs[i].scheduler_pid;
 			if (tell)
 				evbus_dbs[i].stopped_until = TimestampTzPlusMilliseconds(evbus_uptime(), STOP_SECONDS * 1000);
 		}

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(841);
+SELECT plan(862);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -16,7 +16,7 @@ CREATE TABLE bad (n integer GENERATED ALWAYS AS IDENTITY, call text, sqlstate te
 
 INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.create_bus(NULL)$$, $$evbus.create_bus('x', durability => NULL)$$, $$evbus.create_bus('x', retention => NULL)$$,
-	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$, $$evbus.create_bus('x', compression => NULL)$$,
+	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$, $$evbus.create_bus('x', compression => NULL)$$, $$evbus.create_bus('x', dedup_window => NULL)$$, $$evbus.cancel_scheduled(NULL)$$,
 	$$evbus.train_dictionary(NULL)$$, $$evbus.train_dictionary('b', samples => NULL)$$, $$evbus.train_dictionary('b', size => NULL)$$, $$evbus.train_dictionary('b', dry_run => NULL)$$,
 	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$,
 	$$evbus.publish(NULL, 'a', '1')$$, $$evbus.publish('b', NULL, '1')$$, $$evbus.publish('b', 'a', NULL)$$,
@@ -77,6 +77,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.publish_lines('b', 'a', E'1\n2', keys => '{{k,l}}')$$, $$evbus.publish_lines('b', 'a', '', keys => '{k}')$$, $$evbus.publish_lines('b', '', '1')$$, $$evbus.publish_lines('b', 'a', '1', headers => '1')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2,3}')$$, $$evbus.publish_batch('b', '{}', '{1}')$$, $$evbus.publish_batch('b', '{a,b}', '{}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{k,l,m}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{}')$$,
+	$$evbus.publish_batch('b', '{a,b}', '{1,2}', dedup_keys => '{k}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', dedup_keys => '{k,""}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', dedup_keys => '{{k,l}}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', headers => ARRAY['{}']::jsonb[])$$, $$evbus.publish_batch('b', '{}', '{}', keys => '{k}')$$,
 	$$evbus.publish_batch('b', '{{a,b},{c,d}}', '{1,2,3,4}')$$, $$evbus.publish_batch('b', '{a,b,c,d}', '{{1,2},{3,4}}')$$, $$evbus.publish_batch('b', '{{a,b}}', '{{1,2}}')$$,
 	$$evbus.publish_batch('b', '{a,b}', '{1,2}', keys => '{{k,l}}')$$, $$evbus.publish_batch('b', '{a,b}', '{1,2}', headers => ARRAY[ARRAY['{}', '{}']]::jsonb[])$$,
@@ -109,17 +110,20 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 -- intervals
 
 INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
-	(VALUES ($$evbus.create_bus('x', retention => %L)$$), ($$evbus.create_bus('x', partition_interval => %L)$$), ($$evbus.alter_bus('b', retention => %L)$$), ($$evbus.alter_bus('b', partition_interval => %L)$$),
+	(VALUES ($$evbus.create_bus('x', retention => %L)$$), ($$evbus.create_bus('x', partition_interval => %L)$$), ($$evbus.alter_bus('b', retention => %L)$$), ($$evbus.alter_bus('b', partition_interval => %L)$$), ($$evbus.create_bus('x', dedup_window => %L)$$), ($$evbus.alter_bus('b', dedup_window => %L)$$),
 		($$evbus.subscribe('b', 'x', backoff_max => %L)$$), ($$evbus.subscribe('b', 'x', lease => %L)$$), ($$evbus.subscribe('b', 'x', timeout => %L)$$),
 		($$evbus.alter_subscription('s', backoff_max => %L)$$), ($$evbus.alter_subscription('s', lease => %L)$$), ($$evbus.alter_subscription('s', timeout => %L)$$),
 		($$evbus.receive('s', lease => %L)$$), ($$evbus.receive_lines('s', lease => %L)$$), ($$evbus.extend('{}', %L)$$)) AS c (call),
 	(VALUES ('0'), ('1 microsecond'), ('-1 second'), ('-1 month'), ('1 month -40 days'), ('300000 years'), ('-300000 years'), ('178000000 years'), ('-178000000 years'), ('2147483647 days')) AS v (v)
 	WHERE NOT (call ~ 'backoff_max' AND v = '1 microsecond');
 INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
-	(VALUES ($$evbus.subscribe('b', 'x', backoff_initial => %L)$$), ($$evbus.alter_subscription('s', backoff_initial => %L)$$), ($$evbus.nack('{}', delay => %L)$$),
+	(VALUES ($$evbus.subscribe('b', 'x', backoff_initial => %L)$$), ($$evbus.alter_subscription('s', backoff_initial => %L)$$), ($$evbus.publish('b', 'a', '1', delay => %L)$$), ($$evbus.nack('{}', delay => %L)$$),
 		($$evbus.receive('s', wait => %L)$$), ($$evbus.receive_lines('s', wait => %L)$$), ($$CALL evbus.wait('s', %L)$$)) AS c (call),
 	(VALUES ('-1 second'), ('-1 microsecond'), ('-1 month'), ('300000 years'), ('-300000 years'), ('178000000 years'), ('2147483647 days')) AS v (v);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
+	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
+	$$evbus.publish('b', 'a', '1', deliver_at => 'infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => '-infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => now() + interval '36501 days')$$, $$evbus.publish('b', 'a', '1', deliver_at => '294276-01-01')$$,
+	$$evbus.publish('b', 'a', '1', delay => '0', deliver_at => now())$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => 'infinity')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => now() + interval '36501 days')$$,
 	$$evbus.create_bus('x', retention => '59 seconds')$$, $$evbus.create_bus('x', partition_interval => '59 seconds')$$,
 	$$evbus.subscribe('b', 'x', lease => '999 milliseconds')$$, $$evbus.subscribe('b', 'x', lease => '1 day 1 second')$$, $$evbus.subscribe('b', 'x', timeout => '9 milliseconds')$$,
 	$$evbus.subscribe('b', 'x', timeout => '1 day 1 second')$$, $$evbus.subscribe('b', 'x', backoff_initial => '2 seconds', backoff_max => '1 second')$$, $$evbus.subscribe('b', 'x', backoff_max => '2 years')$$,
@@ -131,6 +135,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.create_bus('x', compression => '')$$, $$evbus.create_bus('x', compression => 'Zstd')$$, $$evbus.alter_bus('b', compression => repeat('x', 100000))$$,
 	$$evbus.create_bus('x', durability => '')$$, $$evbus.create_bus('x', durability => 'solid')$$, $$evbus.seek('s', '0')$$, $$evbus.seek('s', '1000')$$,
 	$$evbus.seek('s', '9223372036854775808')$$, $$evbus.seek('s', repeat('9', 100000))$$, $$evbus.subscribe('b', 'x', start_from => '0')$$,
+	$$evbus.publish('b', 'a', '1', dedup_key => '')$$, $$evbus.publish('b', 'a', '1', dedup_key => repeat('k', 256))$$, $$evbus.publish('b', 'a', '1', dedup_key => repeat('é', 128))$$, $$evbus.publish('b', 'a', '1', dedup_key => repeat('k', 1000000))$$,
 	$$evbus.publish('b', 'a', '1', key => repeat('k', 1025))$$, $$evbus.publish('b', 'a', '1', key => repeat('é', 513))$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1000000))$$,
 	$$evbus.publish('b', 'a', '1', headers => '1')$$, $$evbus.publish('b', 'a', '1', headers => '[]')$$, $$evbus.publish('b', 'a', '1', headers => 'null')$$, $$evbus.publish('b', 'a', '1', headers => '"x"')$$,
 	$$evbus.publish('b', repeat('x', 1000000), '1')$$, $$evbus.subscribe('b', 'x', types => ARRAY[repeat('x', 1000000)])$$,

@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(226);
+SELECT plan(234);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -26,7 +26,8 @@ CREATE TABLE api (call text);
 GRANT SELECT ON api TO PUBLIC;
 INSERT INTO api VALUES
 	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$), ($$SELECT evbus.train_dictionary('orders')$$),
-	($$SELECT evbus.publish('orders', 'a', '1')$$), ($$SELECT * FROM evbus.publish_batch('orders', '{a}', '{1}')$$), ($$SELECT * FROM evbus.publish_lines('orders', 'a', '1')$$),
+	($$SELECT evbus.publish('orders', 'a', '1')$$), ($$SELECT * FROM evbus.publish_batch('orders', '{a}', '{1}')$$), ($$SELECT * FROM evbus.publish_lines('orders', 'a', '1')$$), ($$SELECT evbus.cancel_scheduled(1)$$),
+	($$SELECT * FROM evbus.scheduled_list$$), ($$SELECT * FROM evbus.scheduled$$), ($$SELECT * FROM evbus.scheduled_0$$), ($$DELETE FROM evbus.scheduled$$), ($$SELECT * FROM evbus.dedup_0$$), ($$TRUNCATE evbus.dedup_1$$),
 	($$SELECT evbus.publish_changes('api', 'orders')$$), ($$SELECT evbus.stop_publish_changes('api')$$), ($$SELECT evbus._changes()$$),
 	($$SELECT evbus.cloud_event(NULL::evbus.event)$$), ($$SELECT evbus.publish_cloud_event('orders', '{}')$$),
 	($$SELECT evbus.subscribe('orders', 'x')$$), ($$SELECT evbus.alter_subscription('admins')$$), ($$SELECT evbus.unsubscribe('admins')$$), ($$SELECT evbus.pause('admins')$$), ($$SELECT evbus.resume('admins')$$),

@@ -1,8 +1,8 @@
 -- The views: their columns are part of the API; what they tell, also of an empty bus.
 \ir include/helpers.sql
-SELECT plan(39);
+SELECT plan(41);
 
-SELECT columns_are('evbus', 'bus_list', '{bus,owner,durability,retention,partition_interval,max_payload_bytes,paused,created_at,next_position,subscriptions,retention_bytes,retention_policy}'::name[], 'columns of bus_list');
+SELECT columns_are('evbus', 'bus_list', '{bus,owner,durability,retention,partition_interval,max_payload_bytes,paused,created_at,next_position,subscriptions,retention_bytes,retention_policy,compression,dedup_window}'::name[], 'columns of bus_list');
 SELECT columns_are('evbus', 'subscription_list', '{subscription,bus,owner,types,handler,channel,batch_size,concurrency,max_attempts,backoff_initial,backoff_max,lease,timeout,ordering,on_failure,paused,paused_reason,created_at,max_dead_letters,dead_letters_full}'::name[],
 	'columns of subscription_list');
 SELECT columns_are('evbus', 'subscription_lag', '{subscription,bus,cursor_position,next_position,lag,in_flight,retries,next_retry_at,held_up,workers,paused,paused_reason,dropped}'::name[], 'columns of subscription_lag');
@@ -13,11 +13,12 @@ SELECT columns_are('evbus', 'dead_letter', '{dead_letter_id,dead_at,subscription
 SELECT columns_are('evbus', 'dead_letter_summary', '{bus,subscription,type,sqlstate,reason,dead_letters,oldest,newest,last_message}'::name[], 'columns of dead_letter_summary');
 SELECT columns_are('evbus', 'dead_letter_trend', '{bus,subscription,type,sqlstate,reason,hour,died,dead_letters}'::name[], 'columns of dead_letter_trend');
 SELECT columns_are('evbus', 'redrive_list', '{job,state,subscription,bus,types,sqlstate,dead_after,dead_before,max_events,rate,total,done,role,login,created_at,started_at,finished_at,error}'::name[], 'columns of redrive_list');
+SELECT columns_are('evbus', 'scheduled_list', '{bus,id,type,key,payload,headers,due_at,scheduled_by,scheduled_at}'::name[], 'columns of scheduled_list');
 
 -- without any bus
 
 SELECT is_empty('SELECT 1 FROM evbus.' || view, view || ' is empty without a bus')
-FROM unnest('{bus_list,subscription_list,subscription_lag,history,leaf_list,retry_list,dead_letter,dead_letter_summary,dead_letter_trend,redrive_list}'::text[]) AS view;
+FROM unnest('{bus_list,subscription_list,subscription_lag,history,leaf_list,scheduled_list,retry_list,dead_letter,dead_letter_summary,dead_letter_trend,redrive_list}'::text[]) AS view;
 
 -- without events
 

@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ * scheduler.c
+ *	  The scheduler: one per database, while it has delayed events.  Publishes them
+ *	  when they are due; and evbus.cancel_scheduled().
+ *
+ * A batch is one transaction: rows of evbus.scheduled are deleted (scheduled.c) and
+ * published like any other event, under ids of now, with the id that publish() had
+ * returned in the header "scheduledid".  So an event is published once, through every
+ * crash, and in the order of due times.
+ *
+ * It does nothing else, because the maintainer, which waits for locks a second at
+ * most, may be late by that.  The launcher starts it when somebody commits a delayed event,
+ * and it ends when there has been none for a while.  Where no worker slot is left for it,
+ * the maintainer stands in.
+ *-------------------------------------------------------------------------
+ */
+#include "scheduler.h"
+
+#include "access/xact.h"
+#include "args.h"
+#include "clock.h"
+#include "fmgr.h"
+#include "handler.h"
+#include "internal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "point.h"
+#include "publish.h"
+#include "registry.h"
+#include "scheduled.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker.h"
+
+#define SLEEP_MAX_MS	1000	/* somebody may set the clock */
+#define NAP_MS			5		/* between two batches, so that they are batches */
+#define FAILED_MS		1000	/* after an error */
+#define STAND_IN_USECS	USECS_PER_SEC	/* so late the maintainer helps */
+
+PGDLLEXPORT void evbus_scheduler_main(Datum main_arg);
+
+PG_FUNCTION_INFO_V1(evbus_cancel_scheduled);
+
+static EvbusDb *db;
+
+/*
+ * evbus.cancel_scheduled(id bigint) returns boolean
+ *
+ * Cancels a delayed event by the id that evbus.publish() returned, when the caller
+ * commits.  False: it is published, cancelled, or never was.  Waits for a transaction
+ * that is publishing or cancelling it just now.  Errors: 22004, 25006, 42501 scheduled by another
+ * role, unless the caller has the rights of the bus's owner.  Privileges: EXECUTE.
+ */
+Datum
+evbus_cancel_scheduled(PG_FUNCTION_ARGS)
+{
+	EvbusDb    *of = evbus_db();
+
+	evbus_arg_present(fcinfo, 0, "id");
+	PreventCommandIfReadOnly("evbus.cancel_scheduled()");
+	PreventCommandDuringRecovery("evbus.cancel_scheduled()");
+	PG_RETURN_BOOL(evbus_scheduled_delete(of, PG_GETARG_INT64(0)));
+}
+
+/* ---------------------------------------------------------------- one batch */
+
+/* The headers of an event that was scheduled under this id. */
+static Jsonb *
+with_id(Jsonb *headers, int64 scheduled_id)
+{
+	char	   *text = psprintf("{\"scheduledid\": \"" INT64_FORMAT "\"}", scheduled_id);
+	Datum		id = DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
+
+	if (headers == NULL)
+		return DatumGetJsonbP(id);
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(headers), id));
+}
+
+/* Publish a batch of what is due, in a transaction. */
+static void
+publish_due(EvbusDb *of)
+{
+	EvbusDue   *due;
+	EvbusBus	bus = {0};
+	int			n = evbus_scheduled_take(of, GetCurrentTimestamp(), &due);
+
+	for (int i = 0; i < n; i++)
+	{
+		/* Of a bus that was dropped meanwhile there is nothing left to do. */
+		if (due[i].bus_id != bus.bus_id)
+		{
+			if (!evbus_bus_by_id(due[i].bus_id, &bus))
+				continue;
+			(void) evbus_publish_prepare(bus.name, "evbus.publish()", &bus);
+		}
+		evbus_publish_add(&bus, evbus_clock_take(&of->clock, 1), due[i].type, due[i].key,
+						  with_id(due[i].headers, due[i].scheduled_id), due[i].payload);
+	}
+}
+
+/* Publish what is due, if anything is; outside of a transaction.  Returns in how many ms to come again. */
+static int
+turn(EvbusDb *of)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
+	volatile int wait = NAP_MS;
+	TimestampTz next;
+
+	if (evbus_scheduled_next(of) <= now)
+	{
+		PG_TRY();
+		{
+			StartTransactionCommand();
+			PushActiveSnapshot(GetTransactionSnapshot());
+			publish_due(of);
+			PopActiveSnapshot();
+			EVBUS_POINT("scheduler.publishing");
+			CommitTransactionCommand();
+			evbus_scheduled_end(of, true);
+			EVBUS_POINT("scheduler.published");
+		}
+		PG_CATCH();
+		{
+			HOLD_INTERRUPTS();
+			MemoryContextSwitchTo(context);
+			EmitErrorReport();
+			FlushErrorState();
+			AbortOutOfAnyTransaction();
+			evbus_scheduled_end(of, false);
+			RESUME_INTERRUPTS();
+			wait = FAILED_MS;
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(context);
+		pgstat_report_stat(false);
+		if (wait == FAILED_MS)
+			return wait;
+		now = GetCurrentTimestamp();
+	}
+	next = evbus_scheduled_next(of);
+	if (next == PG_INT64_MAX || next - now >= SLEEP_MAX_MS * INT64CONST(1000))
+		return SLEEP_MAX_MS;
+	return next <= now ? wait : Max((int) ((next - now + 999) / 1000), wait);
+}
+
+/* For the launcher: are there delayed events that somebody knows of? */
+bool
+evbus_scheduler_wanted(EvbusDb *of)
+{
+	TimestampTz next = evbus_scheduled_next(of);
+
+	return next > 0 && next < PG_INT64_MAX;
+}
+
+/*
+ * For the maintainer, outside of a transaction: where nobody knows whether there are
+ * delayed events, see; and where no scheduler could be started, publish what is overdue.
+ * Returns in how many ms to come again, at most.
+ */
+int
+evbus_scheduler_stand_in(EvbusDb *of)
+{
+	TimestampTz next = evbus_scheduled_next(of);
+	int			wait;
+
+	if (of->scheduler_pid != 0 || (next > 0 && next > GetCurrentTimestamp() - STAND_IN_USECS))
+		return SLEEP_MAX_MS;
+	wait = turn(of);
+	if (evbus_scheduler_wanted(of))
+		evbus_launcher_wake();
+	return wait;
+}
+
+/* --------------------------------------------------------------- the worker */
+
+static void
+leave(int code, Datum arg)
+{
+	evbus_scheduled_end(db, false);
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	if (db->scheduler_pid == MyProcPid)
+		db->scheduler_pid = 0;
+	LWLockRelease(&evbus_shared->lock);
+	evbus_launcher_wake();
+}
+
+void
+evbus_scheduler_main(Datum main_arg)
+{
+	MemoryContext context;
+	int64		idle_since = 0;
+	bool		mine;
+
+	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
+	/* A crash that undoes what it published undoes the deletion, too, and who received it flushed both. */
+	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
+	StartTransactionCommand();
+	if (!evbus_installed())
+		proc_exit(0);
+	db = evbus_db();
+	CommitTransactionCommand();
+
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	mine = db->scheduler_pid == 0;
+	if (mine)
+	{
+		pg_atomic_write_u64(&db->scheduler_until, 0);
+		db->scheduler_procno = EvbusMyProcno();
+		pg_write_barrier();
+		db->scheduler_pid = MyProcPid;
+	}
+	LWLockRelease(&evbus_shared->lock);
+	if (!mine)
+		proc_exit(0);
+	before_shmem_exit(leave, (Datum) 0);
+	context = AllocSetContextCreate(TopMemoryContext, "evbus scheduler", ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		TimestampTz next;
+		int			wait;
+
+		evbus_worker_turn();
+		MemoryContextReset(context);
+		StartTransactionCommand();
+		if (evbus_worker_unwanted(db))
+			proc_exit(0);
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(context);
+		wait = turn(db);
+
+		next = evbus_scheduled_next(db);
+		if (next != PG_INT64_MAX)
+			idle_since = 0;
+		else if (idle_since == 0)
+			idle_since = evbus_uptime();
+		else if (TimestampDifferenceExceeds(idle_since, evbus_uptime(), evbus_worker_idle_timeout))
+			proc_exit(0);
+
+		/* Say until when we sleep, then look once more: a publisher lowers a bound, then looks at that. */
+		pg_atomic_write_u64(&db->scheduler_until, (uint64) next);
+		pg_memory_barrier();
+		if (evbus_scheduled_next(db) >= next)
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, PG_WAIT_EXTENSION);
+		pg_atomic_write_u64(&db->scheduler_until, 0);
+		ResetLatch(MyLatch);
+	}
+}
