@@ -57,9 +57,14 @@ serve(const EvbusSubscription *sub)
 		return false;
 	if (!evbus_cursor_loaded(db, sub))
 	{
+		EvbusSubscription *now;
+
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		(void) evbus_ledger_attach(db, sub);
+		/* What has ended meanwhile must not take its place again, which others may have by now. */
+		now = evbus_subscription_by_id(sub->subscription_id);
+		if (now != NULL && now->epoch == sub->epoch)
+			(void) evbus_ledger_attach(db, sub);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}

@@ -100,11 +100,11 @@ oldest_event(const EvbusSubscription *sub, int64 next, int64 *id)
 {
 	int64		lo = evbus_tick_first_position(sub->bus_id);
 	int64		hi = next;
+	int64		middle = lo;	/* most often it is this one */
 
 	*id = 0;
-	while (lo < hi)
+	for (; lo < hi; middle = lo + (hi - lo) / 2)
 	{
-		int64		middle = *id == 0 && hi == next ? lo : lo + (hi - lo) / 2;
 		int64		found;
 
 		CHECK_FOR_INTERRUPTS();
@@ -252,7 +252,8 @@ end_replays(int32 replay_id, int32 subscription_id, int32 bus_id, const char *ho
 	EvbusInternal state;
 	uint64		n;
 
-	LockRelationOid(evbus_relid("subscription"), RowExclusiveLock);	/* a replay() that has begun comes first */
+	if (replay_id == 0)
+		LockRelationOid(evbus_relid("subscription"), RowExclusiveLock); /* a replay() that has begun comes first */
 	evbus_internal_begin(&state);
 	n = evbus_sql(NULL,
 				  "WITH d AS (DELETE FROM evbus.replay r USING evbus.subscription x, evbus.bus b"
@@ -347,25 +348,20 @@ has_retries(const EvbusSubscription *replay)
 	return found;
 }
 
-/* End those that are through; in no transaction. */
+/* End those that are through; in no transaction.  Their memory is freed as that of any that was dropped, a while later. */
 void
 evbus_replay_turn(EvbusDb *db, const EvbusSubscription *subs, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		bool		ended;
-
 		if (subs[i].replay_of == 0 || !is_through(db, &subs[i]))
 			continue;
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		ended = !has_retries(&subs[i]);
-		if (ended)
+		if (!has_retries(&subs[i]))
 			(void) end_replays(subs[i].subscription_id, 0, 0, "done");
 		PopActiveSnapshot();
 		EVBUS_POINT("replay.ending");
 		CommitTransactionCommand();
-		if (ended)
-			evbus_cursor_forget(db, subs[i].slot, subs[i].subscription_id);
 	}
 }
