@@ -74,14 +74,18 @@ consumer_subscription(const char *name)
 	return sub;
 }
 
-static void
+/* False: it is a replay that this transaction has made, at a place that is not free yet; of a subscription that is an error. */
+static bool
 attach(EvbusDb *db, const EvbusSubscription *sub)
 {
-	if (!evbus_ledger_attach(db, sub))
+	if (evbus_ledger_attach(db, sub))
+		return true;
+	if (sub->replay_of == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("subscription \"%s\" was made or moved in this transaction", sub->name),
 				 errhint("Commit before receiving from it.")));
+	return false;
 }
 
 /* --------------------------------------------------------------------- take */
@@ -306,7 +310,7 @@ take_from(EvbusTaken *t, const EvbusSubscription *from, int max, int64 bytes_max
 	t->sub = of;
 }
 
-/* The same of its replays, in turn.  One that this transaction has made may not be there yet. */
+/* The same of its replays, in turn. */
 static void
 take_replayed(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
 {
@@ -318,7 +322,7 @@ take_replayed(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *sh
 	{
 		const EvbusSubscription *replay = &t->replays[(next + i) % t->n_replays];
 
-		if (evbus_cursor_has_work(t->db, replay, GetCurrentTimestamp()) && evbus_ledger_attach(t->db, replay))
+		if (evbus_cursor_has_work(t->db, replay, GetCurrentTimestamp()) && attach(t->db, replay))
 			take_from(t, replay, end - t->n, bytes_max, lsn, short_of_leases);
 	}
 }
@@ -418,7 +422,7 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 		t->expires_at = GetCurrentTimestamp() + (lease >= 0 ? lease : sub->lease);
 		if (!sub->paused)
 		{
-			attach(db, sub);
+			(void) attach(db, sub);
 			take_all(t, max, bytes_max, tail, &lsn, &short_of_leases);
 			/* Those of what was just acked are free at commit: the next call will see. */
 			if (t->n == 0 && short_of_leases && !acked)
@@ -524,20 +528,15 @@ static bool
 peek(EvbusDb *db, const EvbusSubscription *sub)
 {
 	bool		found = false;
-	bool		there = true;
+	bool		there;
 	bool		pushed = !ActiveSnapshotSet();
 
 	if (pushed)
 		PushActiveSnapshot(GetTransactionSnapshot());
-	if (sub->replay_of == 0)
-		attach(db, sub);
-	else
-		there = evbus_ledger_attach(db, sub);
-	if (!there)
-		;						/* this transaction has just made it */
-	else if (evbus_retry_next(db, sub) <= GetCurrentTimestamp())
+	there = attach(db, sub);
+	if (there && evbus_retry_next(db, sub) <= GetCurrentTimestamp())
 		found = true;
-	else if (sub->ordering != EVBUS_ORDER_NONE)
+	else if (there && sub->ordering != EVBUS_ORDER_NONE)
 	{
 		EvbusEvents events = {0};
 		EvbusClaim	claim;
@@ -568,7 +567,7 @@ peek(EvbusDb *db, const EvbusSubscription *sub)
 	return found;
 }
 
-/* The same of a subscription or its replays. */
+/* The same of a subscription and its replays. */
 static bool
 peek_all(EvbusDb *db, const EvbusSubscription *sub, const EvbusSubscription *replays, int n)
 {

@@ -269,7 +269,7 @@ typedef struct EvbusSub
 	int64		stop;			/* of a replay: positions from here on are not for it; else PG_INT64_MAX */
 	int32		rate;			/* of a replay: events a second; 0: as many as there are */
 	int64		paced_at;		/* by evbus_uptime(): what was due until then is given out (pace.c) */
-	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one */
+	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one; about */
 	pg_atomic_uint32 may_block; /* there may be rows in evbus.retry; set before the lease of their event ends */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
 	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
