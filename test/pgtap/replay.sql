@@ -1,6 +1,6 @@
 -- Replays: events of the past once more, to clients and handlers, beside the live flow, which does not notice.
 \ir include/helpers.sql
-SELECT plan(104);
+SELECT plan(107);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.subscribe('orders', 'c') AS position \gset
@@ -254,6 +254,12 @@ SELECT becomes('SELECT newest()', 'done 300 of 300', 'goes on when the handler i
 SELECT results_eq($$SELECT count(*) > 0, count(*) < 300, max(position) FROM effect WHERE subscription = 'other'$$, $$VALUES (true, true, 300::bigint)$$, 'and is given to the new one');
 SELECT results_eq(format('SELECT count(*), count(DISTINCT position) FROM effect WHERE n > %s', :mark), $$VALUES (300::bigint, 300::bigint)$$, 'nothing is left out, or done twice');
 SELECT ok(extract(epoch FROM finished_at - created_at) BETWEEN 0.95 AND 2.5, 'at its rate') FROM evbus.replay_list ORDER BY replay_id DESC LIMIT 1;
+SELECT max(n) AS mark, (SELECT next_position FROM evbus.subscription_lag WHERE subscription = 'one') AS position FROM effect \gset
+SELECT count(*) AS n FROM evbus.publish_batch('orders', ARRAY(SELECT CASE WHEN i % 10 = 0 THEN 'sparse' ELSE 'dense' END FROM generate_series(1, 3000) i), ARRAY(SELECT to_jsonb(i) FROM generate_series(1, 3000) i)) \gset
+SELECT evbus.replay('one', :'position', types => '{sparse}', rate => 100) AS replay \gset
+SELECT becomes('SELECT newest()', 'done 3000 of 3000', 'a replay of few of many');
+SELECT results_eq(format('SELECT count(*), count(DISTINCT position) FROM effect WHERE n > %s AND replayed', :mark), $$VALUES (300::bigint, 300::bigint)$$, 'delivers those');
+SELECT ok(extract(epoch FROM finished_at - created_at) BETWEEN 2.95 AND 4.5, 'and is at its rate, too: what is not wanted does not count') FROM evbus.replay_list ORDER BY replay_id DESC LIMIT 1;
 TRUNCATE effect;
 SELECT evbus.subscribe('orders', 'slow', handler => 'slow(evbus.event[])', batch_size => 10) AS position \gset
 SELECT evbus.replay('slow', '1', '1001') AS replay \gset
