@@ -277,11 +277,22 @@ typedef struct EvbusSub
 	uint32		settled;		/* tracked entries that ended or came back so far */
 	int32		n_tracked;		/* of those HELD */
 	int32		n_deferred;		/* of those RETURNED that are no retries */
+	int64		stop;			/* of a replay: positions from here on are not for it; else PG_INT64_MAX */
+	int32		rate;			/* of a replay: events a second; 0: as many as there are */
+	int64		paced_at;		/* by evbus_uptime(): what was due until then is given out (pace.c) */
+	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one; about */
 	pg_atomic_uint32 may_block; /* there may be rows in evbus.retry; set before the lease of their event ends */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
 	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
 	pg_atomic_uint32 died;		/* dead letters added, also by who rolled back: the maintainer shall look at the quota */
 } EvbusSub;
+
+/* Positions of a subscription's bus below it are there, and for the subscription. */
+static inline int64
+evbus_sub_end(const EvbusSub *sub, EvbusBusState *bus)
+{
+	return Min((int64) pg_atomic_read_u64(&bus->next_position), sub->stop);
+}
 
 /* ---------------------------------------------------------------- workers */
 
@@ -384,6 +395,7 @@ typedef struct EvbusEvent
 	int			payload_len;
 	int			attempt;		/* 1 on the first delivery */
 	uint64		ring_at;		/* offset + 1 of its entry in the ring, where it was read; 0: elsewhere */
+	bool		replayed;		/* a retry, whose first delivery was of a replay */
 } EvbusEvent;
 
 static inline uint32

@@ -31,6 +31,7 @@
 #include "redrive_job.h"
 #include "quota.h"
 #include "registry.h"
+#include "replay.h"
 #include "retain.h"
 #include "retry.h"
 #include "ring.h"
@@ -270,6 +271,12 @@ static EvbusSubscription *all_subs;
 static int	n_all_subs;
 
 static void
+end_replays(void)
+{
+	evbus_replay_turn(db, all_subs, n_all_subs);
+}
+
+static void
 put_behind(void)
 {
 	evbus_behind_turn(db, all_subs, n_all_subs);
@@ -424,6 +431,7 @@ evbus_maintainer_main(Datum main_arg)
 			all_subs = subs;
 			n_all_subs = n;
 			(void) attempt(put_behind, false);
+			(void) attempt(end_replays, false);
 			MemoryContextSwitchTo(context);
 		}
 

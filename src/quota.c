@@ -56,7 +56,9 @@ typedef struct Look
 void
 evbus_quota_died(EvbusDb *db, const EvbusSubscription *sub)
 {
-	if (sub->max_dead_letters == 0)
+	if (sub->replay_of != 0)
+		sub = evbus_subscription_by_id(sub->replay_of);	/* whose dead letter it is */
+	if (sub == NULL || sub->max_dead_letters == 0)
 		return;
 	pg_atomic_fetch_add_u32(&EVBUS_SUB(db, sub->slot)->died, 1);
 	if (db->maintainer_pid != 0)
@@ -172,7 +174,7 @@ evbus_quota_turn(EvbusDb *db, EvbusRunner run, const EvbusSubscription *subs, in
 		uint32		died = pg_atomic_read_u32(&EVBUS_SUB(db, subs[i].slot)->died);
 		Look		at = {.sub = &subs[i]};
 
-		if (subs[i].max_dead_letters == 0)
+		if (subs[i].max_dead_letters == 0 || subs[i].replay_of != 0)
 			continue;
 		if (s->subscription_id != subs[i].subscription_id || s->max != subs[i].max_dead_letters ||
 			s->drop != subs[i].drop_dead_letters || s->paused != subs[i].paused)

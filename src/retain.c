@@ -100,6 +100,8 @@ needed_by(EvbusDb *db, int32 class, int64 hi)
 		(void) evbus_ledger_attach(db, &subs[i]);
 		if (!evbus_cursor_progress(db, &subs[i], &state))
 			return pstrdup(subs[i].name);	/* it changes just now: next time */
+		if (subs[i].replay_of != 0 && state.cursor >= subs[i].stop_position)
+			continue;			/* it has read all it will */
 		values[0] = Int32GetDatum(subs[i].bus_id);
 		values[1] = Int64GetDatum(state.cursor);
 		values[2] = Int64GetDatum(hi);
@@ -197,6 +199,8 @@ count_one(int64 position, int64 id, void *arg)
 			else
 				hi = middle;
 		}
+		if (sub->sub->replay_of != 0 && position >= sub->sub->stop_position)
+			continue;
 		sub->events += position >= sub->frontier || (lo < sub->n_open && sub->open[lo].lo <= position);
 	}
 }

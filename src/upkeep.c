@@ -351,28 +351,34 @@ evbus_upkeep_unindexed(EvbusDb *db, EvbusLeaf **due)
 	return n;
 }
 
-/* What was written while its subscription was being dropped, or stays behind. */
+/* Replays of subscriptions that were deleted by hand, and what was written while what it is of was being dropped, or stays behind. */
 void
 evbus_upkeep_orphans(void)
 {
 	EvbusInternal state;
+	bool		changed;
 
 	evbus_internal_begin(&state);
+	changed = evbus_sql(NULL, "DELETE FROM evbus.replay r WHERE NOT EXISTS"
+						" (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)", 0, NULL, NULL, NULL, 0) > 0;
 	evbus_sql(NULL, "DELETE FROM evbus.retry r WHERE NOT EXISTS"
-			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)", 0, NULL, NULL, NULL, 0);
+			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)"
+			  " AND NOT EXISTS (SELECT 1 FROM evbus.replay x WHERE x.replay_id = r.subscription_id)", 0, NULL, NULL, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.dead_letter_quota_state q WHERE NOT EXISTS"
 			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = q.subscription_id)", 0, NULL, NULL, NULL, 0);
 	evbus_internal_end(&state);
+	if (changed)
+		evbus_registry_changed();
 }
 
-/* Stop a subscription that cannot go on, and say why where users look. */
+/* Stop a subscription that cannot go on, with its replays, and say why where users look. */
 void
 evbus_upkeep_pause(int32 subscription_id, const char *reason)
 {
 	static const Oid types[] = {INT4OID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(subscription_id), CStringGetTextDatum(reason)};
-	EvbusInternal state;
 	EvbusSubscription *sub = evbus_subscription_by_id(subscription_id);
+	Datum		values[] = {Int32GetDatum(sub && sub->replay_of != 0 ? sub->replay_of : subscription_id), CStringGetTextDatum(reason)};
+	EvbusInternal state;
 
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1 AND NOT paused",
