@@ -462,7 +462,7 @@ static int
 load_endings(Ending **endings)
 {
 	static SPIPlanPtr plan = NULL;
-	int			n = (int) evbus_sql(&plan, "SELECT d.dictionary_id, d.bus_id, d.last_id, b.storage_class_id || b.former_classes"
+	int			n = (int) evbus_sql(&plan, "SELECT d.dictionary_id, d.bus_id, d.last_id, CASE WHEN b.bus_id IS NOT NULL THEN b.storage_class_id || b.former_classes END"
 									" FROM evbus.dictionary d LEFT JOIN evbus.bus b USING (bus_id) WHERE d.last_id IS NOT NULL", 0, NULL, NULL, NULL, 0);
 
 	*endings = palloc(sizeof(Ending) * Max(n, 1));
