@@ -9,8 +9,8 @@
  *
  * Only rows of the log, and their copies in the ring, refer to dictionaries: retries
  * and dead letters keep what they have of an event in a form that stands alone
- * (evbus_coded_alone()).  So a dictionary goes after the last leaf that has an event
- * with an id up to its last_id, in steps:
+ * (evbus_coded_alone()).  So a dictionary goes after the last leaf that may have an event
+ * of its bus with an id up to its last_id, in steps:
  *
  *	1. It is not what the bus uses, so it is marked as retired.
  *	2. In a later transaction, under a lock that waits for the one of step 1: everybody
@@ -431,24 +431,62 @@ evbus_train_bus(EvbusDb *db, int32 bus_id)
 
 /* ---------------------------------------------------------------- their end */
 
-/* The lowest id of any leaf of the log; PG_INT64_MAX: there are none. */
-static int64
-oldest_leaf(void)
+/* A dictionary that events up to last_id may refer to. */
+typedef struct Ending
 {
-	Oid		   *parents;
-	int			n = evbus_class_parents(&parents);
-	int64		oldest = PG_INT64_MAX;
+	int32		id;
+	int32		bus_id;
+	int64		last_id;
+	int			n_parents;
+	Oid		   *parents;		/* where the leaves are that may have such events */
+} Ending;
 
-	for (int i = 0; i < n; i++)
+/* Has any of those leaves ids up to last_id? */
+static bool
+in_leaves(const Ending *ending)
+{
+	bool		found = false;
+
+	for (int i = 0; i < ending->n_parents && !found; i++)
 	{
 		EvbusLeaf  *leaves;
 
-		if (evbus_leaf_list(parents[i], &leaves) > 0)
-			oldest = Min(oldest, leaves[0].lo);
+		found = evbus_leaf_list(ending->parents[i], &leaves) > 0 && leaves[0].lo <= ending->last_id;
 		pfree(leaves);
 	}
-	pfree(parents);
-	return oldest;
+	return found;
+}
+
+/* Those that step 2 is done with.  Within evbus_internal_begin(); palloc'd. */
+static int
+load_endings(Ending **endings)
+{
+	static SPIPlanPtr plan = NULL;
+	int			n = (int) evbus_sql(&plan, "SELECT d.dictionary_id, d.bus_id, d.last_id, CASE WHEN b.bus_id IS NOT NULL THEN b.storage_class_id || b.former_classes END"
+									" FROM evbus.dictionary d LEFT JOIN evbus.bus b USING (bus_id) WHERE d.last_id IS NOT NULL", 0, NULL, NULL, NULL, 0);
+
+	*endings = palloc(sizeof(Ending) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		Ending	   *e = &(*endings)[i];
+		bool		dropped;
+		Datum		classes = evbus_column(i, 4, &dropped);
+		Datum	   *elements;
+
+		e->id = DatumGetInt32(evbus_column(i, 1, NULL));
+		e->bus_id = DatumGetInt32(evbus_column(i, 2, NULL));
+		e->last_id = DatumGetInt64(evbus_column(i, 3, NULL));
+		if (dropped)
+		{
+			e->n_parents = evbus_class_parents(&e->parents);	/* who knows in which it was */
+			continue;
+		}
+		deconstruct_array(DatumGetArrayTypeP(classes), INT4OID, sizeof(int32), true, TYPALIGN_INT, &elements, NULL, &e->n_parents);
+		e->parents = palloc(sizeof(Oid) * e->n_parents);
+		for (int c = 0; c < e->n_parents; c++)
+			e->parents[c] = evbus_class_parent(DatumGetInt32(elements[c]));
+	}
+	return n;
 }
 
 /* Does the ring still have an event of the bus with an id up to that? */
@@ -474,37 +512,29 @@ in_ring(EvbusDb *db, int32 bus_id, int64 last_id)
 void
 evbus_train_upkeep(EvbusDb *db)
 {
-	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {INT8OID};
+	static const Oid id_types[] = {INT4OID};
 	Oid			relid = evbus_relid("dictionary");
 	Datum		value;
 	EvbusInternal internal;
-	uint64		n;
-	uint64		changed;
+	Ending	   *endings;
+	int			n;
+	uint64		changed = 0;
 
 	if (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
 		return;					/* somebody trains: next time */
 	evbus_clock_ensure(db);
 	evbus_internal_begin(&internal);
-	value = Int64GetDatum(oldest_leaf());
-	n = evbus_sql(&plan, "SELECT dictionary_id, bus_id, last_id FROM evbus.dictionary WHERE last_id < $1", 1, types, &value, NULL, 0);
-	changed = 0;
-	if (n > 0)
+	n = load_endings(&endings);
+	for (int i = 0; i < n; i++)
 	{
-		int32	   *gone = palloc(sizeof(int32) * n);
-
-		for (uint64 i = 0; i < n; i++)
-			if (!in_ring(db, DatumGetInt32(evbus_column(i, 2, NULL)), DatumGetInt64(evbus_column(i, 3, NULL))))
-				gone[changed++] = DatumGetInt32(evbus_column(i, 1, NULL));
-		for (uint64 i = 0; i < changed; i++)
-		{
-			static const Oid id_types[] = {INT4OID};
-			Datum		id = Int32GetDatum(gone[i]);
-
-			evbus_sql(NULL, "DELETE FROM evbus.dictionary WHERE dictionary_id = $1", 1, id_types, &id, NULL, 0);
-			ereport(LOG,
-					(errmsg("evbus dropped dictionary %d: no event needs it any more", gone[i])));
-		}
+		if (in_leaves(&endings[i]) || in_ring(db, endings[i].bus_id, endings[i].last_id))
+			continue;
+		value = Int32GetDatum(endings[i].id);
+		evbus_sql(NULL, "DELETE FROM evbus.dictionary WHERE dictionary_id = $1", 1, id_types, &value, NULL, 0);
+		changed++;
+		ereport(LOG,
+				(errmsg("evbus dropped dictionary %d: no event needs it any more", endings[i].id)));
 	}
 	value = Int64GetDatum((int64) pg_atomic_fetch_add_u64(&db->clock, 0));	/* a barrier, too */
 	evbus_sql(NULL, "UPDATE evbus.dictionary SET last_id = $1 WHERE retired_at IS NOT NULL AND last_id IS NULL", 1, types, &value, NULL, 0);
