@@ -16,6 +16,7 @@
  */
 #include "ordered.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "cursor.h"
 #include "internal.h"
@@ -95,7 +96,11 @@ may_block(const EvbusTaking *taking)
 	pg_atomic_write_u32(&shared->may_block, 0);
 	pg_memory_barrier();
 	if (!any_rows(taking->sub))
+	{
+		if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+			evbus_pin_cleared(taking->db, taking->sub->slot);
 		return false;
+	}
 	pg_atomic_write_u32(&shared->may_block, 1);
 	return true;
 }
