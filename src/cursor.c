@@ -267,7 +267,7 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, const EvbusE
 	bool		found = false;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (same_sub(shared, sub))
+	if (same_sub(shared, sub) && (taking == NULL || shared->ordering == sub->ordering))
 	{
 		evbus_lease_expire(db, shared, GetCurrentTimestamp());
 		for (i = shared->retry_head; i >= 0; i = lease->next)

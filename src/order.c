@@ -41,6 +41,13 @@ same_sub(const EvbusSub *shared, const EvbusSubscription *sub)
 	return shared->subscription_id == sub->subscription_id && shared->epoch == sub->epoch;
 }
 
+/* Has nobody changed the subscription, or its order, since we began to take? */
+static bool
+same_order(const EvbusSub *shared, const EvbusTaking *taking)
+{
+	return same_sub(shared, taking->sub) && shared->ordering == taking->sub->ordering;
+}
+
 /* Entries that may wait for their turn. */
 static bool
 window_full(EvbusDb *db, EvbusSub *sub)
@@ -284,7 +291,7 @@ evbus_order_busy(const EvbusTaking *taking)
 	bool		busy;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	busy = !evbus_order_may(db, shared, taking->sub->slot, EVBUS_NO_KEY + 1, PG_INT64_MAX, -1, taking);
+	busy = same_order(shared, taking) && !evbus_order_may(db, shared, taking->sub->slot, EVBUS_NO_KEY + 1, PG_INT64_MAX, -1, taking);
 	if (busy)
 		shared->order_full = true;
 	LWLockRelease(&shared->lock);
@@ -326,7 +333,7 @@ evbus_order_stop(const EvbusTaking *taking, uint32 settled)
 	EvbusSub   *shared = EVBUS_SUB(taking->db, taking->sub->slot);
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (shared->settled == settled)
+	if (same_order(shared, taking) && shared->settled == settled)
 	{
 		shared->order_full = true;
 		shared->order_ready = false;
@@ -383,7 +390,7 @@ evbus_order_claim_ready(const EvbusTaking *taking, int max, int64 bytes_max, Evb
 	int32		i = -1;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (same_sub(shared, taking->sub) && (shared->order_ready || taking->acked || taking->behind))
+	if (same_order(shared, taking) && (shared->order_ready || taking->acked || taking->behind))
 		for (i = shared->open_head; i >= 0 && n < max && (bytes_max == 0 || bytes < bytes_max); i = EVBUS_LEASE(db, i)->next)
 		{
 			EvbusLease *lease = EVBUS_LEASE(db, i);
@@ -436,7 +443,7 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 	bool		known;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	known = same_sub(shared, taking->sub) && (!shared->order_full || taking->acked);
+	known = same_order(shared, taking) && (!shared->order_full || taking->acked);
 	if (known && shared->n_returned > shared->n_deferred)
 		for (i = shared->open_head; i >= 0; i = lease->next)
 		{
@@ -507,8 +514,12 @@ evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent
 
 	*full = false;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (evbus_lease_held(db, claim) == NULL)
+	if (evbus_lease_held(db, claim) == NULL || !same_order(shared, taking))
 	{
+		/* Whoever takes without order now must not find entries that are kept for it. */
+		if (evbus_lease_held(db, claim))
+			unread(db, shared, claim->lease);
+		*full = true;
 		LWLockRelease(&shared->lock);
 		return 0;
 	}
@@ -582,7 +593,9 @@ evbus_order_put_back(const EvbusTaking *taking, const EvbusClaim *claim, uint32 
 	EvbusSub   *shared = EVBUS_SUB(db, claim->sub_slot);
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (evbus_lease_held(db, claim))
+	if (evbus_lease_held(db, claim) && !same_order(shared, taking))
+		evbus_lease_give_back(db, shared, claim->lease);
+	else if (evbus_lease_held(db, claim))
 	{
 		defer(db, shared, claim->lease);
 		if (shared->settled == settled)
