@@ -460,13 +460,15 @@ evbus_cursor_has_work(EvbusDb *db, const EvbusSubscription *sub, TimestampTz now
 {
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
 	EvbusBusState *bus = EVBUS_BUS(db, sub->bus_slot);
+	bool		ordered = sub->ordering != EVBUS_ORDER_NONE;	/* without, nothing waits for anything */
+	bool		known = ordered && shared->ordering == sub->ordering;	/* what is kept is kept for this order */
 
 	if (!evbus_cursor_loaded(db, sub))
 		return true;			/* to be loaded */
-	return shared->order_ready ||
-		(!shared->order_full && (shared->n_returned > shared->n_deferred ||
-								 ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
-								  (int64) pg_atomic_read_u64(&bus->next_position) > shared->frontier))) ||
+	return (known && shared->order_ready) ||
+		(!(ordered && shared->order_full) && (shared->n_returned > (known ? shared->n_deferred : 0) ||
+											  ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
+											   (int64) pg_atomic_read_u64(&bus->next_position) > shared->frontier))) ||
 		(int64) pg_atomic_read_u64(&shared->retry_due) <= now ||
 		(shared->next_expiry != 0 && shared->next_expiry <= now);
 }
