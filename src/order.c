@@ -101,6 +101,17 @@ evbus_order_track(EvbusDb *db, EvbusSub *sub, int32 i, uint32 hash, const EvbusE
 		evbus_order_enlist(db, lease->sub_slot, i);
 }
 
+/* A due retry that was passed over may have its turn now. */
+static void
+retries_again(EvbusSub *sub)
+{
+	if (sub->retry_waits)
+	{
+		sub->retry_waits = false;
+		pg_atomic_write_u64(&sub->retry_due, 0);
+	}
+}
+
 /* An entry ends, or its key is to be forgotten; its state is still counted. */
 void
 evbus_order_untrack(EvbusDb *db, EvbusSub *sub, int32 i)
@@ -131,11 +142,7 @@ evbus_order_untrack(EvbusDb *db, EvbusSub *sub, int32 i)
 	lease->tracked = false;
 	sub->settled++;
 	sub->order_full = false;
-	if (sub->retry_waits)
-	{
-		sub->retry_waits = false;
-		pg_atomic_write_u64(&sub->retry_due, 0);
-	}
+	retries_again(sub);
 }
 
 /* A tracked entry went from HELD to RETURNED: its turn may come again. */
@@ -151,6 +158,7 @@ evbus_order_returned(EvbusDb *db, EvbusSub *sub, int32 i)
 	EVBUS_ORDER(db, i)->blocked = false;
 	sub->settled++;
 	sub->order_ready = true;
+	retries_again(sub);			/* it waits for what is in hand, and not for what is behind it */
 }
 
 /* No order any more, or another one: forget all keys. */
@@ -165,6 +173,13 @@ evbus_order_off(EvbusDb *db, EvbusSub *sub)
 				evbus_order_untrack(db, sub, i);
 	sub->ordering = EVBUS_ORDER_NONE;
 	sub->order_ready = sub->order_full = false;
+}
+
+/* Is there another of its key, so that somebody may be waiting for it to end? */
+bool
+evbus_order_followed(EvbusDb *db, int32 i)
+{
+	return EVBUS_ORDER(db, i)->hash != EVBUS_NO_KEY && EVBUS_ORDER(db, i)->next != i;
 }
 
 /* A lease is pinned by the current transaction: as done, or else. */

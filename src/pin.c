@@ -324,11 +324,11 @@ pin_end(const Pin *p, bool commit, EvbusLeaseChain *freed)
 		return false;
 	if (commit && p->action == EVBUS_PIN_ACK)
 	{
-		bool		ready = shared->order_ready;
+		bool		followed = lease->tracked && evbus_order_followed(p->db, p->lease);
 		bool		full = shared->order_full;
 
 		evbus_lease_unlink(p->db, shared, p->lease, freed);
-		if (shared->order_ready == ready && shared->order_full == full)
+		if (!followed && shared->order_full == full)
 			return false;
 		pg_atomic_write_u32(&shared->notify, 1);	/* what waited for this one */
 		return true;
