@@ -27,6 +27,7 @@
 #include "ledger.h"
 #include "ordered.h"
 #include "pin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -147,6 +148,36 @@ look_over(EvbusDb *db, const EvbusSubscription *sub)
 	evbus_internal_end(&internal);
 }
 
+/*
+ * Entries in memory of retries that ran out, and whose row is gone: deleted by hand, or of
+ * a transaction that had it from itself and rolled back.  They would hold up their key.
+ */
+static void
+forget_gone(EvbusDb *db, const EvbusSubscription *sub)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8ARRAYOID};
+	int64		ids[MOVE_MAX];
+	Datum		datums[MOVE_MAX];
+	int			n = evbus_cursor_idle_retries(db, sub, ids, MOVE_MAX);
+	EvbusInternal internal;
+	Datum		values[2];
+	uint64		gone;
+
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		datums[i] = Int64GetDatum(ids[i]);
+	values[0] = Int32GetDatum(sub->subscription_id);
+	values[1] = PointerGetDatum(construct_array(datums, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	evbus_internal_begin(&internal);
+	gone = evbus_sql(&plan, "SELECT id FROM unnest($2) id WHERE NOT EXISTS (SELECT 1 FROM evbus.retry WHERE subscription_id = $1 AND event_id = id)",
+					 2, types, values, NULL, 0);
+	for (uint64 i = 0; i < gone; i++)
+		evbus_cursor_forget_retry(db, sub, DatumGetInt64(evbus_column(i, 1, NULL)));
+	evbus_internal_end(&internal);
+}
+
 /* Subscriptions that have rows asleep; as many as there is room for. */
 static int
 asleep(int32 *ids, int max)
@@ -199,6 +230,8 @@ evbus_behind_turn(EvbusDb *db, const EvbusSubscription *subs, int n)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		ids = palloc(sizeof(int32) * evbus_max_subscriptions);
 		found = asleep(ids, evbus_max_subscriptions);
+		for (int i = 0; i < n; i++)
+			forget_gone(db, &subs[i]);
 		for (int i = 0; i < n; i++)
 			for (int k = 0; k < found; k++)
 				if (subs[i].subscription_id == ids[k])

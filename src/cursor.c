@@ -312,6 +312,45 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, const EvbusE
 	return found;
 }
 
+/* Retries whose lease ran out or ended with its worker, up to max; returns how many. */
+int
+evbus_cursor_idle_retries(EvbusDb *db, const EvbusSubscription *sub, int64 *event_ids, int max)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int			n = 0;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	if (same_sub(shared, sub))
+		for (int32 i = shared->retry_head; i >= 0 && n < max; i = EVBUS_LEASE(db, i)->next)
+			if (EVBUS_LEASE(db, i)->state == EVBUS_LEASE_RETURNED)
+				event_ids[n++] = EVBUS_LEASE(db, i)->event_id;
+	LWLockRelease(&shared->lock);
+	return n;
+}
+
+/* One of those has no row, so nobody will claim it. */
+void
+evbus_cursor_forget_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_id)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int32		i;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (same_sub(shared, sub))
+	{
+		for (i = shared->retry_head; i >= 0; i = EVBUS_LEASE(db, i)->next)
+			if (EVBUS_LEASE(db, i)->event_id == event_id)
+				break;
+		if (i >= 0 && EVBUS_LEASE(db, i)->state == EVBUS_LEASE_RETURNED)
+		{
+			evbus_lease_remove(db, shared, i);
+			pg_atomic_write_u32(&shared->notify, 1);
+		}
+	}
+	LWLockRelease(&shared->lock);
+	ConditionVariableBroadcast(&db->drained_cv);
+}
+
 /* A claimed retry turned out to be settled already. */
 void
 evbus_cursor_drop(EvbusDb *db, const EvbusClaim *claim)
