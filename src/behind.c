@@ -88,7 +88,8 @@ put_behind(const EvbusSubscription *sub, const EvbusEvent *event)
 	evbus_sql(&plan, "INSERT INTO evbus.retry (subscription_id, key, position, event_id, type, headers, payload, attempts,"
 			  " due_at, first_failed_at, last_failed_at, sqlstate, message)"
 			  " VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 'infinity', clock_timestamp(), clock_timestamp(), '" EVBUS_BEHIND_STATE "',"
-			  " 'not tried yet: waits for an event of the same key that failed')",
+			  " 'not tried yet: waits for an event of the same key that failed')"
+			  " ON CONFLICT (subscription_id, event_id) DO NOTHING",	/* after a seek back it may be there already: once is enough */
 			  7, types, values, nulls, 0);
 	return true;
 }
