@@ -132,19 +132,29 @@ move(EvbusDb *db, const EvbusSubscription *sub)
 	return more && n_ranges > 0;
 }
 
-/* Rows that nobody will wake: the first of a key, or where order is no longer asked for. */
+/*
+ * Rows that nobody will wake: the first of a key, or where order is no longer asked for.
+ * What others have in hand is settled or looked at again.  Looks at one row a key, of
+ * however many there are.
+ */
 static void
 look_over(EvbusDb *db, const EvbusSubscription *sub)
 {
-	static const Oid types[] = {INT4OID, BOOLOID};
-	Datum		values[] = {Int32GetDatum(sub->subscription_id),
-	BoolGetDatum(sub->ordering == EVBUS_ORDER_KEY && sub->block_key)};
+	static const Oid types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id)};
+	bool		ordered = sub->ordering == EVBUS_ORDER_KEY && sub->block_key;
 	EvbusInternal internal;
 
 	evbus_internal_begin(&internal);
-	if (evbus_sql(NULL, "UPDATE evbus.retry r SET due_at = clock_timestamp() WHERE subscription_id = $1 AND due_at = 'infinity' AND NOT ($2 AND"
-				  " EXISTS (SELECT 1 FROM evbus.retry b WHERE b.subscription_id = $1 AND b.key = r.key AND b.position < r.position))",
-				  2, types, values, NULL, 0) > 0)
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (evbus_sql(NULL, ordered
+				  ? "WITH RECURSIVE f AS ((SELECT key, event_id, due_at FROM evbus.retry WHERE subscription_id = $1 AND key IS NOT NULL ORDER BY key, position LIMIT 1)"
+				  "  UNION ALL SELECT n.* FROM f, LATERAL (SELECT key, event_id, due_at FROM evbus.retry WHERE subscription_id = $1 AND key > f.key ORDER BY key, position LIMIT 1) n),"
+				  " l AS (SELECT event_id FROM evbus.retry WHERE subscription_id = $1 AND event_id IN (SELECT event_id FROM f WHERE due_at = 'infinity') AND due_at = 'infinity' FOR NO KEY UPDATE SKIP LOCKED)"
+				  " UPDATE evbus.retry r SET due_at = clock_timestamp() FROM l WHERE r.subscription_id = $1 AND r.event_id = l.event_id"
+				  : "WITH l AS (SELECT event_id FROM evbus.retry WHERE subscription_id = $1 AND due_at = 'infinity' FOR NO KEY UPDATE SKIP LOCKED)"
+				  " UPDATE evbus.retry r SET due_at = clock_timestamp() FROM l WHERE r.subscription_id = $1 AND r.event_id = l.event_id",
+				  1, types, values, NULL, 0) > 0)
 		evbus_pin_due(db, sub->slot, GetCurrentTimestamp());
 	evbus_internal_end(&internal);
 }
@@ -179,19 +189,21 @@ forget_gone(EvbusDb *db, const EvbusSubscription *sub)
 	evbus_internal_end(&internal);
 }
 
-/* Subscriptions that have rows asleep; as many as there is room for. */
-static int
-asleep(int32 *ids, int max)
+/* Has a subscription rows asleep? */
+static bool
+asleep(const EvbusSubscription *sub)
 {
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id)};
 	EvbusInternal internal;
-	int			n;
+	bool		found;
 
 	evbus_internal_begin(&internal);
-	n = (int) evbus_sql(NULL, "SELECT DISTINCT subscription_id FROM evbus.retry WHERE due_at = 'infinity'", 0, NULL, NULL, NULL, max);
-	for (int i = 0; i < n; i++)
-		ids[i] = DatumGetInt32(evbus_column(i, 1, NULL));
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	found = evbus_sql(&plan, "SELECT 1 FROM evbus.retry WHERE subscription_id = $1 AND due_at = 'infinity' LIMIT 1", 1, types, values, NULL, 1) > 0;
 	evbus_internal_end(&internal);
-	return n;
+	return found;
 }
 
 /*
@@ -224,19 +236,14 @@ evbus_behind_turn(EvbusDb *db, const EvbusSubscription *subs, int n)
 	}
 	if (look)
 	{
-		int32	   *ids;
-		int			found;
-
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		ids = palloc(sizeof(int32) * evbus_max_subscriptions);
-		found = asleep(ids, evbus_max_subscriptions);
 		for (int i = 0; i < n; i++)
+		{
 			forget_gone(db, &subs[i]);
-		for (int i = 0; i < n; i++)
-			for (int k = 0; k < found; k++)
-				if (subs[i].subscription_id == ids[k])
-					look_over(db, &subs[i]);
+			if (asleep(&subs[i]))
+				look_over(db, &subs[i]);
+		}
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		looked_at = now;
