@@ -256,7 +256,8 @@ take_range(const EvbusTaking *taking, int64 *look, int max, EvbusEvents *out, Ev
 		out->n += made;
 		leave_blocked(taking, out, at, claims);
 	}
-	*look = out->n == 0 ? Max(max, LOOK_MORE) : max - made;
+	/* Of those that were made, some may have gone back. */
+	*look = out->n == 0 ? Max(max, LOOK_MORE) : Max(max - (out->n - at), 1);
 	return !full;
 }
 
