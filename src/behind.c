@@ -28,6 +28,7 @@
 #include "ledger.h"
 #include "ordered.h"
 #include "pin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -90,7 +91,8 @@ put_behind(const EvbusSubscription *sub, const EvbusEvent *event)
 	evbus_sql(&plan, "INSERT INTO evbus.retry (subscription_id, key, position, event_id, type, headers, payload, attempts,"
 			  " due_at, first_failed_at, last_failed_at, sqlstate, message)"
 			  " VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 'infinity', clock_timestamp(), clock_timestamp(), '" EVBUS_BEHIND_STATE "',"
-			  " 'not tried yet: waits for an event of the same key that failed')",
+			  " 'not tried yet: waits for an event of the same key that failed')"
+			  " ON CONFLICT (subscription_id, event_id) DO NOTHING",	/* after a seek back it may be there already: once is enough */
 			  7, types, values, nulls, 0);
 	return true;
 }
@@ -133,36 +135,78 @@ move(EvbusDb *db, const EvbusSubscription *sub)
 	return more && n_ranges > 0;
 }
 
-/* Rows that nobody will wake: the first of a key, or where order is no longer asked for. */
+/*
+ * Rows that nobody will wake: the first of a key, or where order is no longer asked for.
+ * What others have in hand is settled or looked at again.  Looks at one row a key, of
+ * however many there are.
+ */
 static void
 look_over(EvbusDb *db, const EvbusSubscription *sub)
 {
-	static const Oid types[] = {INT4OID, BOOLOID};
-	Datum		values[] = {Int32GetDatum(sub->subscription_id),
-	BoolGetDatum(sub->ordering == EVBUS_ORDER_KEY && sub->block_key)};
+	static const Oid types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id)};
+	bool		ordered = sub->ordering == EVBUS_ORDER_KEY && sub->block_key;
 	EvbusInternal internal;
 
 	evbus_internal_begin(&internal);
-	if (evbus_sql(NULL, "UPDATE evbus.retry r SET due_at = clock_timestamp() WHERE subscription_id = $1 AND due_at = 'infinity' AND NOT ($2 AND"
-				  " EXISTS (SELECT 1 FROM evbus.retry b WHERE b.subscription_id = $1 AND b.key = r.key AND b.position < r.position))",
-				  2, types, values, NULL, 0) > 0)
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (evbus_sql(NULL, ordered
+				  ? "WITH RECURSIVE f AS ((SELECT key, event_id, due_at FROM evbus.retry WHERE subscription_id = $1 AND key IS NOT NULL ORDER BY key, position LIMIT 1)"
+				  "  UNION ALL SELECT n.* FROM f, LATERAL (SELECT key, event_id, due_at FROM evbus.retry WHERE subscription_id = $1 AND key > f.key ORDER BY key, position LIMIT 1) n),"
+				  " l AS (SELECT event_id FROM evbus.retry WHERE subscription_id = $1 AND event_id IN (SELECT event_id FROM f WHERE due_at = 'infinity') AND due_at = 'infinity' FOR NO KEY UPDATE SKIP LOCKED)"
+				  " UPDATE evbus.retry r SET due_at = clock_timestamp() FROM l WHERE r.subscription_id = $1 AND r.event_id = l.event_id"
+				  : "WITH l AS (SELECT event_id FROM evbus.retry WHERE subscription_id = $1 AND due_at = 'infinity' FOR NO KEY UPDATE SKIP LOCKED)"
+				  " UPDATE evbus.retry r SET due_at = clock_timestamp() FROM l WHERE r.subscription_id = $1 AND r.event_id = l.event_id",
+				  1, types, values, NULL, 0) > 0)
 		evbus_pin_due(db, sub->slot, GetCurrentTimestamp());
 	evbus_internal_end(&internal);
 }
 
-/* Subscriptions that have rows asleep; as many as there is room for. */
-static int
-asleep(int32 *ids, int max)
+/*
+ * Entries in memory of retries that ran out, and whose row is gone: deleted by hand, or of
+ * a transaction that had it from itself and rolled back.  They would hold up their key.
+ */
+static void
+forget_gone(EvbusDb *db, const EvbusSubscription *sub)
 {
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID, INT8ARRAYOID};
+	int64		ids[MOVE_MAX];
+	Datum		datums[MOVE_MAX];
+	int			n = evbus_cursor_idle_retries(db, sub, ids, MOVE_MAX);
 	EvbusInternal internal;
-	int			n;
+	Datum		values[2];
+	uint64		gone;
+
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		datums[i] = Int64GetDatum(ids[i]);
+	values[0] = Int32GetDatum(sub->subscription_id);
+	values[1] = PointerGetDatum(construct_array(datums, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	evbus_internal_begin(&internal);
+	gone = evbus_sql(&plan, "SELECT id FROM unnest($2) id WHERE NOT EXISTS (SELECT 1 FROM evbus.retry WHERE subscription_id = $1 AND event_id = id)",
+					 2, types, values, NULL, 0);
+	for (uint64 i = 0; i < gone; i++)
+		evbus_cursor_forget_retry(db, sub, DatumGetInt64(evbus_column(i, 1, NULL)));
+	evbus_internal_end(&internal);
+}
+
+/* Has a subscription rows asleep? */
+static bool
+asleep(const EvbusSubscription *sub)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->subscription_id)};
+	EvbusInternal internal;
+	bool		found;
 
 	evbus_internal_begin(&internal);
-	n = (int) evbus_sql(NULL, "SELECT DISTINCT subscription_id FROM evbus.retry WHERE due_at = 'infinity'", 0, NULL, NULL, NULL, max);
-	for (int i = 0; i < n; i++)
-		ids[i] = DatumGetInt32(evbus_column(i, 1, NULL));
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	found = evbus_sql(&plan, "SELECT 1 FROM evbus.retry WHERE subscription_id = $1 AND due_at = 'infinity' LIMIT 1", 1, types, values, NULL, 1) > 0;
 	evbus_internal_end(&internal);
-	return n;
+	return found;
 }
 
 /*
@@ -195,17 +239,14 @@ evbus_behind_turn(EvbusDb *db, const EvbusSubscription *subs, int n)
 	}
 	if (look)
 	{
-		int32	   *ids;
-		int			found;
-
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		ids = palloc(sizeof(int32) * evbus_max_subscriptions);
-		found = asleep(ids, evbus_max_subscriptions);
 		for (int i = 0; i < n; i++)
-			for (int k = 0; k < found; k++)
-				if (subs[i].subscription_id == ids[k])
-					look_over(db, &subs[i]);
+		{
+			forget_gone(db, &subs[i]);
+			if (asleep(&subs[i]))
+				look_over(db, &subs[i]);
+		}
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		looked_at = now;

@@ -271,7 +271,7 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, const EvbusE
 	bool		found = false;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (same_sub(shared, sub))
+	if (same_sub(shared, sub) && (taking == NULL || shared->ordering == sub->ordering))
 	{
 		evbus_lease_expire(db, shared, GetCurrentTimestamp());
 		for (i = shared->retry_head; i >= 0; i = lease->next)
@@ -314,6 +314,45 @@ evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, const EvbusE
 	}
 	LWLockRelease(&shared->lock);
 	return found;
+}
+
+/* Retries whose lease ran out or ended with its worker, up to max; returns how many. */
+int
+evbus_cursor_idle_retries(EvbusDb *db, const EvbusSubscription *sub, int64 *event_ids, int max)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int			n = 0;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	if (same_sub(shared, sub))
+		for (int32 i = shared->retry_head; i >= 0 && n < max; i = EVBUS_LEASE(db, i)->next)
+			if (EVBUS_LEASE(db, i)->state == EVBUS_LEASE_RETURNED)
+				event_ids[n++] = EVBUS_LEASE(db, i)->event_id;
+	LWLockRelease(&shared->lock);
+	return n;
+}
+
+/* One of those has no row, so nobody will claim it. */
+void
+evbus_cursor_forget_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_id)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int32		i;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (same_sub(shared, sub))
+	{
+		for (i = shared->retry_head; i >= 0; i = EVBUS_LEASE(db, i)->next)
+			if (EVBUS_LEASE(db, i)->event_id == event_id)
+				break;
+		if (i >= 0 && EVBUS_LEASE(db, i)->state == EVBUS_LEASE_RETURNED)
+		{
+			evbus_lease_remove(db, shared, i);
+			pg_atomic_write_u32(&shared->notify, 1);
+		}
+	}
+	LWLockRelease(&shared->lock);
+	ConditionVariableBroadcast(&db->drained_cv);
 }
 
 /* A claimed retry turned out to be settled already. */
@@ -464,13 +503,15 @@ evbus_cursor_has_work(EvbusDb *db, const EvbusSubscription *sub, TimestampTz now
 {
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
 	EvbusBusState *bus = EVBUS_BUS(db, sub->bus_slot);
+	bool		ordered = sub->ordering != EVBUS_ORDER_NONE;	/* without, nothing waits for anything */
+	bool		known = ordered && shared->ordering == sub->ordering;	/* what is kept is kept for this order */
 
 	if (!evbus_cursor_loaded(db, sub))
 		return true;			/* to be loaded */
-	return ((shared->order_ready ||
-			 (!shared->order_full && (shared->n_returned > shared->n_deferred ||
-									  ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
-									   evbus_sub_end(shared, bus) > shared->frontier)))) &&
+	return (((known && shared->order_ready) ||
+			 (!(ordered && shared->order_full) && (shared->n_returned > (known ? shared->n_deferred : 0) ||
+												   ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
+													evbus_sub_end(shared, bus) > shared->frontier)))) &&
 			(shared->rate == 0 || evbus_pace_wait(shared) == 0)) ||
 		(int64) pg_atomic_read_u64(&shared->retry_due) <= now ||
 		(shared->next_expiry != 0 && shared->next_expiry <= now);

@@ -43,6 +43,8 @@ extern bool evbus_cursor_extend_claim(EvbusDb *db, EvbusClaim *claim, int64 more
 extern bool evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim);
 extern bool evbus_cursor_claim_retry(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
 									 const EvbusTaking *taking, EvbusClaim *claim);
+extern int	evbus_cursor_idle_retries(EvbusDb *db, const EvbusSubscription *sub, int64 *event_ids, int max);
+extern void evbus_cursor_forget_retry(EvbusDb *db, const EvbusSubscription *sub, int64 event_id);
 extern void evbus_cursor_drop(EvbusDb *db, const EvbusClaim *claim);
 extern void evbus_cursor_return(EvbusDb *db, const EvbusClaim *claim, int64 suspect);
 extern bool evbus_cursor_cut(EvbusDb *db, EvbusClaim *claim, int64 hi);

@@ -200,9 +200,13 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 			if (evbus_dbs[i].dboid == MyDatabaseId)
 			{
 				pg_atomic_write_u32(&evbus_dbs[i].late, 1);
-				/* It may have redriven or scheduled, too: what is due is to be looked at again. */
+				/* It may have redriven or scheduled, too: what is due is to be looked at again, and holds up others. */
 				for (int s = 0; s < evbus_max_subscriptions; s++)
+				{
+					pg_atomic_write_u32(&EVBUS_SUB(&evbus_dbs[i], s)->may_block, 1);
+					pg_write_barrier();
 					pg_atomic_write_u64(&EVBUS_SUB(&evbus_dbs[i], s)->retry_due, 0);
+				}
 				evbus_scheduled_forget(&evbus_dbs[i]);
 				ConditionVariableBroadcast(&evbus_dbs[i].drained_cv);
 				evbus_ring_wake(&evbus_dbs[i], true);

@@ -41,6 +41,13 @@ same_sub(const EvbusSub *shared, const EvbusSubscription *sub)
 	return shared->subscription_id == sub->subscription_id && shared->epoch == sub->epoch;
 }
 
+/* Has nobody changed the subscription, or its order, since we began to take? */
+static bool
+same_order(const EvbusSub *shared, const EvbusTaking *taking)
+{
+	return same_sub(shared, taking->sub) && shared->ordering == taking->sub->ordering;
+}
+
 /* Entries that may wait for their turn. */
 static bool
 window_full(EvbusDb *db, EvbusSub *sub)
@@ -94,6 +101,17 @@ evbus_order_track(EvbusDb *db, EvbusSub *sub, int32 i, uint32 hash, const EvbusE
 		evbus_order_enlist(db, lease->sub_slot, i);
 }
 
+/* A due retry that was passed over may have its turn now. */
+static void
+retries_again(EvbusSub *sub)
+{
+	if (sub->retry_waits)
+	{
+		sub->retry_waits = false;
+		pg_atomic_write_u64(&sub->retry_due, 0);
+	}
+}
+
 /* An entry ends, or its key is to be forgotten; its state is still counted. */
 void
 evbus_order_untrack(EvbusDb *db, EvbusSub *sub, int32 i)
@@ -124,11 +142,7 @@ evbus_order_untrack(EvbusDb *db, EvbusSub *sub, int32 i)
 	lease->tracked = false;
 	sub->settled++;
 	sub->order_full = false;
-	if (sub->retry_waits)
-	{
-		sub->retry_waits = false;
-		pg_atomic_write_u64(&sub->retry_due, 0);
-	}
+	retries_again(sub);
 }
 
 /* A tracked entry went from HELD to RETURNED: its turn may come again. */
@@ -144,6 +158,7 @@ evbus_order_returned(EvbusDb *db, EvbusSub *sub, int32 i)
 	EVBUS_ORDER(db, i)->blocked = false;
 	sub->settled++;
 	sub->order_ready = true;
+	retries_again(sub);			/* it waits for what is in hand, and not for what is behind it */
 }
 
 /* No order any more, or another one: forget all keys. */
@@ -158,6 +173,13 @@ evbus_order_off(EvbusDb *db, EvbusSub *sub)
 				evbus_order_untrack(db, sub, i);
 	sub->ordering = EVBUS_ORDER_NONE;
 	sub->order_ready = sub->order_full = false;
+}
+
+/* Is there another of its key, so that somebody may be waiting for it to end? */
+bool
+evbus_order_followed(EvbusDb *db, int32 i)
+{
+	return EVBUS_ORDER(db, i)->hash != EVBUS_NO_KEY && EVBUS_ORDER(db, i)->next != i;
 }
 
 /* A lease is pinned by the current transaction: as done, or else. */
@@ -284,7 +306,7 @@ evbus_order_busy(const EvbusTaking *taking)
 	bool		busy;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	busy = !evbus_order_may(db, shared, taking->sub->slot, EVBUS_NO_KEY + 1, PG_INT64_MAX, -1, taking);
+	busy = same_order(shared, taking) && !evbus_order_may(db, shared, taking->sub->slot, EVBUS_NO_KEY + 1, PG_INT64_MAX, -1, taking);
 	if (busy)
 		shared->order_full = true;
 	LWLockRelease(&shared->lock);
@@ -326,7 +348,7 @@ evbus_order_stop(const EvbusTaking *taking, uint32 settled)
 	EvbusSub   *shared = EVBUS_SUB(taking->db, taking->sub->slot);
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (shared->settled == settled)
+	if (same_order(shared, taking) && shared->settled == settled)
 	{
 		shared->order_full = true;
 		shared->order_ready = false;
@@ -383,7 +405,7 @@ evbus_order_claim_ready(const EvbusTaking *taking, int max, int64 bytes_max, Evb
 	int32		i = -1;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (same_sub(shared, taking->sub) && (shared->order_ready || taking->acked || taking->behind))
+	if (same_order(shared, taking) && (shared->order_ready || taking->acked || taking->behind))
 		for (i = shared->open_head; i >= 0 && n < max && (bytes_max == 0 || bytes < bytes_max); i = EVBUS_LEASE(db, i)->next)
 		{
 			EvbusLease *lease = EVBUS_LEASE(db, i);
@@ -436,7 +458,7 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 	bool		known;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	known = same_sub(shared, taking->sub) && (!shared->order_full || taking->acked);
+	known = same_order(shared, taking) && (!shared->order_full || taking->acked);
 	if (known && shared->n_returned > shared->n_deferred)
 		for (i = shared->open_head; i >= 0; i = lease->next)
 		{
@@ -507,8 +529,12 @@ evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent
 
 	*full = false;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (evbus_lease_held(db, claim) == NULL)
+	if (evbus_lease_held(db, claim) == NULL || !same_order(shared, taking))
 	{
+		/* Whoever takes without order now must not find entries that are kept for it. */
+		if (evbus_lease_held(db, claim))
+			unread(db, shared, claim->lease);
+		*full = true;
 		LWLockRelease(&shared->lock);
 		return 0;
 	}
@@ -582,7 +608,9 @@ evbus_order_put_back(const EvbusTaking *taking, const EvbusClaim *claim, uint32 
 	EvbusSub   *shared = EVBUS_SUB(db, claim->sub_slot);
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (evbus_lease_held(db, claim))
+	if (evbus_lease_held(db, claim) && !same_order(shared, taking))
+		evbus_lease_give_back(db, shared, claim->lease);
+	else if (evbus_lease_held(db, claim))
 	{
 		defer(db, shared, claim->lease);
 		if (shared->settled == settled)

@@ -39,6 +39,7 @@ extern void evbus_order_track(EvbusDb *db, EvbusSub *sub, int32 i, uint32 hash, 
 extern void evbus_order_untrack(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_order_returned(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_order_off(EvbusDb *db, EvbusSub *sub);
+extern bool evbus_order_followed(EvbusDb *db, int32 i);
 extern void evbus_order_pinned(EvbusDb *db, int32 i, bool ack);
 
 #endif

@@ -16,6 +16,7 @@
  */
 #include "ordered.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "cursor.h"
 #include "internal.h"
@@ -77,6 +78,8 @@ any_rows(const EvbusSubscription *sub)
 	bool		found;
 
 	evbus_internal_begin(&internal);
+	/* Not past all the rows of others: a generic plan takes "LIMIT 1" for cheap. */
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	found = evbus_sql(&plan, "SELECT 1 FROM evbus.retry WHERE subscription_id = $1 LIMIT 1", 1, types, values, NULL, 1) > 0;
 	evbus_internal_end(&internal);
 	return found;
@@ -95,7 +98,11 @@ may_block(const EvbusTaking *taking)
 	pg_atomic_write_u32(&shared->may_block, 0);
 	pg_memory_barrier();
 	if (!any_rows(taking->sub))
+	{
+		if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+			evbus_pin_cleared(taking->db, taking->sub->slot);
 		return false;
+	}
 	pg_atomic_write_u32(&shared->may_block, 1);
 	return true;
 }
@@ -249,7 +256,8 @@ take_range(const EvbusTaking *taking, int64 *look, int max, EvbusEvents *out, Ev
 		out->n += made;
 		leave_blocked(taking, out, at, claims);
 	}
-	*look = out->n == 0 ? Max(max, LOOK_MORE) : max - made;
+	/* Of those that were made, some may have gone back. */
+	*look = out->n == 0 ? Max(max, LOOK_MORE) : Max(max - (out->n - at), 1);
 	return !full;
 }
 

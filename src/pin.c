@@ -45,6 +45,7 @@ static struct Due
 	int			sub_slot;
 	TimestampTz due;			/* to be lowered to at commit */
 	bool		looked;			/* abort: look again */
+	bool		cleared;		/* may_block, by what we saw; abort: it may have been our own doing */
 }		   *dues = NULL;
 static int	n_dues = 0;
 static int	max_dues = 0;
@@ -254,6 +255,7 @@ find_due(EvbusDb *db, int sub_slot)
 	dues[n_dues].sub_slot = sub_slot;
 	dues[n_dues].due = PG_INT64_MAX;
 	dues[n_dues].looked = false;
+	dues[n_dues].cleared = false;
 	return &dues[n_dues++];
 }
 
@@ -279,6 +281,26 @@ evbus_pin_look(EvbusDb *db, int sub_slot)
 	pg_memory_barrier();
 }
 
+/*
+ * This transaction sees no rows in evbus.retry, and has said so in may_block.  If it has
+ * deleted them itself, others see them still, and will again if it comes to nothing.
+ */
+void
+evbus_pin_cleared(EvbusDb *db, int sub_slot)
+{
+	find_due(db, sub_slot)->cleared = true;
+}
+
+/* Before the leases of their events end. */
+static void
+may_block_again(void)
+{
+	for (int i = 0; i < n_dues; i++)
+		if (dues[i].cleared)
+			pg_atomic_write_u32(&EVBUS_SUB(dues[i].db, dues[i].sub_slot)->may_block, 1);
+	pg_write_barrier();
+}
+
 static void
 look_again(void)
 {
@@ -302,11 +324,11 @@ pin_end(const Pin *p, bool commit, EvbusLeaseChain *freed)
 		return false;
 	if (commit && p->action == EVBUS_PIN_ACK)
 	{
-		bool		ready = shared->order_ready;
+		bool		followed = lease->tracked && evbus_order_followed(p->db, p->lease);
 		bool		full = shared->order_full;
 
 		evbus_lease_unlink(p->db, shared, p->lease, freed);
-		if (shared->order_ready == ready && shared->order_full == full)
+		if (!followed && shared->order_full == full)
 			return false;
 		pg_atomic_write_u32(&shared->notify, 1);	/* what waited for this one */
 		return true;
@@ -381,6 +403,8 @@ pin_xact(XactEvent event, void *arg)
 			db = n_pins > 0 ? pins[0].db : dues[0].db;
 			if (event == XACT_EVENT_COMMIT)
 				EVBUS_POINT("ack.committed");
+			if (event == XACT_EVENT_ABORT)
+				may_block_again();
 			/* Before the leases of their events end. */
 			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
 				if (dues[i].due != PG_INT64_MAX)
@@ -413,6 +437,7 @@ pin_xact(XactEvent event, void *arg)
 						 errhint("Commit it, or publish in a transaction of its own.")));
 			break;
 		case XACT_EVENT_PREPARE:
+			may_block_again();
 			n_dues = 0;
 			break;
 		default:
@@ -426,7 +451,10 @@ pin_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, 
 	int			level;
 
 	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		may_block_again();
 		look_again();
+	}
 	if (n_pins == 0 || (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB))
 		return;
 	level = GetCurrentTransactionNestLevel();

@@ -42,6 +42,7 @@ extern bool evbus_pin_retries(EvbusDb *db, int sub_slot);
 extern bool evbus_pin_acks_in_order(void);
 extern bool evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action);
 extern void evbus_pin_look(EvbusDb *db, int sub_slot);
+extern void evbus_pin_cleared(EvbusDb *db, int sub_slot);
 extern void evbus_pin_due(EvbusDb *db, int sub_slot, TimestampTz due);
 
 #endif
