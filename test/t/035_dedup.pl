@@ -78,12 +78,14 @@ ROLLBACK;
 COMMIT;
 \endif
 SQL
+my $files = q(SELECT pg_relation_filenode('evbus.dedup_0'), pg_relation_filenode('evbus.dedup_1'));
+my $before = $node->safe_psql('postgres', $files);
 $node->run_log([ 'pgbench', '-n', '-c', '8', '-j', '2', '-T', '15', '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres' ]);
 my $events = $node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE type = 'load'));
-cmp_ok($events, '>', 2000, 'events are stored');
+cmp_ok($events, '>', 300, 'more events are stored than there are keys');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM (SELECT published_at - lag(published_at) OVER (PARTITION BY key ORDER BY event_id) AS gap FROM evbus.history WHERE type = 'load') AS g WHERE gap < interval '1 second')),
 	'0', 'never two of one key within a second, over many turns');
-cmp_ok($node->safe_psql('postgres', q(SELECT (SELECT count(*) FROM evbus.dedup_0) + (SELECT count(*) FROM evbus.dedup_1))), '<', $events / 3, 'most keys are gone');
+isnt($node->safe_psql('postgres', $files), $before, 'a table was truncated meanwhile');
 answers($node, 'postgres', $sizes, '0', 'and a while later all of them');
 
 # ---------------------------------------------------------------- the edge, step by step
