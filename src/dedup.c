@@ -228,6 +228,7 @@ evbus_dedup(EvbusDb *db, const EvbusBus *bus, text *key, int64 id)
 		if (found == LOOK_NOTHING || found == LOOK_EXPIRED)
 		{
 			found = look(rels[0], indexes[0], bus, key, id, &first, &tid);
+			EVBUS_POINT("dedup.looked");
 			if (found == LOOK_NOTHING || (found == LOOK_EXPIRED && delete_expired(rels[0], &tid)))
 				done = insert(db, turn, rels[0], indexes[0], bus, key, id);
 		}

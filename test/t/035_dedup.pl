@@ -93,8 +93,8 @@ answers($node, 'postgres', $sizes, '0', 'and a while later all of them');
 
 SKIP:
 {
-	skip 'the library has no debug points', 12 unless $points;
-	for my $at (qw(dedup.inserted dedup.look))
+	skip 'the library has no debug points', 16 unless $points;
+	for my $at (qw(dedup.inserted dedup.look dedup.looked))
 	{
 		$node->safe_psql('postgres', q(SELECT evbus.alter_bus('b', dedup_window => '1 second')));
 		answers($node, 'postgres', $sizes, '0', "$at: both tables are empty");
