@@ -6,9 +6,9 @@
  * with a unique index on bus and key: so who comes with the same key waits, as with any such
  * index, until the first transaction has ended, and then has its id or goes on.  All is
  * judged by dirty snapshots, below the isolation level of the caller: what another has
- * committed counts, whatever a REPEATABLE READ transaction may see.  A row is taken for as
- * long as its id, which has the time inside, is younger than the window; one that is older
- * is deleted by who wants its key.
+ * committed counts, whatever a REPEATABLE READ transaction may see.  A key is taken for events
+ * whose id, which has the time inside, is less than the window above that of its row: so the window
+ * is exact, however long somebody waited.  An older row is deleted by who wants its key.
  *
  * Two tables are used in turn, so that rows go with TRUNCATE: keys are written to
  * dedup_(turn % 2), and looked for in both.  The maintainer raises the turn once the oldest
@@ -87,7 +87,7 @@ open_index(Relation rel, LOCKMODE mode)
 	return index_open(oid, mode);
 }
 
-/* The time that ids follow: never below that of an id given. */
+/* The time that ids follow: none given was above. */
 static int64
 clock_now(EvbusDb *db)
 {
@@ -99,7 +99,7 @@ clock_now(EvbusDb *db)
  * waited for; a speculative insertion only until its owner knows.
  */
 static Look
-look(EvbusDb *db, Relation rel, Relation index, const EvbusBus *bus, text *key, int64 *first, ItemPointer tid)
+look(Relation rel, Relation index, const EvbusBus *bus, text *key, int64 id, int64 *first, ItemPointer tid)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	SnapshotData dirty;
@@ -135,7 +135,7 @@ look(EvbusDb *db, Relation rel, Relation index, const EvbusBus *bus, text *key, 
 		else
 		{
 			*first = DatumGetInt64(slot_getattr(slot, DEDUP_ID, &isnull));
-			found = clock_now(db) - evbus_clock_to_time(*first) < bus->dedup_window ? LOOK_TAKEN : LOOK_EXPIRED;
+			found = evbus_clock_to_time(id) - evbus_clock_to_time(*first) < bus->dedup_window ? LOOK_TAKEN : LOOK_EXPIRED;
 		}
 	}
 	index_endscan(scan);
@@ -224,10 +224,11 @@ evbus_dedup(EvbusDb *db, const EvbusBus *bus, text *key, int64 id)
 			rels[i] = open_leaf(turn + i, i == 0 ? RowExclusiveLock : AccessShareLock);
 			indexes[i] = open_index(rels[i], i == 0 ? RowExclusiveLock : AccessShareLock);
 		}
-		found = look(db, rels[1], indexes[1], bus, key, &first, &tid);
+		found = look(rels[1], indexes[1], bus, key, id, &first, &tid);
 		if (found == LOOK_NOTHING || found == LOOK_EXPIRED)
 		{
-			found = look(db, rels[0], indexes[0], bus, key, &first, &tid);
+			found = look(rels[0], indexes[0], bus, key, id, &first, &tid);
+			EVBUS_POINT("dedup.looked");
 			if (found == LOOK_NOTHING || (found == LOOK_EXPIRED && delete_expired(rels[0], &tid)))
 				done = insert(db, turn, rels[0], indexes[0], bus, key, id);
 		}
@@ -245,6 +246,7 @@ evbus_dedup(EvbusDb *db, const EvbusBus *bus, text *key, int64 id)
 /* -------------------------------------------------------------------- turns */
 
 #define TRUNCATE_TRIES	20		/* a millisecond each: who looks locks the table for a moment */
+#define MARGIN			USECS_PER_SEC	/* for those who took their id before, and look later */
 
 /* The time of the oldest or the newest row of a table; 0: it has none. */
 static int64
@@ -293,7 +295,7 @@ evbus_dedup_turn(EvbusDb *db)
 	EvbusBus   *buses = evbus_buses(&n);
 
 	for (int i = 0; i < n; i++)
-		window = Max(window, buses[i].dedup_window);
+		window = Max(window, buses[i].dedup_window + MARGIN);
 	if (known_turn != turn + 1)
 	{
 		known_turn = turn + 1;

@@ -168,7 +168,7 @@ SELECT is(count(*), 0::bigint, 'each byte of a large frame flipped: an error, or
 FROM generate_series(0, length(:'good'::bytea) - 1) AS at, generate_series(0, 7) AS i, told(set_byte(:'good'::bytea, at, get_byte(:'good'::bytea, at) # (1 << i))) AS t
 WHERE t <> 'XX001' AND t::jsonb IS DISTINCT FROM (SELECT jsonb_agg(an_order(i)) FROM generate_series(1, 20) AS i);
 
--- noise; that with the right codes is for test/t/035_dictionary.pl
+-- noise; that with the right codes is for test/t/038_dictionary.pl
 
 SELECT setseed(0.4711);
 CREATE TABLE noise AS SELECT told('\x03' || substr(payload, 2, i % 12) || decode(left(md5(random()::text) || md5(random()::text), 2 * floor(random() * 32)::int), 'hex')) AS answer
