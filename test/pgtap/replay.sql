@@ -1,6 +1,6 @@
 -- Replays: events of the past once more, to clients and handlers, beside the live flow, which does not notice.
 \ir include/helpers.sql
-SELECT plan(107);
+SELECT plan(112);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.subscribe('orders', 'c') AS position \gset
@@ -158,6 +158,15 @@ SELECT evbus.replay('c', '1') AS replay \gset
 ROLLBACK;
 SELECT throws_ok(format('SELECT evbus.cancel_replay(%s)', :replay), '42704', NULL, 'rolled back, a replay never was');
 SELECT is_empty($$SELECT FROM evbus.receive('c')$$, 'nor delivers anything');
+
+SELECT evbus.replay('c', '1', '2') AS replay \gset
+SELECT is(evbus.nack(ARRAY(SELECT receipt FROM evbus.receive('c')), delay => '0'), 1, 'the only event of a replay fails');
+SELECT evbus.replay('few', '1', types => '{no.such}') AS other \gset
+SELECT count(*) AS none FROM evbus.receive('few') \gset
+SELECT becomes(format('SELECT state FROM evbus.replay_list WHERE replay_id = %s', :other), 'done', 'while the maintainer looks which replays have ended');
+SELECT is((SELECT state || ' ' || done || ' ' || retries FROM evbus.replay_list WHERE replay_id = :replay), 'running 1 1', 'it has not, for that is to be tried again');
+SELECT results_eq($$SELECT position, attempt, replayed, evbus.ack(ARRAY[receipt]) FROM evbus.receive('c')$$, $$VALUES (1::bigint, 2, true, 1)$$, 'as it is');
+SELECT becomes(format('SELECT state FROM evbus.replay_list WHERE replay_id = %s', :replay), 'done', 'which ends it');
 
 -- one row for many, and a share for the replay where the live flow never ends
 
