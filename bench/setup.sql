@@ -47,7 +47,7 @@ DECLARE
 	events evbus.event[];
 BEGIN
 	FOR low IN 1 .. n BY 1000 LOOP
-		SELECT array_agg(ROW(event_id, 'handled', type, key, payload, headers, now(), event_id, 1)::evbus.event ORDER BY event_id)
+		SELECT array_agg(ROW(event_id, 'handled', type, key, payload, headers, now(), event_id, 1, false)::evbus.event ORDER BY event_id)
 			INTO events FROM bench.plain WHERE event_id BETWEEN low AND low + 999;
 		PERFORM bench.batches(events);
 		COMMIT;
@@ -55,6 +55,6 @@ BEGIN
 END $$;
 
 CREATE FUNCTION bench.select_single(n bigint) RETURNS bigint LANGUAGE sql AS $$
-	SELECT count(bench.single(ROW(event_id, 'handled', type, key, payload, headers, now(), event_id, 1)::evbus.event)::text)
+	SELECT count(bench.single(ROW(event_id, 'handled', type, key, payload, headers, now(), event_id, 1, false)::evbus.event)::text)
 	FROM bench.plain WHERE event_id BETWEEN 1 AND n
 $$;

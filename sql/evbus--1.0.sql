@@ -28,7 +28,8 @@ CREATE TYPE evbus.event AS (
 	headers		jsonb,
 	published_at timestamptz,
 	position	bigint,
-	attempt		integer
+	attempt		integer,
+	replayed	boolean
 );
 COMMENT ON TYPE evbus.event IS 'one event as a handler is given it; handlers are f(evbus.event) or f(evbus.event[])';
 
@@ -43,7 +44,8 @@ CREATE TYPE evbus.delivery AS (
 	published_at timestamptz,
 	position	bigint,
 	attempt		integer,
-	lease_until	timestamptz
+	lease_until	timestamptz,
+	replayed	boolean
 );
 COMMENT ON TYPE evbus.delivery IS 'one attempt to give an event to a client: the event, the receipt to ack it with, and how long the lease lasts';
 
@@ -110,6 +112,39 @@ COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger ro
 COMMENT ON COLUMN evbus.subscription.start_position IS 'first position of this epoch';
 COMMENT ON COLUMN evbus.subscription.handler_owner IS 'owner of the handler when it was chosen: a function of another role by that name is not called';
 COMMENT ON COLUMN evbus.subscription.handler_schema IS 'handler kept by name, because a regprocedure column would block pg_upgrade';
+
+/* A replay has its place in shared memory among the subscriptions', and its id from their sequence. */
+CREATE TABLE evbus.replay (
+	replay_id	integer PRIMARY KEY,
+	slot		smallint NOT NULL UNIQUE,
+	subscription_id integer NOT NULL,
+	start_position bigint NOT NULL,
+	stop_position bigint NOT NULL,
+	types		text[],
+	rate		integer,
+	role		text NOT NULL,
+	created_at	timestamptz NOT NULL
+);
+COMMENT ON TABLE evbus.replay IS 'replays that are under way; changed only through evbus.replay() and its siblings, read it through evbus.replay_list';
+COMMENT ON COLUMN evbus.replay.slot IS 'place in shared memory; none of evbus.subscription has the same';
+COMMENT ON COLUMN evbus.replay.stop_position IS 'the first position that is not replayed';
+COMMENT ON COLUMN evbus.replay.types IS 'NULL: those of the subscription, whatever they are altered to';
+
+CREATE TABLE evbus.replay_log (
+	replay_id	integer PRIMARY KEY,
+	subscription text NOT NULL,
+	bus			text NOT NULL,
+	start_position bigint NOT NULL,
+	stop_position bigint NOT NULL,
+	types		text[] NOT NULL,
+	rate		integer,
+	role		text NOT NULL,
+	created_at	timestamptz NOT NULL,
+	finished_at	timestamptz NOT NULL,
+	state		text NOT NULL,
+	done		bigint NOT NULL
+);
+COMMENT ON TABLE evbus.replay_log IS 'replays that have ended, for as long as dead letters are kept; read it through evbus.replay_list';
 
 /* ------------------------------------------------- the log and its order */
 
@@ -187,11 +222,13 @@ CREATE TABLE evbus.retry (
 	headers		bytea,
 	payload		bytea NOT NULL,
 	earlier_failures jsonb,
+	replayed	boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (subscription_id, event_id)
 );
 CREATE INDEX retry_due ON evbus.retry (subscription_id, due_at);
 CREATE INDEX retry_key ON evbus.retry (subscription_id, key, position) WHERE key IS NOT NULL;
 COMMENT ON TABLE evbus.retry IS 'deliveries that failed and will be tried again, and what waits behind them; each row keeps its own copy of the event';
+COMMENT ON COLUMN evbus.retry.subscription_id IS 'or that of a replay';
 COMMENT ON COLUMN evbus.retry.due_at IS 'infinity: when the one of the same key before it is settled';
 
 CREATE TABLE evbus.dead_letter_log (
@@ -213,7 +250,8 @@ CREATE TABLE evbus.dead_letter_log (
 	key			text,
 	headers		bytea,
 	payload		bytea NOT NULL,
-	earlier_failures jsonb
+	earlier_failures jsonb,
+	replayed	boolean NOT NULL DEFAULT false
 ) PARTITION BY RANGE (dead_letter_id);
 COMMENT ON TABLE evbus.dead_letter_log IS 'deliveries given up on, with their own copy of the event; read it through evbus.dead_letter';
 
@@ -293,6 +331,8 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.bus', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.bus_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.replay', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.replay_log', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.late', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.watermark', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.ack_0', '');
@@ -505,6 +545,14 @@ CREATE FUNCTION evbus.seek(subscription text, start_from text)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_seek' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.seek(text, text) IS 'move a subscription to now, the beginning, a time or a position, and return the position; older receipts end';
 
+CREATE FUNCTION evbus.replay(subscription text, start_from text, stop_at text DEFAULT 'now', types text[] DEFAULT NULL, rate integer DEFAULT NULL)
+RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_replay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.replay(text, text, text, text[], integer) IS 'deliver events of the past once more, beside the live flow, which is not touched; returns the id of the replay';
+
+CREATE FUNCTION evbus.cancel_replay(replay_id bigint)
+RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_cancel_replay' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.cancel_replay(bigint) IS 'end a replay; false: it had ended before';
+
 /* --------------------------------------------------------------- clients */
 
 CREATE FUNCTION evbus.receive(subscription text, max_events integer DEFAULT 1, lease interval DEFAULT NULL, wait interval DEFAULT NULL, ack text[] DEFAULT NULL)
@@ -683,6 +731,28 @@ COMMENT ON COLUMN evbus.subscription_lag.retries IS 'failed deliveries that wait
 COMMENT ON COLUMN evbus.subscription_lag.held_up IS 'events put aside until one of the same key that failed is settled';
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
 
+CREATE VIEW evbus.replay_list AS
+SELECT r.replay_id, CASE WHEN x.paused OR b.paused THEN 'paused' ELSE 'running' END AS state, x.subscription, b.bus,
+	   r.start_position, r.stop_position, coalesce(r.types, x.types) AS types, r.rate, s.cursor_position,
+	   r.stop_position - r.start_position - s.undelivered AS done, r.stop_position - r.start_position AS total, s.in_flight,
+	   (SELECT pg_catalog.count(*) FROM evbus.retry t WHERE t.subscription_id = r.replay_id) AS retries,
+	   r.role, r.created_at, NULL::timestamptz AS finished_at
+FROM evbus.replay r
+	 JOIN evbus.subscription x USING (subscription_id)
+	 JOIN evbus.bus b USING (bus_id)
+	 LEFT JOIN evbus._subscription_state() s ON s.subscription_id = r.replay_id
+UNION ALL
+SELECT l.replay_id, l.state, l.subscription, l.bus, l.start_position, l.stop_position, l.types, l.rate, NULL, l.done, l.stop_position - l.start_position,
+	   0, 0, l.role, l.created_at, l.finished_at
+FROM evbus.replay_log l;
+COMMENT ON VIEW evbus.replay_list IS 'replays that are under way and those that have ended, and how far they are';
+COMMENT ON COLUMN evbus.replay_list.state IS 'running; paused, as its subscription or bus is; done; cancelled, also by evbus.unsubscribe() and evbus.drop_bus()';
+COMMENT ON COLUMN evbus.replay_list.stop_position IS 'the first position that is not replayed';
+COMMENT ON COLUMN evbus.replay_list.cursor_position IS 'everything below is settled, or in retry; NULL once it has ended, and while the workers of this database start';
+COMMENT ON COLUMN evbus.replay_list.done IS 'positions of total that are settled, or in retry, those of other types among them';
+COMMENT ON COLUMN evbus.replay_list.retries IS 'deliveries of it that failed and will be tried again; it ends after them';
+COMMENT ON COLUMN evbus.replay_list.role IS 'current user of the call';
+
 CREATE VIEW evbus.history AS
 SELECT e.event_id, b.bus, e.type, e.key, evbus._decode(e.payload) AS payload, evbus._decode(e.headers) AS headers,
 	   evbus._event_time(e.event_id) AS published_at
@@ -730,14 +800,17 @@ COMMENT ON COLUMN evbus.leaf_list.indexed IS 'has indexes by type and by key, se
 CREATE VIEW evbus.retry_list AS
 SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload) AS payload, evbus._decode(r.headers) AS headers,
 	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message,
-	   r.redrives, r.earlier_failures
-FROM evbus.retry r JOIN evbus.subscription x USING (subscription_id) JOIN evbus.bus b USING (bus_id);
+	   r.redrives, r.earlier_failures, r.replayed OR p.replay_id IS NOT NULL AS replayed
+FROM evbus.retry r
+	 LEFT JOIN evbus.replay p ON p.replay_id = r.subscription_id
+	 JOIN evbus.subscription x ON x.subscription_id = coalesce(p.subscription_id, r.subscription_id)
+	 JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.retry_list IS 'deliveries that failed and wait for their next attempt, and those held up by one of the same key, with due_at infinity';
 
 CREATE VIEW evbus.dead_letter AS
 SELECT d.dead_letter_id, d.dead_at, d.subscription, d.bus, d.event_id, d.position, d.type, d.key,
 	   evbus._decode(d.payload) AS payload, evbus._decode(d.headers) AS headers, evbus._event_time(d.event_id) AS published_at,
-	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives, d.earlier_failures
+	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives, d.earlier_failures, d.replayed
 FROM evbus.dead_letter_log d;
 COMMENT ON VIEW evbus.dead_letter IS 'deliveries given up on';
 COMMENT ON COLUMN evbus.dead_letter.earlier_failures IS 'how its earlier lives ended, the newest 20, oldest first: an array of {dead_letter_id, dead_at, attempts, reason, sqlstate, message, redriven_at, redriven_by}; NULL if it was never redriven';
@@ -820,7 +893,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag, evbus.leaf_list TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

@@ -18,6 +18,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "registry.h"
+#include "replay.h"
 #include "storage/lmgr.h"
 #include "upkeep.h"
 #include "utils/builtins.h"
@@ -288,10 +289,12 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 		if (!evbus_cursor_progress(db, &subs[i], &progress) || progress.undelivered > 0 || retries)
 			ereport(ERROR,
 					(errcode(ERRCODE_EVBUS_BACKLOG),
-					 errmsg("cannot drop bus \"%s\": subscription \"%s\" has undelivered events", bus.name, subs[i].name),
-					 errdetail("See the view evbus.subscription_lag."),
+					 errmsg("cannot drop bus \"%s\": %s \"%s\" has undelivered events", bus.name,
+							subs[i].replay_of != 0 ? "a replay to subscription" : "subscription", subs[i].name),
+					 errdetail("See the view %s.", subs[i].replay_of != 0 ? "evbus.replay_list" : "evbus.subscription_lag"),
 					 errhint("Wait until they are delivered, unsubscribe, or call evbus.drop_bus(..., force => true).")));
 	}
+	evbus_replays_end(0, bus.bus_id);
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "DELETE FROM evbus.retry WHERE subscription_id IN (SELECT subscription_id FROM evbus.subscription WHERE bus_id = $1)",
 			  1, types, values, NULL, 0);

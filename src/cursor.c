@@ -24,6 +24,7 @@
 
 #include "miscadmin.h"
 #include "order.h"
+#include "pace.h"
 #include "utils/timestamp.h"
 
 /* ------------------------------------------------------------- coming, going */
@@ -74,6 +75,9 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->open_head = shared->open_tail = shared->retry_head = -1;
 		shared->n_returned = shared->n_held = 0;
 		shared->next_expiry = 0;
+		shared->stop = sub->replay_of != 0 ? sub->stop_position : PG_INT64_MAX;
+		evbus_pace_begin(shared, sub->rate);
+		pg_atomic_write_u32(&shared->owed, 0);
 		shared->ordering = EVBUS_ORDER_NONE;
 		shared->order_ready = shared->order_full = shared->retry_waits = false;
 		shared->n_tracked = shared->n_deferred = 0;
@@ -98,7 +102,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		}
 		/* Who listens shall hear what a seek has put before him. */
 		if (shared->n_returned > 0 || ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
-									   (int64) pg_atomic_read_u64(&bus->next_position) > shared->frontier))
+									   evbus_sub_end(shared, bus) > shared->frontier))
 			pg_atomic_write_u32(&shared->notify, 1);
 	}
 	LWLockRelease(&shared->lock);
@@ -167,7 +171,7 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 		}
 	if (!found && (int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id)
 	{
-		int64		avail = (int64) pg_atomic_read_u64(&bus->next_position) - shared->frontier;
+		int64		avail = evbus_sub_end(shared, bus) - shared->frontier;
 		int32		i = avail > 0 ? evbus_lease_alloc(db, sub->slot, false) : -1;
 
 		if (i >= 0)
@@ -207,7 +211,7 @@ evbus_cursor_extend_claim(EvbusDb *db, EvbusClaim *claim, int64 more)
 	lease = evbus_lease_held(db, claim);
 	if (lease && lease->hi == shared->frontier)
 	{
-		int64		avail = (int64) pg_atomic_read_u64(&bus->next_position) - shared->frontier;
+		int64		avail = evbus_sub_end(shared, bus) - shared->frontier;
 
 		if (avail > 0)
 		{
@@ -463,10 +467,11 @@ evbus_cursor_has_work(EvbusDb *db, const EvbusSubscription *sub, TimestampTz now
 
 	if (!evbus_cursor_loaded(db, sub))
 		return true;			/* to be loaded */
-	return shared->order_ready ||
-		(!shared->order_full && (shared->n_returned > shared->n_deferred ||
-								 ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
-								  (int64) pg_atomic_read_u64(&bus->next_position) > shared->frontier))) ||
+	return ((shared->order_ready ||
+			 (!shared->order_full && (shared->n_returned > shared->n_deferred ||
+									  ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
+									   evbus_sub_end(shared, bus) > shared->frontier)))) &&
+			(shared->rate == 0 || evbus_pace_wait(shared) == 0)) ||
 		(int64) pg_atomic_read_u64(&shared->retry_due) <= now ||
 		(shared->next_expiry != 0 && shared->next_expiry <= now);
 }
@@ -487,7 +492,7 @@ evbus_cursor_progress(EvbusDb *db, const EvbusSubscription *sub, EvbusCursorStat
 		evbus_lease_expire(db, shared, GetCurrentTimestamp());
 		state->next_position = shared->frontier;
 		if ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id)
-			state->next_position = Max(state->next_position, (int64) pg_atomic_read_u64(&bus->next_position));
+			state->next_position = Max(state->next_position, evbus_sub_end(shared, bus));
 		state->cursor = shared->open_head >= 0 ? EVBUS_LEASE(db, shared->open_head)->lo : shared->frontier;
 		state->undelivered = state->next_position - shared->frontier;
 		state->workers = shared->workers;

@@ -38,24 +38,27 @@ evbus_event_hour(PG_FUNCTION_ARGS)
 	PG_RETURN_TIMESTAMPTZ(t - t % USECS_PER_HOUR);
 }
 
-/* Move a delivery here, in the current transaction; its retry, if any, ends. */
+/*
+ * Move a delivery here, in the current transaction; its retry, if any, ends.  That of
+ * a replay becomes one of the subscription, which is there longer.
+ */
 void
 evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
 					  const char *reason, const char *sqlstate, const char *message)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {INT8OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT4OID,
-	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID};
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID, INT4OID, BOOLOID};
 	int64		id = evbus_clock_take(&db->clock, 1);
 	EvbusInternal internal;
 	EvbusLeaf	leaf;
-	Datum		values[15];
-	char		nulls[16] = "               ";
+	Datum		values[17];
+	char		nulls[18] = "                 ";
 
 	relation_close(evbus_leaf_open(evbus_relid("dead_letter_log"), id, &leaf), NoLock);
 	values[0] = Int64GetDatum(id);
 	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[2] = Int32GetDatum(sub->subscription_id);
+	values[2] = Int32GetDatum(sub->replay_of != 0 ? sub->replay_of : sub->subscription_id);
 	values[3] = CStringGetTextDatum(sub->name);
 	values[4] = CStringGetTextDatum(sub->bus_name);
 	values[5] = Int64GetDatum(event->event_id);
@@ -70,19 +73,21 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 	nulls[13] = event->headers ? ' ' : 'n';
 	values[13] = event->headers ? PointerGetDatum(cstring_to_text_with_len(event->headers, event->headers_len)) : (Datum) 0;
 	values[14] = PointerGetDatum(cstring_to_text_with_len(event->payload, event->payload_len));
+	values[15] = Int32GetDatum(sub->subscription_id);
+	values[16] = BoolGetDatum(event->replayed || sub->replay_of != 0);
 
 	evbus_internal_begin(&internal);
 	evbus_sql(&plan,
-			  "WITH r AS (DELETE FROM evbus.retry WHERE subscription_id = $3 AND event_id = $6"
+			  "WITH r AS (DELETE FROM evbus.retry WHERE subscription_id = $16 AND event_id = $6"
 			  " RETURNING first_failed_at, redrives, earlier_failures),"
 			  " c AS (INSERT INTO evbus.dead_letter_delta (bus, subscription, type, sqlstate, reason, hour, died, gone)"
 			  "  VALUES ($5, $4, $12, $10, $9, evbus._event_hour($1), 1, 0))"
 			  " INSERT INTO evbus.dead_letter_log (dead_letter_id, dead_at, subscription_id, subscription, bus,"
 			  " event_id, position, attempts, reason, first_failed_at, last_failed_at, sqlstate, message, redrives,"
-			  " type, key, headers, payload, earlier_failures)"
+			  " type, key, headers, payload, earlier_failures, replayed)"
 			  " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce((SELECT first_failed_at FROM r), $2), $2, $10, $11,"
-			  " coalesce((SELECT redrives FROM r), 0), $12, $13, $14, $15, (SELECT earlier_failures FROM r)",
-			  15, types, values, nulls, 0);
+			  " coalesce((SELECT redrives FROM r), 0), $12, $13, $14, $15, (SELECT earlier_failures FROM r), $17",
+			  17, types, values, nulls, 0);
 	if (event->key)
 		evbus_behind_wake(sub, values[12]);
 	evbus_internal_end(&internal);
@@ -90,7 +95,7 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 
 /*
  * Fold what was counted since the last time, and forget what retention has ended:
- * counts below the oldest leaf, jobs that are over.  In a transaction; one at a time.
+ * counts below the oldest leaf, jobs and replays that are over.  In a transaction; one at a time.
  */
 void
 evbus_dead_letter_fold(int retention_minutes)
@@ -116,6 +121,7 @@ evbus_dead_letter_fold(int retention_minutes)
 	} while (folded >= atoi(FOLD_ROWS));
 	evbus_sql(NULL, "DELETE FROM evbus.dead_letter_count WHERE hour < evbus._event_hour($1)", 2, types, values, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.redrive_job WHERE finished_at < clock_timestamp() - $2 * interval '1 minute'", 2, types, values, NULL, 0);
+	evbus_sql(NULL, "DELETE FROM evbus.replay_log WHERE finished_at < clock_timestamp() - $2 * interval '1 minute'", 2, types, values, NULL, 0);
 	evbus_internal_end(&internal);
 	pfree(leaves);
 }

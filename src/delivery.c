@@ -25,6 +25,7 @@
 #include "pin.h"
 #include "nodes/parsenodes.h"
 #include "ordered.h"
+#include "pace.h"
 #include "point.h"
 #include "reader.h"
 #include "retry.h"
@@ -42,18 +43,19 @@
 #define WAIT_STEP_MS	100		/* leases and retries become due without a wake-up */
 #define WAIT_MAX		(60 * USECS_PER_SEC)
 #define FIRST_LOOK		16		/* events, of unknown size */
+#define REPLAY_SHARE	8		/* of so many deliveries one is of a replay, if there is one */
 #define LOOK_MAX		128		/* of a size that is guessed by those before */
 
 PG_FUNCTION_INFO_V1(evbus_receive);
 PG_FUNCTION_INFO_V1(evbus_wait);
 PG_FUNCTION_INFO_V1(evbus_channel);
 
-/* The channel a subscription notifies on; name has NAMEDATALEN bytes. */
+/* The channel a subscription, and what is replayed to it, notifies on; name has NAMEDATALEN bytes. */
 void
 evbus_channel_name(const EvbusSubscription *sub, char *name)
 {
 	if (snprintf(name, NAMEDATALEN, "evbus_%s", sub->name) >= NAMEDATALEN)
-		snprintf(name, NAMEDATALEN, "evbus_%d", sub->subscription_id);
+		snprintf(name, NAMEDATALEN, "evbus_%d", sub->replay_of != 0 ? sub->replay_of : sub->subscription_id);
 }
 
 /* A subscription that the caller may consume from. */
@@ -72,14 +74,18 @@ consumer_subscription(const char *name)
 	return sub;
 }
 
-static void
+/* False: it is a replay that this transaction has made, at a place that is not free yet; of a subscription that is an error. */
+static bool
 attach(EvbusDb *db, const EvbusSubscription *sub)
 {
-	if (!evbus_ledger_attach(db, sub))
+	if (evbus_ledger_attach(db, sub))
+		return true;
+	if (sub->replay_of == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("subscription \"%s\" was made or moved in this transaction", sub->name),
 				 errhint("Commit before receiving from it.")));
+	return false;
 }
 
 /* --------------------------------------------------------------------- take */
@@ -129,6 +135,7 @@ add(EvbusTaken *t, const EvbusEvent *event, const EvbusClaim *claim, int attempt
 	EvbusDelivery *d = &t->deliveries[t->n];
 
 	d->event = *event;
+	d->sub = t->sub;
 	d->event.attempt = attempt;
 	d->claim = *claim;
 	if (attempt > t->sub->max_attempts && !XactReadOnly)
@@ -270,6 +277,100 @@ evbus_wait_placed(EvbusDb *db, const EvbusSubscription *subs, int n, uint64 tail
 	ConditionVariableCancelSleep();
 }
 
+static bool
+any_has_work(EvbusDb *db, const EvbusSubscription *subs, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (evbus_cursor_has_work(db, &subs[i], GetCurrentTimestamp()))
+			return true;
+	return false;
+}
+
+/* Take up to max deliveries of a subscription or, of a replay of it, as many as are due. */
+static void
+take_from(EvbusTaken *t, const EvbusSubscription *from, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
+{
+	EvbusSub   *shared = EVBUS_SUB(t->db, from->slot);
+	const EvbusSubscription *of = t->sub;
+	int			end = t->n + max;
+	int			before;
+	int			due;
+	bool		short_here = false;
+
+	t->sub = from;
+	take_retries(t, end, bytes_max);
+	before = t->n;
+	due = evbus_pace_take(shared, end - before);
+	if (due > 0 && from->ordering == EVBUS_ORDER_NONE)
+		take_events(t, before + due, bytes_max, lsn, &short_here);
+	else if (due > 0)
+		take_in_order(t, before + due, bytes_max, lsn, &short_here);
+	evbus_pace_put_back(shared, due - (t->n - before));
+	*short_of_leases = *short_of_leases || short_here;
+	t->sub = of;
+}
+
+/* The same of its replays, in turn. */
+static void
+take_replayed(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
+{
+	static uint32 next = 0;
+	int			end = t->n + max;
+
+	next++;
+	for (int i = 0; i < t->n_replays && t->n < end; i++)
+	{
+		const EvbusSubscription *replay = &t->replays[(next + i) % t->n_replays];
+
+		if (evbus_cursor_has_work(t->db, replay, GetCurrentTimestamp()) && attach(t->db, replay))
+			take_from(t, replay, end - t->n, bytes_max, lsn, short_of_leases);
+	}
+}
+
+/*
+ * What is new comes first, and what room there is left is for replays.  But these are
+ * not to wait for ever where the live flow fills every call: of REPLAY_SHARE deliveries
+ * one is of a replay, if there is one.  So what is owed to them comes first.  tail: of
+ * the ring when the call began: what was committed before is not passed over.
+ */
+static void
+take_all(EvbusTaken *t, int max, int64 bytes_max, uint64 tail, XLogRecPtr *lsn, bool *short_of_leases)
+{
+	pg_atomic_uint32 *owed = &EVBUS_SUB(t->db, t->sub->slot)->owed;
+	int64		debt;
+	int			live;
+
+	if (t->n_replays == 0)
+	{
+		take_from(t, t->sub, max, bytes_max, lsn, short_of_leases);
+		return;
+	}
+	debt = pg_atomic_read_u32(owed);
+	take_replayed(t, (int) Min(max, debt / (REPLAY_SHARE - 1)), bytes_max, lsn, short_of_leases);
+	live = t->n;
+	take_from(t, t->sub, max - t->n, bytes_max, lsn, short_of_leases);
+	if (t->n == live && live < max && pg_atomic_read_u64(&t->db->ring_drained) < tail)
+	{
+		evbus_wait_placed(t->db, t->sub, 1, tail);
+		take_from(t, t->sub, max - t->n, bytes_max, lsn, short_of_leases);
+	}
+	live = t->n - live;
+	take_replayed(t, max - t->n, bytes_max, lsn, short_of_leases);
+
+	/* One call need not know of another: it is a share, about. */
+	debt += live - (int64) (t->n - live) * (REPLAY_SHARE - 1);
+	if (t->n < max || !any_has_work(t->db, t->replays, t->n_replays))
+		debt = 0;				/* they got all there is */
+	pg_atomic_write_u32(owed, (uint32) Max(Min(debt, (int64) max * (REPLAY_SHARE - 1)), 0));
+}
+
+/* Is there anything that a call might get? */
+static bool
+has_work(EvbusDb *db, const EvbusSubscription *sub, const EvbusSubscription *replays, int n)
+{
+	return evbus_cursor_has_work(db, sub, GetCurrentTimestamp()) || any_has_work(db, replays, n);
+}
+
 /*
  * What a call of receive() or its like gets, by its arguments: subscription,
  * max_events, lease, wait, ack; by its name, and that with the argument ack.
@@ -293,6 +394,7 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 
 	t->db = db;
 	t->sub = consumer_subscription(name);
+	t->replays = evbus_subscription_replays(t->sub, &t->n_replays);
 	t->deliveries = palloc_extended(sizeof(EvbusDelivery) * max, MCXT_ALLOC_HUGE);
 	t->n = 0;
 	t->bytes = 0;
@@ -313,20 +415,15 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 	deadline = evbus_uptime() + wait;
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
 		const EvbusSubscription *sub = t->sub;
 		int64		left;
 
 		short_of_leases = false;
-		t->expires_at = now + (lease >= 0 ? lease : sub->lease);
+		t->expires_at = GetCurrentTimestamp() + (lease >= 0 ? lease : sub->lease);
 		if (!sub->paused)
 		{
-			attach(db, sub);
-			take_retries(t, max, bytes_max);
-			if (sub->ordering == EVBUS_ORDER_NONE)
-				take_events(t, max, bytes_max, &lsn, &short_of_leases);
-			else
-				take_in_order(t, max, bytes_max, &lsn, &short_of_leases);
+			(void) attach(db, sub);
+			take_all(t, max, bytes_max, tail, &lsn, &short_of_leases);
 			/* Those of what was just acked are free at commit: the next call will see. */
 			if (t->n == 0 && short_of_leases && !acked)
 				ereport(ERROR,
@@ -349,12 +446,13 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 			break;
 		ConditionVariablePrepareToSleep(&db->drained_cv);
 		evbus_ring_await(db, sub->bus_slot, EVBUS_AWAITED_CV);
-		if (sub->paused || !evbus_cursor_has_work(db, sub, now))
+		if (sub->paused || !has_work(db, sub, t->replays, t->n_replays))
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
 											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 		CHECK_FOR_INTERRUPTS();
 		t->sub = consumer_subscription(name);
+		t->replays = evbus_subscription_replays(t->sub, &t->n_replays);
 	}
 
 	/* A publisher may have committed asynchronously: nobody outside sees it before it is safe. */
@@ -370,8 +468,8 @@ evbus_taken_receipt(const EvbusTaken *t, int i)
 	return (EvbusReceipt) {
 		.incarnation = evbus_receipt_incarnation(t->db),
 		.event_id = t->deliveries[i].event.event_id,
-		.subscription_id = t->sub->subscription_id,
-		.sub_slot = t->sub->slot,
+		.subscription_id = t->deliveries[i].sub->subscription_id,
+		.sub_slot = t->deliveries[i].sub->slot,
 		.lease = t->deliveries[i].claim.lease,
 		.epoch = t->deliveries[i].claim.epoch
 	};
@@ -382,7 +480,8 @@ evbus_taken_receipt(const EvbusTaken *t, int i)
  * ack text[]) returns setof evbus.delivery
  *
  * Leases up to max_events (1 to 10000) deliveries: retries that are due first,
- * then events in order of position.  lease: 1 second to 1 day, NULL the
+ * then events in order of position, and then what is being replayed to it; of
+ * that one in eight deliveries at least, if there is any.  lease: 1 second to 1 day, NULL the
  * subscription's.  wait: 0 to 60 seconds, NULL not at all; returns as soon as
  * there is one.  Takes effect at once; rolled back, the deliveries go back at once.
  * ack: receipts, of whatever subscription, that are acked first, as evbus.ack()
@@ -405,14 +504,16 @@ evbus_receive(PG_FUNCTION_ARGS)
 	for (int i = 0; i < taken.n; i++)
 	{
 		EvbusReceipt receipt = evbus_taken_receipt(&taken, i);
-		Datum		values[11];
-		bool		nulls[11];
+		EvbusDelivery *d = &taken.deliveries[i];
+		Datum		values[12];
+		bool		nulls[12];
 
 		values[0] = PointerGetDatum(evbus_receipt_out(&receipt));
 		nulls[0] = false;
-		evbus_event_values(&taken.deliveries[i].event, taken.sub, values + 1, nulls + 1);
+		evbus_event_values(&d->event, d->sub, values + 1, nulls + 1);
+		values[11] = values[10];	/* replayed */
+		nulls[11] = false;
 		values[10] = TimestampTzGetDatum(taken.expires_at);
-		nulls[10] = false;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		MemoryContextReset(rows);	/* the next row takes the same, while it is in the processor's cache */
 	}
@@ -427,14 +528,15 @@ static bool
 peek(EvbusDb *db, const EvbusSubscription *sub)
 {
 	bool		found = false;
+	bool		there;
 	bool		pushed = !ActiveSnapshotSet();
 
 	if (pushed)
 		PushActiveSnapshot(GetTransactionSnapshot());
-	attach(db, sub);
-	if (evbus_retry_next(db, sub) <= GetCurrentTimestamp())
+	there = attach(db, sub);
+	if (there && evbus_retry_next(db, sub) <= GetCurrentTimestamp())
 		found = true;
-	else if (sub->ordering != EVBUS_ORDER_NONE)
+	else if (there && sub->ordering != EVBUS_ORDER_NONE)
 	{
 		EvbusEvents events = {0};
 		EvbusClaim	claim;
@@ -444,7 +546,7 @@ peek(EvbusDb *db, const EvbusSubscription *sub)
 		if (found)
 			evbus_cursor_return(db, &claim, 0);
 	}
-	while (!found && sub->ordering == EVBUS_ORDER_NONE)
+	while (there && !found && sub->ordering == EVBUS_ORDER_NONE)
 	{
 		EvbusEvents events = {0};
 		EvbusClaim	claim;
@@ -465,6 +567,17 @@ peek(EvbusDb *db, const EvbusSubscription *sub)
 	return found;
 }
 
+/* The same of a subscription and its replays. */
+static bool
+peek_all(EvbusDb *db, const EvbusSubscription *sub, const EvbusSubscription *replays, int n)
+{
+	bool		found = evbus_cursor_has_work(db, sub, GetCurrentTimestamp()) && peek(db, sub);
+
+	for (int i = 0; i < n && !found; i++)
+		found = evbus_cursor_has_work(db, &replays[i], GetCurrentTimestamp()) && peek(db, &replays[i]);
+	return found;
+}
+
 /*
  * CALL evbus.wait(subscription text, timeout interval)
  *
@@ -480,25 +593,30 @@ evbus_wait(PG_FUNCTION_ARGS)
 		((CallContext *) fcinfo->context)->atomic;
 	char	   *name = MemoryContextStrdup(PortalContext ? PortalContext : CurrentMemoryContext,
 										   evbus_arg_text(fcinfo, 0, "subscription"));
-	EvbusSubscription *sub = consumer_subscription(name);
 	int64		timeout = evbus_arg_interval(fcinfo, 1, "timeout", 0, USECS_PER_HOUR);
 	int64		deadline = evbus_uptime() + timeout;
 	EvbusDb    *db = evbus_db();
-	EvbusSubscription copy = *sub;
+	EvbusSubscription *sub;
+	EvbusSubscription *replays;
+	int			n_replays;
 	MemoryContext old = CurrentMemoryContext;
-	MemoryContext context;
+	MemoryContext context = AllocSetContextCreate(PortalContext ? PortalContext : CurrentMemoryContext, "evbus wait", ALLOCSET_DEFAULT_SIZES);
+
+	MemoryContextSwitchTo(context);
+	sub = consumer_subscription(name);
+	replays = evbus_subscription_replays(sub, &n_replays);
+	MemoryContextSwitchTo(old);
 
 	PreventCommandDuringRecovery("evbus.wait()");
 	evbus_db_require_ready(db);
 	if (!atomic && SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
-	context = AllocSetContextCreate(PortalContext ? PortalContext : CurrentMemoryContext, "evbus wait", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
 		int64		left;
 
 		MemoryContextSwitchTo(context);
-		if (!sub->paused && evbus_cursor_has_work(db, sub, GetCurrentTimestamp()) && peek(db, sub))
+		if (!sub->paused && has_work(db, sub, replays, n_replays) && peek_all(db, sub, replays, n_replays))
 			break;
 		if (evbus_uptime() >= deadline)
 			break;
@@ -508,9 +626,9 @@ evbus_wait(PG_FUNCTION_ARGS)
 		ConditionVariablePrepareToSleep(&db->drained_cv);
 		for (;;)
 		{
-			evbus_ring_await(db, copy.bus_slot, EVBUS_AWAITED_CV);
+			evbus_ring_await(db, sub->bus_slot, EVBUS_AWAITED_CV);
 			left = deadline - evbus_uptime();
-			if (left <= 0 || evbus_cursor_has_work(db, &copy, GetCurrentTimestamp()))
+			if (left <= 0 || has_work(db, sub, replays, n_replays))
 				break;
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
 											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
@@ -519,7 +637,7 @@ evbus_wait(PG_FUNCTION_ARGS)
 		MemoryContextReset(context);
 		MemoryContextSwitchTo(context);
 		sub = consumer_subscription(name);
-		copy = *sub;
+		replays = evbus_subscription_replays(sub, &n_replays);
 		if (sub->paused)
 			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_STEP_MS, PG_WAIT_EXTENSION);
 		CHECK_FOR_INTERRUPTS();

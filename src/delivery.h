@@ -14,6 +14,7 @@ typedef struct EvbusDelivery
 {
 	EvbusEvent	event;
 	EvbusClaim	claim;
+	const EvbusSubscription *sub;	/* what it is of: the one that was asked for, or a replay */
 } EvbusDelivery;
 
 /* What a call has leased. */
@@ -21,6 +22,8 @@ typedef struct EvbusTaken
 {
 	EvbusDb    *db;
 	const EvbusSubscription *sub;
+	EvbusSubscription *replays; /* of it */
+	int			n_replays;
 	EvbusDelivery *deliveries;	/* in the order to be handed out */
 	int			n;
 	int64		bytes;			/* of all of them, as they are stored */

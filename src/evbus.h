@@ -266,10 +266,21 @@ typedef struct EvbusSub
 	uint32		settled;		/* tracked entries that ended or came back so far */
 	int32		n_tracked;		/* of those HELD */
 	int32		n_deferred;		/* of those RETURNED that are no retries */
+	int64		stop;			/* of a replay: positions from here on are not for it; else PG_INT64_MAX */
+	int32		rate;			/* of a replay: events a second; 0: as many as there are */
+	int64		paced_at;		/* by evbus_uptime(): what was due until then is given out (pace.c) */
+	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one; about */
 	pg_atomic_uint32 may_block; /* there may be rows in evbus.retry; set before the lease of their event ends */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
 	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
 } EvbusSub;
+
+/* Positions of a subscription's bus below it are there, and for the subscription. */
+static inline int64
+evbus_sub_end(const EvbusSub *sub, EvbusBusState *bus)
+{
+	return Min((int64) pg_atomic_read_u64(&bus->next_position), sub->stop);
+}
 
 /* ---------------------------------------------------------------- workers */
 
@@ -351,6 +362,7 @@ typedef struct EvbusEvent
 	int			headers_len;
 	int			payload_len;
 	int			attempt;		/* 1 on the first delivery */
+	bool		replayed;		/* a retry, whose first delivery was of a replay */
 } EvbusEvent;
 
 #endif							/* EVBUS_H */

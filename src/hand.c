@@ -12,6 +12,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "ordered.h"
+#include "pace.h"
 #include "pin.h"
 #include "utils/memutils.h"
 
@@ -30,19 +31,19 @@ evbus_hand_room(EvbusHand *hand, int n)
 	return hand->claims;
 }
 
-/* Claim and read a batch in the current transaction; false: nothing there. */
-bool
-evbus_hand_take(EvbusDb *db, const EvbusSubscription *sub, EvbusHand *hand, EvbusEvents *found)
+/* Up to size events. */
+static bool
+take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, EvbusEvents *found)
 {
-	EvbusClaim *claims = evbus_hand_room(hand, sub->batch_size);
+	EvbusClaim *claims = evbus_hand_room(hand, size);
 
 	hand->each = sub->ordering != EVBUS_ORDER_NONE;
 	if (hand->each)
 	{
-		hand->n = evbus_ordered_take(db, sub, sub->batch_size, true, 0, found, claims);
+		hand->n = evbus_ordered_take(db, sub, size, true, 0, found, claims);
 		return hand->n > 0;
 	}
-	if (!evbus_cursor_claim(db, sub, sub->batch_size, &claims[0]))
+	if (!evbus_cursor_claim(db, sub, size, &claims[0]))
 		return false;
 	hand->n = 1;
 	evbus_read(db, sub, claims[0].scan_from, claims[0].hi, found);
@@ -51,17 +52,32 @@ evbus_hand_take(EvbusDb *db, const EvbusSubscription *sub, EvbusHand *hand, Evbu
 	 * Few were for this subscription: look on, but not through millions, while what was found waits
 	 * for its handler, other subscriptions for this worker, and vacuum for the end of the transaction.
 	 */
-	for (int64 look = sub->batch_size; found->n < sub->batch_size / 2 && claims[0].hi - claims[0].scan_from < LOOK_MAX;)
+	for (int64 look = size; (found->n < size / 2 || found->n == 0) && claims[0].hi - claims[0].scan_from < LOOK_MAX;)
 	{
 		int64		from = claims[0].hi;
 
 		look = Min(look * 2, EVBUS_BATCH_MAX);
-		if (!evbus_cursor_extend_claim(db, &claims[0], found->n == 0 ? look : sub->batch_size - found->n))
+		if (!evbus_cursor_extend_claim(db, &claims[0], found->n == 0 ? look : size - found->n))
 			break;
 		evbus_read(db, sub, from, claims[0].hi, found);
 		CHECK_FOR_INTERRUPTS();
 	}
+	/* Where it is about a rate: no more than are due. */
+	if (sub->rate > 0 && found->n > size && evbus_cursor_cut(db, &claims[0], found->events[size - 1].position + 1))
+		found->n = size;
 	return true;
+}
+
+/* Claim and read a batch in the current transaction; false: nothing there, or none is due. */
+bool
+evbus_hand_take(EvbusDb *db, const EvbusSubscription *sub, EvbusHand *hand, EvbusEvents *found)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int			due = evbus_pace_take(shared, sub->batch_size);
+	bool		took = due > 0 && take(db, sub, due, hand, found);
+
+	evbus_pace_put_back(shared, due - found->n);
+	return took;
 }
 
 /* Has one of them ended a worker before? */

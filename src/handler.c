@@ -19,6 +19,7 @@
 #include "ledger.h"
 #include "memory.h"
 #include "miscadmin.h"
+#include "pace.h"
 #include "pgstat.h"
 #include "pin.h"
 #include "registry.h"
@@ -56,9 +57,14 @@ serve(const EvbusSubscription *sub)
 		return false;
 	if (!evbus_cursor_loaded(db, sub))
 	{
+		EvbusSubscription *now;
+
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		(void) evbus_ledger_attach(db, sub);
+		/* What has ended meanwhile must not take its place again, which others may have by now. */
+		now = evbus_subscription_by_id(sub->subscription_id);
+		if (now != NULL && now->epoch == sub->epoch)
+			(void) evbus_ledger_attach(db, sub);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 	}
@@ -67,7 +73,7 @@ serve(const EvbusSubscription *sub)
 	entered_sub = sub->subscription_id;
 	entered_slot = sub->slot;
 	evbus_shared->workers[my_slot].busy = true;
-	pgstat_report_activity(STATE_RUNNING, psprintf("handler of subscription \"%s\"", sub->name));
+	pgstat_report_activity(STATE_RUNNING, psprintf("%s subscription \"%s\"", sub->replay_of != 0 ? "replay to" : "handler of", sub->name));
 	worked = evbus_batch_run(sub);
 	evbus_shared->workers[my_slot].busy = false;
 	evbus_cursor_leave(db, entered_slot, entered_sub);
@@ -98,14 +104,15 @@ leave(int code, Datum arg)
 		SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
 }
 
-/* Subscriptions of our owner with a handler; remembered until the registry changes. */
+/* Subscriptions of our owner with a handler, and behind them their replays; remembered until the registry changes. */
 static EvbusSubscription *
-my_subscriptions(int *count)
+my_subscriptions(int *count, int *live)
 {
 	static MemoryContext context = NULL;
 	static uint64 generation = 0;
 	static EvbusSubscription *mine = NULL;
 	static int	n = 0;
+	static int	n_live = 0;
 	uint64		now = evbus_registry_generation();
 
 	if (mine == NULL || now != generation)
@@ -120,18 +127,22 @@ my_subscriptions(int *count)
 		old = MemoryContextSwitchTo(context);
 		all = evbus_subscriptions(&total);
 		mine = palloc(sizeof(EvbusSubscription) * Max(total, 1));
-		n = 0;
+		n = n_live = 0;
 		for (int i = 0; i < total; i++)
 			if (all[i].has_handler && all[i].owner == my_owner && !all[i].paused)
+			{
 				mine[n++] = all[i];
+				n_live += all[i].replay_of == 0;	/* they come first */
+			}
 		MemoryContextSwitchTo(old);
 		generation = now;
 	}
 	*count = n;
+	*live = n_live;
 	return mine;
 }
 
-/* How long until a retry or lease of ours is due, at most IDLE_STEP_MS. */
+/* How long until a retry or lease of ours, or more of a replay, is due, at most IDLE_STEP_MS. */
 static long
 idle_ms(EvbusSubscription *subs, int n)
 {
@@ -144,6 +155,9 @@ idle_ms(EvbusSubscription *subs, int n)
 
 		if (due != PG_INT64_MAX)
 			ms = Min(ms, Max((due - now) / 1000 + 1, 1));
+		due = evbus_pace_wait(EVBUS_SUB(db, subs[i].slot));
+		if (due > 0)
+			ms = Min(ms, due / 1000 + 1);
 	}
 	return (long) ms;
 }
@@ -156,6 +170,7 @@ evbus_handler_main(Datum main_arg)
 	int64		idle_since = 0;
 	MemoryContext loop_context;
 	int			next = 0;
+	uint32		next_replay = 0;
 
 	my_slot = DatumGetInt32(main_arg) & 0xffff;
 	me = &evbus_shared->workers[my_slot];
@@ -187,24 +202,31 @@ evbus_handler_main(Datum main_arg)
 	{
 		EvbusSubscription *subs;
 		int			n;
+		int			live;
 		bool		worked = false;
+		bool		replayed = false;
 
 		evbus_worker_turn();
 		StartTransactionCommand();
 		if (evbus_worker_unwanted(db) || evbus_cannot_log_in(my_owner) != NULL)
 			proc_exit(0);
-		subs = my_subscriptions(&n);
+		subs = my_subscriptions(&n, &live);
 		CommitTransactionCommand();
 
-		for (int i = 0; i < n && pg_atomic_read_u32(&db->ready); i++)
+		/* Then a batch of one replay, however many there are: what is new waits for no more than that. */
+		for (int i = 0; i < n && !replayed && pg_atomic_read_u32(&db->ready); i++)
 		{
 			MemoryContextSwitchTo(loop_context);
-			worked = serve(&subs[(next + i) % n]) || worked;
+			if (i < live)
+				worked = serve(&subs[(next + i) % live]) || worked;
+			else
+				replayed = serve(&subs[live + next_replay++ % (n - live)]);
 			if (evbus_shared->workers[my_slot].generation != my_generation)
 				proc_exit(1);
 		}
 		MemoryContextReset(loop_context);
-		next = n > 0 ? (next + 1) % n : 0;
+		worked = worked || replayed;
+		next = live > 0 ? (next + 1) % live : 0;
 		if (worked)
 		{
 			idle_since = 0;

@@ -86,10 +86,11 @@ put_json(Lines *l, const char *data, int len, int max)
 
 /*
  * Append a line; false: all would have more than max bytes then, and what is
- * behind the last line is nothing.  Keys are as in evbus.delivery, in that order.
+ * behind the last line is nothing.  Keys are as in evbus.delivery, in that order;
+ * replayed is there if it is true.
  */
 static bool
-put_line(Lines *l, const EvbusEvent *event, const EvbusReceipt *receipt, int max)
+put_line(Lines *l, const EvbusEvent *event, bool replayed, const EvbusReceipt *receipt, int max)
 {
 	StringInfo	text = &l->text;
 	char	   *to = evbus_print_room(text, FIXED_MAX + l->bus.len, max);
@@ -150,7 +151,10 @@ put_line(Lines *l, const EvbusEvent *event, const EvbusReceipt *receipt, int max
 	EVBUS_PRINT(to, ",\"lease_until\":\"");
 	memcpy(to, l->lease_until, TIME_CHARS);
 	to += TIME_CHARS;
-	EVBUS_PRINT(to, "\"}");
+	*to++ = '"';
+	if (replayed)
+		EVBUS_PRINT(to, ",\"replayed\":true");
+	*to++ = '}';
 	text->len = to - text->data;
 	return text->len <= max;
 }
@@ -174,15 +178,21 @@ begin(Lines *l, const EvbusTaken *taken)
 	appendStringInfoString(&l->bus, ",\"type\":");
 }
 
-/* Those from the i-th on go back. */
+/* Those from the i-th on go back, those of one subscription together. */
 static void
 give_back(const EvbusTaken *taken, int i)
 {
 	EvbusClaim *claims = palloc(sizeof(EvbusClaim) * (taken->n - i));
 
-	for (int k = i; k < taken->n; k++)
-		claims[k - i] = taken->deliveries[k].claim;
-	evbus_pin_give_back(taken->db, claims, taken->n - i);
+	while (i < taken->n)
+	{
+		const EvbusSubscription *sub = taken->deliveries[i].sub;
+		int			n = 0;
+
+		while (i < taken->n && taken->deliveries[i].sub == sub)
+			claims[n++] = taken->deliveries[i++].claim;
+		evbus_pin_give_back(taken->db, claims, n);
+	}
 	pfree(claims);
 }
 
@@ -191,8 +201,8 @@ give_back(const EvbusTaken *taken, int i)
  * ack text[]) returns setof (events integer, receipts text[], lines text)
  *
  * As evbus.receive(), but no row if there is nothing, and else one: how many
- * deliveries, what acks all of them, and each as a JSON object on a line of its own,
- * with the fields of evbus.delivery, event_id as a text.  Fewer than there are, if the lines would have more
+ * deliveries, what acks all of them (one text, or two and more if some are of a
+ * replay), and each as a JSON object on a line of its own, with the fields of evbus.delivery, event_id as a text.  Fewer than there are, if the lines would have more
  * than 64 MB: the others stay where they are.
  * Errors: those of evbus.receive(), and 54000 a single line has almost 1 GB.
  */
@@ -203,7 +213,8 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 	EvbusTaken	taken;
 	Lines		l;
 	EvbusReceipts receipts;
-	Datum		all;
+	Datum	   *all;
+	int			n_all = 0;
 	Datum		values[3];
 	bool		nulls[3] = {false, false, false};
 	int			n;
@@ -214,16 +225,16 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	begin(&l, &taken);
+	all = palloc(sizeof(Datum) * (2 * taken.n_replays + 1));	/* of each: what is owed, or what is left */
 	for (n = 0; n < taken.n; n++)
 	{
-		const EvbusEvent *event = &taken.deliveries[n].event;
+		const EvbusDelivery *d = &taken.deliveries[n];
+		const EvbusEvent *event = &d->event;
 		EvbusReceipt receipt = evbus_taken_receipt(&taken, n);
 		int			before = l.text.len;
 
 		CHECK_FOR_INTERRUPTS();
-		if (n == 0)
-			evbus_receipts_begin(&receipts, &receipt);
-		if (!put_line(&l, event, &receipt, n == 0 ? LONE_MAX : BATCH_MAX))
+		if (!put_line(&l, event, event->replayed || d->sub->replay_of != 0, &receipt, n == 0 ? LONE_MAX : BATCH_MAX))
 		{
 			if (n == 0)
 				ereport(ERROR,
@@ -235,13 +246,20 @@ evbus_receive_lines(PG_FUNCTION_ARGS)
 			give_back(&taken, n);
 			break;
 		}
+		/* A batch's receipt is of one subscription. */
+		if (n == 0 || d->sub != d[-1].sub)
+		{
+			if (n > 0)
+				all[n_all++] = PointerGetDatum(evbus_receipts_out(&receipts));
+			evbus_receipts_begin(&receipts, &receipt);
+		}
 		evbus_receipts_add(&receipts, &receipt);
 	}
 
-	all = PointerGetDatum(evbus_receipts_out(&receipts));
+	all[n_all++] = PointerGetDatum(evbus_receipts_out(&receipts));
 	SET_VARSIZE(l.text.data, l.text.len);
 	values[0] = Int32GetDatum(n);
-	values[1] = PointerGetDatum(construct_array(&all, 1, TEXTOID, -1, false, TYPALIGN_INT));
+	values[1] = PointerGetDatum(construct_array(all, n_all, TEXTOID, -1, false, TYPALIGN_INT));
 	values[2] = PointerGetDatum(l.text.data);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	return (Datum) 0;

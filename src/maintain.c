@@ -26,6 +26,7 @@
 #include "pool.h"
 #include "redrive_job.h"
 #include "registry.h"
+#include "replay.h"
 #include "retry.h"
 #include "ring.h"
 #include "storage/ipc.h"
@@ -159,6 +160,12 @@ static EvbusSubscription *all_subs;
 static int	n_all_subs;
 
 static void
+end_replays(void)
+{
+	evbus_replay_turn(db, all_subs, n_all_subs);
+}
+
+static void
 put_behind(void)
 {
 	evbus_behind_turn(db, all_subs, n_all_subs);
@@ -287,6 +294,7 @@ evbus_maintainer_main(Datum main_arg)
 			all_subs = subs;
 			n_all_subs = n;
 			(void) attempt(put_behind, false);
+			(void) attempt(end_replays, false);
 			MemoryContextSwitchTo(context);
 		}
 

@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "clock.h"
 #include "commands/async.h"
+#include "cursor.h"
 #include "delivery.h"
 #include "reader.h"
 #include "utils/memutils.h"
@@ -75,8 +76,7 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		EvbusSub   *shared = EVBUS_SUB(db, subs[i].slot);
 		EvbusBusState *bus = EVBUS_BUS(db, subs[i].bus_slot);
 		Seen	   *last = &seen[subs[i].slot];
-		int64		next = (int32) pg_atomic_read_u32(&bus->bus_id) == subs[i].bus_id
-			? (int64) pg_atomic_read_u64(&bus->next_position) : 0;
+		int64		next = (int32) pg_atomic_read_u32(&bus->bus_id) == subs[i].bus_id ? evbus_sub_end(shared, bus) : 0;
 		int64		due = (int64) pg_atomic_read_u64(&shared->retry_due);
 		int64		frontier = shared->frontier;
 		uint64		grants = shared->grants;
@@ -103,6 +103,10 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 			fresh = fresh || wanted(db, &subs[i], Max(last->next_position, frontier), next);
 		}
 		last->next_position = next;
+		/* Of a replay nothing is new: who has received shall hear that there is more, as soon as that is due. */
+		if (subs[i].replay_of != 0 && evbus_cursor_has_work(db, &subs[i], now) &&
+			(grants != last->grants || TimestampDifferenceExceeds(last->told_at, evbus_uptime(), REMIND_MS)))
+			fresh = true;
 		if (!fresh)
 			continue;
 		last->grants = grants;

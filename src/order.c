@@ -553,7 +553,7 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 		}
 	if (known && i < 0 && (int32) pg_atomic_read_u32(&bus->bus_id) == taking->sub->bus_id)
 	{
-		int64		avail = (int64) pg_atomic_read_u64(&bus->next_position) - shared->frontier;
+		int64		avail = evbus_sub_end(shared, bus) - shared->frontier;
 
 		i = avail > 0 ? evbus_lease_alloc(db, slot, false) : -1;
 		if (i >= 0)

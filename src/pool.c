@@ -163,7 +163,7 @@ pause_all(EvbusSubscription *subs, int n, Oid owner, const char *reason)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < n; i++)
-		if (subs[i].has_handler && subs[i].owner == owner && !subs[i].paused)
+		if (subs[i].has_handler && subs[i].owner == owner && !subs[i].paused && subs[i].replay_of == 0)
 			evbus_upkeep_pause(subs[i].subscription_id, reason);
 	PopActiveSnapshot();
 	CommitTransactionCommand();

@@ -217,7 +217,7 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 void
 evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls)
 {
-	memset(nulls, 0, 9 * sizeof(bool));
+	memset(nulls, 0, 10 * sizeof(bool));
 	values[0] = Int64GetDatum(event->event_id);
 	values[1] = CStringGetTextDatum(sub->bus_name);
 	values[2] = PointerGetDatum(cstring_to_text_with_len(event->type, event->type_len));
@@ -229,13 +229,14 @@ evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum 
 	values[6] = TimestampTzGetDatum(evbus_clock_to_time(event->event_id));
 	values[7] = Int64GetDatum(event->position);
 	values[8] = Int32GetDatum(event->attempt);
+	values[9] = BoolGetDatum(event->replayed || sub->replay_of != 0);
 }
 
 HeapTuple
 evbus_event_tuple(const EvbusEvent *event, const EvbusSubscription *sub, TupleDesc desc)
 {
-	Datum		values[9];
-	bool		nulls[9];
+	Datum		values[10];
+	bool		nulls[10];
 
 	evbus_event_values(event, sub, values, nulls);
 	return heap_form_tuple(desc, values, nulls);

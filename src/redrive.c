@@ -58,17 +58,17 @@ evbus_redrive_take(EvbusDb *db, EvbusDeadFilter *filter, int64 *last)
 								 " c AS (INSERT INTO evbus.dead_letter_delta (bus, subscription, type, sqlstate, reason, hour, died, gone)"
 								 "  SELECT bus, subscription, type, sqlstate, reason, evbus._event_hour(dead_letter_id), 0, count(*) FROM d GROUP BY 1, 2, 3, 4, 5, 6),"
 								 " r AS (INSERT INTO evbus.retry AS r (subscription_id, event_id, position, attempts, due_at, first_failed_at,"
-								 "   last_failed_at, sqlstate, message, redrives, type, key, headers, payload, earlier_failures)"
+								 "   last_failed_at, sqlstate, message, redrives, type, key, headers, payload, earlier_failures, replayed)"
 								 "  SELECT DISTINCT ON (subscription_id, event_id) subscription_id, event_id, position, 0, clock_timestamp(),"
 								 "   min(first_failed_at) OVER (PARTITION BY subscription_id, event_id), last_failed_at, sqlstate, message, redrives + 1,"
 								 "   type, key, headers, payload,"
 								 "   CASE WHEN jsonb_array_length(earlier_failures) >= " EARLIER_MAX " THEN earlier_failures - 0 ELSE coalesce(earlier_failures, '[]') END"
 								 "    || jsonb_build_object('dead_letter_id', dead_letter_id, 'dead_at', dead_at, 'attempts', attempts, 'reason', reason,"
-								 "     'sqlstate', sqlstate, 'message', message, 'redriven_at', clock_timestamp(), 'redriven_by', $11::text)"
+								 "     'sqlstate', sqlstate, 'message', message, 'redriven_at', clock_timestamp(), 'redriven_by', $11::text), replayed"
 								 "  FROM d ORDER BY subscription_id, event_id, dead_letter_id DESC"
 								 "  ON CONFLICT (subscription_id, event_id) DO UPDATE SET attempts = 0, due_at = excluded.due_at,"
 								 "   first_failed_at = least(r.first_failed_at, excluded.first_failed_at), redrives = greatest(r.redrives, excluded.redrives),"
-								 "   payload = excluded.payload, earlier_failures = excluded.earlier_failures)"
+								 "   payload = excluded.payload, earlier_failures = excluded.earlier_failures, replayed = r.replayed AND excluded.replayed)"
 								 " SELECT subscription_id, count(*), max(dead_letter_id) FROM d GROUP BY 1", evbus_dead_filter_where(filter)),
 				  EVBUS_DEAD_PARAMS, evbus_dead_types, filter->values, filter->nulls, 0);
 	if (last)

@@ -1,11 +1,14 @@
 /*-------------------------------------------------------------------------
  * registry.c
- *	  Which buses and subscriptions there are.
+ *	  Which buses, subscriptions and replays there are.
  *
  * The tables are the registry; here is a cache of them, local to the process and
- * dropped by the relcache invalidations that every change of evbus.bus and
- * evbus.subscription sends.  So it is transactional: own changes are seen at once,
- * those of others once they commit, none of a rollback.
+ * dropped by the relcache invalidations that every change of evbus.bus,
+ * evbus.subscription and evbus.replay sends.  So it is transactional: own changes
+ * are seen at once, those of others once they commit, none of a rollback.
+ *
+ * A replay is a subscription without a name: a copy of the one it is of, with
+ * bounds, and a place in shared memory, of its own.
  *-------------------------------------------------------------------------
  */
 #include "registry.h"
@@ -30,7 +33,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
-/* Column numbers of evbus.bus and evbus.subscription, as in evbus--1.0.sql. */
+/* Column numbers of the three tables, as in evbus--1.0.sql. */
 enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
@@ -43,6 +46,10 @@ enum
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
 	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE
 };
+enum
+{
+	REPLAY_ID = 1, REPLAY_SLOT, REPLAY_SUB, REPLAY_START, REPLAY_STOP, REPLAY_TYPES, REPLAY_RATE, REPLAY_ROLE, REPLAY_CREATED
+};
 
 /*
  * Local cache: everything there is, loaded at first use.  It is bounded by
@@ -52,10 +59,12 @@ static MemoryContext cache_context = NULL;
 static bool cache_valid = false;
 static EvbusBus *cached_buses;
 static int	n_cached_buses;
-static EvbusSubscription *cached_subs;
+static EvbusSubscription *cached_subs;	/* replays behind the others */
 static int	n_cached_subs;
+static int	n_cached_replays;	/* of those */
 static Oid	cached_bus_relid = InvalidOid;
 static Oid	cached_sub_relid = InvalidOid;
+static Oid	cached_replay_relid = InvalidOid;
 static uint64 cache_generation = 0;
 static uint64 n_invalidations = 0;
 static uint64 cache_signature = 0;	/* of the rows that were read */
@@ -64,7 +73,7 @@ static EvbusDb *changed_db = NULL;	/* this transaction changes the tables */
 static void
 registry_invalidate(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == cached_bus_relid || relid == cached_sub_relid)
+	if (relid == InvalidOid || relid == cached_bus_relid || relid == cached_sub_relid || relid == cached_replay_relid)
 	{
 		cache_valid = false;
 		n_invalidations++;
@@ -192,38 +201,77 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 		}
 }
 
-/* Scan one of the two tables into the cache. */
-static int
-load_table(Oid relid, int max, bool buses)
+/* False: what it is a replay of is gone, as is the replay soon. */
+static bool
+load_replay(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
+{
+	Datum		values[REPLAY_CREATED];
+	bool		nulls[REPLAY_CREATED];
+	bool		found = false;
+
+	heap_deform_tuple(tuple, desc, values, nulls);
+	for (int i = 0; i < n_cached_subs - n_cached_replays && !found; i++)
+		if (cached_subs[i].subscription_id == DatumGetInt32(values[REPLAY_SUB - 1]))
+		{
+			*sub = cached_subs[i];
+			found = true;
+		}
+	if (!found)
+		return false;
+	sub->replay_of = sub->subscription_id;
+	sub->subscription_id = sub->epoch = DatumGetInt32(values[REPLAY_ID - 1]);
+	sub->slot = DatumGetInt16(values[REPLAY_SLOT - 1]);
+	sub->start_position = DatumGetInt64(values[REPLAY_START - 1]);
+	sub->stop_position = DatumGetInt64(values[REPLAY_STOP - 1]);
+	if (!nulls[REPLAY_TYPES - 1])
+		load_types(values[REPLAY_TYPES - 1], sub);
+	sub->rate = nulls[REPLAY_RATE - 1] ? 0 : DatumGetInt32(values[REPLAY_RATE - 1]);
+	sub->concurrency = 1;		/* the others are for what is new */
+	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	return true;
+}
+
+/* Scan one of the tables into the cache. */
+static void
+load_table(Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
-	int			n = 0;
+	int			columns = relid == cached_bus_relid ? BUS_FORMER : relid == cached_sub_relid ? SUB_ON_FAILURE : REPLAY_CREATED;
 
 	/* A library of another version than the tables must not read past their rows. */
-	if (RelationGetNumberOfAttributes(rel) != (buses ? BUS_FORMER : SUB_ON_FAILURE))
+	if (RelationGetNumberOfAttributes(rel) != columns)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"evbus.%s\" does not fit the loaded library", RelationGetRelationName(rel)),
 				 errhint("Run ALTER EXTENSION evbus UPDATE, or install the library that fits the extension.")));
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)) && n < max)
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (buses)
-			load_bus(tuple, RelationGetDescr(rel), &cached_buses[n++]);
-		else
-			load_sub(tuple, RelationGetDescr(rel), &cached_subs[n++]);
+		if (relid == cached_bus_relid)
+		{
+			if (n_cached_buses < evbus_max_buses)
+				load_bus(tuple, RelationGetDescr(rel), &cached_buses[n_cached_buses++]);
+		}
+		else if (n_cached_subs == evbus_max_subscriptions)
+			break;
+		else if (relid == cached_sub_relid)
+			load_sub(tuple, RelationGetDescr(rel), &cached_subs[n_cached_subs++]);
+		else if (load_replay(tuple, RelationGetDescr(rel), &cached_subs[n_cached_subs]))
+		{
+			n_cached_subs++;
+			n_cached_replays++;
+		}
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return n;
 }
 
 /* Differs whenever a row came, went or changed, by whatever means. */
 static uint64
 signature(void)
 {
-	Oid			relids[] = {cached_bus_relid, cached_sub_relid};
+	Oid			relids[] = {cached_bus_relid, cached_sub_relid, cached_replay_relid};
 	uint64		sum = 0;
 
 	for (int i = 0; i < lengthof(relids); i++)
@@ -256,15 +304,17 @@ cache_load(void)
 
 		cached_bus_relid = evbus_relid("bus");
 		cached_sub_relid = evbus_relid("subscription");
+		cached_replay_relid = evbus_relid("replay");
 		if (cache_context == NULL)
 			cache_context = AllocSetContextCreate(TopMemoryContext, "evbus registry", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextReset(cache_context);
-		n_cached_buses = n_cached_subs = 0;
+		n_cached_buses = n_cached_subs = n_cached_replays = 0;
 		old = MemoryContextSwitchTo(cache_context);
 		cached_buses = palloc(sizeof(EvbusBus) * evbus_max_buses);
 		cached_subs = palloc(sizeof(EvbusSubscription) * evbus_max_subscriptions);
-		n_cached_buses = load_table(cached_bus_relid, evbus_max_buses, true);
-		n_cached_subs = load_table(cached_sub_relid, evbus_max_subscriptions, false);
+		load_table(cached_bus_relid);
+		load_table(cached_sub_relid);
+		load_table(cached_replay_relid);
 		MemoryContextSwitchTo(old);
 		cache_signature = signature();
 		cache_generation++;
@@ -280,7 +330,7 @@ evbus_registry_generation(void)
 	return cache_generation;
 }
 
-/* To be called by whoever changes either table: tells every process at commit. */
+/* To be called by whoever changes one of the tables: tells every process at commit. */
 void
 evbus_registry_changed(void)
 {
@@ -379,7 +429,7 @@ EvbusSubscription *
 evbus_subscription_get(const char *name, bool missing_ok)
 {
 	cache_load();
-	for (int i = 0; i < n_cached_subs; i++)
+	for (int i = 0; i < n_cached_subs - n_cached_replays; i++)
 		if (strcmp(cached_subs[i].name, name) == 0)
 			return sub_copy(&cached_subs[i]);
 	if (!missing_ok)
@@ -390,7 +440,7 @@ evbus_subscription_get(const char *name, bool missing_ok)
 	return NULL;
 }
 
-/* NULL: there is none. */
+/* A subscription or a replay; NULL: there is none. */
 EvbusSubscription *
 evbus_subscription_by_id(int32 id)
 {
@@ -401,7 +451,25 @@ evbus_subscription_by_id(int32 id)
 	return NULL;
 }
 
-/* All of them, as a copy in the caller's context. */
+/* Those that are being replayed of a subscription, as a copy in the caller's context. */
+EvbusSubscription *
+evbus_subscription_replays(const EvbusSubscription *sub, int *count)
+{
+	EvbusSubscription *some = NULL;
+
+	cache_load();
+	*count = 0;
+	for (int i = n_cached_subs - n_cached_replays; i < n_cached_subs; i++)
+		if (cached_subs[i].replay_of == sub->subscription_id)
+		{
+			if (some == NULL)
+				some = palloc(sizeof(EvbusSubscription) * n_cached_replays);
+			some[(*count)++] = *sub_copy(&cached_subs[i]);
+		}
+	return some;
+}
+
+/* All of them, and all replays, as a copy in the caller's context. */
 EvbusSubscription *
 evbus_subscriptions(int *count)
 {
@@ -450,8 +518,10 @@ evbus_registry_free_slot(const char *table, int max)
 {
 	static const Oid types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(max)};
+	bool		subs = strcmp(table, "subscription") == 0;
 	char	   *sql = psprintf("SELECT s FROM pg_catalog.generate_series(0, $1 - 1) s"
-							   " WHERE NOT EXISTS (SELECT 1 FROM evbus.%s t WHERE t.slot = s) ORDER BY s", table);
+							   " WHERE NOT EXISTS (SELECT 1 FROM evbus.%s t WHERE t.slot = s)%s ORDER BY s", table,
+							   subs ? " AND NOT EXISTS (SELECT 1 FROM evbus.replay t WHERE t.slot = s)" : "");
 	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
 	uint64		n;
@@ -462,7 +532,7 @@ evbus_registry_free_slot(const char *table, int max)
 	for (uint64 i = 0; i < n; i++)
 	{
 		int			s = DatumGetInt32(evbus_column(i, 1, NULL));
-		bool		clean = strcmp(table, "subscription") != 0 || EVBUS_SUB(db, s)->subscription_id == 0;
+		bool		clean = !subs || EVBUS_SUB(db, s)->subscription_id == 0;
 
 		if (slot < 0 || clean)
 			slot = s;
@@ -474,23 +544,30 @@ evbus_registry_free_slot(const char *table, int max)
 }
 
 /*
- * Is there a subscription of this id, committed or just being made?  Unlike the
- * cache this sees the uncommitted rows of others.
+ * Is there a row of this id, its first column, committed or just being made?  Unlike
+ * the cache this sees the uncommitted rows of others.
  */
-bool
-evbus_subscription_exists(int32 id)
+static bool
+row_exists(const char *table, const char *index, int32 id)
 {
-	Relation	rel = table_open(evbus_relid("subscription"), AccessShareLock);
+	Relation	rel = table_open(evbus_relid(table), AccessShareLock);
 	SnapshotData dirty;
 	SysScanDesc scan;
 	ScanKeyData key;
 	bool		found;
 
 	InitDirtySnapshot(dirty);
-	ScanKeyInit(&key, SUB_ID, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
-	scan = systable_beginscan(rel, evbus_relid("subscription_pkey"), true, &dirty, 1, &key);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
+	scan = systable_beginscan(rel, evbus_relid(index), true, &dirty, 1, &key);
 	found = HeapTupleIsValid(systable_getnext(scan));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
+}
+
+/* The same of a subscription or a replay. */
+bool
+evbus_subscription_exists(int32 id)
+{
+	return row_exists("subscription", "subscription_pkey", id) || row_exists("replay", "replay_pkey", id);
 }

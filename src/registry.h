@@ -41,6 +41,9 @@ typedef struct EvbusSubscription
 	bool		block_key;		/* what has failed holds up those that would wait for it */
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
+	int32		replay_of;		/* it is a replay (replay.c) of this subscription, and not one of its own; else 0 */
+	int64		stop_position;	/* of a replay */
+	int			rate;			/* of a replay: events a second; 0: not bounded */
 	int			n_types;
 	char	   *types;			/* n_types times: length byte, pattern */
 	char		name[EVBUS_NAME_MAX + 1];
@@ -55,6 +58,7 @@ extern EvbusSubscription *evbus_subscription_get(const char *name, bool missing_
 extern EvbusSubscription *evbus_subscription_by_id(int32 id);
 extern bool evbus_subscription_exists(int32 id);
 extern EvbusSubscription *evbus_subscriptions(int *count);
+extern EvbusSubscription *evbus_subscription_replays(const EvbusSubscription *sub, int *count);
 extern uint64 evbus_registry_generation(void);
 extern void evbus_registry_changed(void);
 extern void evbus_registry_forget(void);

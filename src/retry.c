@@ -103,13 +103,13 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {INT4OID, INT8OID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-	TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID};
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID, BOOLOID};
 	const char *state = unpack_sql_state(failure->sqlerrcode);
 	char	   *message = scrub(failure->message, failure->sqlerrcode);
 	TimestampTz now = GetCurrentTimestamp();
 	EvbusInternal internal;
-	Datum		values[12];
-	char		nulls[13] = "            ";
+	Datum		values[13];
+	char		nulls[14] = "             ";
 	int64		delay;
 
 	if (failure->reject || event->attempt >= sub->max_attempts || evbus_retry_permanent(failure->sqlerrcode))
@@ -141,17 +141,18 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	values[10] = event->headers ? coded(event->headers, event->headers_len) : (Datum) 0;
 	nulls[10] = event->headers ? ' ' : 'n';
 	values[11] = coded(event->payload, event->payload_len);
+	values[12] = BoolGetDatum(event->replayed || sub->replay_of != 0);
 
 	evbus_internal_begin(&internal);
 	evbus_sql(&plan,
 			  "INSERT INTO evbus.retry AS r (subscription_id, event_id, position, attempts, due_at, first_failed_at,"
-			  " last_failed_at, sqlstate, message, type, key, headers, payload)"
-			  " VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10, $11, $12)"
+			  " last_failed_at, sqlstate, message, type, key, headers, payload, replayed)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10, $11, $12, $13)"
 			  " ON CONFLICT (subscription_id, event_id) DO UPDATE SET attempts = excluded.attempts,"
 			  " due_at = excluded.due_at, last_failed_at = excluded.last_failed_at,"
 			  " first_failed_at = CASE r.sqlstate WHEN '" EVBUS_BEHIND_STATE "' THEN excluded.first_failed_at ELSE r.first_failed_at END,"
 			  " sqlstate = excluded.sqlstate, message = excluded.message",
-			  12, types, values, nulls, 0);
+			  13, types, values, nulls, 0);
 	evbus_internal_end(&internal);
 	evbus_pin_due(db, sub->slot, now + delay);
 	return true;
@@ -201,7 +202,7 @@ copy_text(Datum value, int *len, MemoryContext context)
 	return out;
 }
 
-/* Row of a query that selects position, attempts, type, key, headers, payload. */
+/* Row of a query that selects position, attempts, type, key, headers, payload, replayed. */
 static void
 fill_event(uint64 row, EvbusEvent *event, MemoryContext context)
 {
@@ -216,6 +217,7 @@ fill_event(uint64 row, EvbusEvent *event, MemoryContext context)
 	value = evbus_column(row, 5, &isnull);
 	event->headers = isnull ? NULL : copy_text(value, &event->headers_len, context);
 	event->payload = copy_text(evbus_column(row, 6, NULL), &event->payload_len, context);
+	event->replayed = DatumGetBool(evbus_column(row, 7, NULL));
 }
 
 /* Fill in an event whose event_id is set; false: there is no such retry. */
@@ -230,7 +232,7 @@ evbus_retry_load(const EvbusSubscription *sub, EvbusEvent *event)
 	bool		found;
 
 	evbus_internal_begin(&internal);
-	found = evbus_sql(&plan, "SELECT position, attempts, type, key, headers, payload FROM evbus.retry"
+	found = evbus_sql(&plan, "SELECT position, attempts, type, key, headers, payload, replayed FROM evbus.retry"
 					  " WHERE subscription_id = $1 AND event_id = $2", 2, types, values, NULL, 1) > 0;
 	if (found)
 		fill_event(0, event, context);

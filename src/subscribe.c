@@ -22,7 +22,9 @@
 #include "internal.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "position.h"
 #include "registry.h"
+#include "replay.h"
 #include "storage/lmgr.h"
 #include "target.h"
 #include "tick.h"
@@ -33,7 +35,6 @@
 #include "utils/timestamp.h"
 
 #define YEAR		(365 * USECS_PER_DAY)
-#define DRAIN_WAIT_MS	5000
 
 PG_FUNCTION_INFO_V1(evbus_subscribe);
 PG_FUNCTION_INFO_V1(evbus_alter_subscription);
@@ -214,57 +215,14 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 
 /* ---------------------------------------------------------------- positions */
 
-/*
- * The next position of a bus, once everything committed before the call has got
- * one.  Where no sequencer runs, what the ticks say: it never is too high.
- */
-static int64
-position_now(EvbusDb *db, int32 bus_id, int bus_slot)
-{
-	EvbusBusState *bus = EVBUS_BUS(db, bus_slot);
-
-	if (evbus_db_wait_drained(db, DRAIN_WAIT_MS) && (int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
-		return (int64) pg_atomic_read_u64(&bus->ticked_position);
-	return evbus_tick_next_position(bus_id);
-}
-
 /* Argument start_from: 'now', 'beginning', a position, or a timestamptz. */
 static int64
 start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bus_slot)
 {
-	char	   *from = evbus_arg_text(fcinfo, n, "start_from");
-	int64		position;
-	TimestampTz t;
+	EvbusPlace	place;
 
-	if (strcmp(from, "now") == 0)
-		return position_now(db, bus_id, bus_slot);
-	if (strcmp(from, "beginning") == 0)
-		return evbus_tick_first_position(bus_id);
-	if (from[0] != '\0' && strspn(from, "0123456789") == strlen(from))
-	{
-		int64		next = position_now(db, bus_id, bus_slot);
-
-		position = strlen(from) > 18 ? PG_INT64_MAX : strtoll(from, NULL, 10);
-		if (position < 1 || position > next)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("position %s is out of range", from),
-					 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
-		return Max(position, evbus_tick_first_position(bus_id));
-	}
-	PG_TRY();
-	{
-		t = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(from),
-													ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	}
-	PG_CATCH();
-	{
-		/* Say what is allowed, not only that this is no time. */
-		errhint("Pass 'now', 'beginning', a position, or a timestamptz.");
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	return evbus_tick_position_at(bus_id, t);
+	evbus_position_find(db, bus_id, bus_slot, evbus_arg_text(fcinfo, n, "start_from"), &place);
+	return place.kind == EVBUS_PLACE_POSITION ? Max(place.position, evbus_tick_first_position(bus_id)) : place.position;
 }
 
 /* -------------------------------------------------------------------- verbs */
@@ -414,14 +372,15 @@ change(const EvbusSubscription *sub, const char *sql, const char *text_value, in
 }
 
 /*
- * evbus.unsubscribe(subscription text) returns void: removes it with its progress
- * and its retries when the caller commits.  Errors: 22004, 42501, VB004.
+ * evbus.unsubscribe(subscription text) returns void: removes it with its progress,
+ * its retries and its replays when the caller commits.  Errors: 22004, 42501, VB004.
  */
 Datum
 evbus_unsubscribe(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = own_subscription(fcinfo);
 
+	evbus_replays_end(sub->subscription_id, 0);
 	if (change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0) == 0)
 		(void) own_subscription(fcinfo);	/* somebody else was faster: says that it is gone */
 	(void) change(sub, "DELETE FROM evbus.retry WHERE subscription_id = $1", NULL, 0);
@@ -460,7 +419,7 @@ evbus_resume(PG_FUNCTION_ARGS)
  *
  * Moves it as subscribe(start_from) would and returns the position; when the
  * caller commits, older receipts end, and a batch that a handler is at is rolled
- * back.  Retries stay.
+ * back.  Retries and replays stay.
  * Errors: 22004, 22007, 22023, 42501, VB004.
  */
 Datum

@@ -164,6 +164,8 @@ still_needed(EvbusDb *db, int32 class, int64 hi)
 		(void) evbus_ledger_attach(db, &subs[i]);
 		if (!evbus_cursor_progress(db, &subs[i], &state))
 			return true;		/* it changes just now: next time */
+		if (subs[i].replay_of != 0 && state.cursor >= subs[i].stop_position)
+			continue;			/* it has read all it will */
 		values[0] = Int32GetDatum(subs[i].bus_id);
 		values[1] = Int64GetDatum(state.cursor);
 		values[2] = Int64GetDatum(hi);
@@ -378,26 +380,32 @@ evbus_upkeep_unindexed(EvbusDb *db, EvbusLeaf **due)
 	return n;
 }
 
-/* Retries that were written while their subscription was being dropped. */
+/* Replays of subscriptions that were deleted by hand, and retries that were written while what they are of was being dropped. */
 void
 evbus_upkeep_orphans(void)
 {
 	EvbusInternal state;
+	bool		changed;
 
 	evbus_internal_begin(&state);
+	changed = evbus_sql(NULL, "DELETE FROM evbus.replay r WHERE NOT EXISTS"
+						" (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)", 0, NULL, NULL, NULL, 0) > 0;
 	evbus_sql(NULL, "DELETE FROM evbus.retry r WHERE NOT EXISTS"
-			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)", 0, NULL, NULL, NULL, 0);
+			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = r.subscription_id)"
+			  " AND NOT EXISTS (SELECT 1 FROM evbus.replay x WHERE x.replay_id = r.subscription_id)", 0, NULL, NULL, NULL, 0);
 	evbus_internal_end(&state);
+	if (changed)
+		evbus_registry_changed();
 }
 
-/* Stop a subscription that cannot go on, and say why where users look. */
+/* Stop a subscription that cannot go on, with its replays, and say why where users look. */
 void
 evbus_upkeep_pause(int32 subscription_id, const char *reason)
 {
 	static const Oid types[] = {INT4OID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(subscription_id), CStringGetTextDatum(reason)};
-	EvbusInternal state;
 	EvbusSubscription *sub = evbus_subscription_by_id(subscription_id);
+	Datum		values[] = {Int32GetDatum(sub && sub->replay_of != 0 ? sub->replay_of : subscription_id), CStringGetTextDatum(reason)};
+	EvbusInternal state;
 
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1 AND NOT paused",

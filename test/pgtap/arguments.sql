@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(784);
+SELECT plan(809);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -29,7 +29,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.subscribe('b', 'x', max_attempts => NULL)$$, $$evbus.subscribe('b', 'x', backoff_initial => NULL)$$, $$evbus.subscribe('b', 'x', backoff_max => NULL)$$,
 	$$evbus.subscribe('b', 'x', lease => NULL)$$, $$evbus.subscribe('b', 'x', timeout => NULL)$$, $$evbus.subscribe('b', 'x', notify => NULL)$$,
 	$$evbus.alter_subscription(NULL)$$, $$evbus.alter_subscription('s', types => '{a,NULL}')$$, $$evbus.unsubscribe(NULL)$$, $$evbus.pause(NULL)$$, $$evbus.resume(NULL)$$,
-	$$evbus.seek(NULL, 'now')$$, $$evbus.seek('s', NULL)$$, $$evbus.receive(NULL)$$, $$evbus.receive('s', NULL)$$, $$evbus.receive('s', ack => '{NULL}')$$, $$evbus.receive_lines(NULL)$$, $$evbus.receive_lines('s', NULL)$$, $$evbus.receive_lines('s', ack => '{NULL}')$$,
+	$$evbus.seek(NULL, 'now')$$, $$evbus.seek('s', NULL)$$, $$evbus.replay(NULL, '1')$$, $$evbus.replay('s', NULL)$$, $$evbus.replay('s', '1', NULL)$$, $$evbus.replay('s', '1', types => '{a,NULL}')$$, $$evbus.cancel_replay(NULL)$$, $$evbus.receive(NULL)$$, $$evbus.receive('s', NULL)$$, $$evbus.receive('s', ack => '{NULL}')$$, $$evbus.receive_lines(NULL)$$, $$evbus.receive_lines('s', NULL)$$, $$evbus.receive_lines('s', ack => '{NULL}')$$,
 	$$evbus.ack(NULL)$$, $$evbus.ack('{NULL}')$$, $$evbus.nack(NULL)$$, $$evbus.nack('{NULL}')$$, $$evbus.reject(NULL)$$, $$evbus.reject('{NULL}')$$,
 	$$evbus.extend(NULL, '1 minute')$$, $$evbus.extend('{NULL}', '1 minute')$$, $$evbus.extend('{}', NULL)$$, $$evbus.release(NULL)$$, $$evbus.release('{NULL}')$$,
 	$$CALL evbus.wait(NULL)$$, $$CALL evbus.wait('s', NULL)$$, $$evbus.channel(NULL)$$,
@@ -48,7 +48,7 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 		('VB001', $$evbus.publish_cloud_event(%L, '{"specversion": "1.0", "id": "1", "source": "/", "type": "a"}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
 		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.history_page(%L)$$), ('VB001', $$evbus.redrive(bus => %L, rate => 1)$$), ('VB001', $$evbus.discard(bus => %L, reason => 'x')$$), ('VB004', $$evbus.discard(subscription => %L, reason => 'x')$$), ('VB004', $$evbus.redrive(subscription => %L, dry_run => true)$$),
 		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
-		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$evbus.receive_lines(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
+		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.replay(%L, 'beginning')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$evbus.receive_lines(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
 	(VALUES ('nosuch'), ('no"such'''), ('注文'), ('B'), ('S'), (' b'), (repeat('x', 63))) AS v (name);
 
 -- names that cannot exist; functions that only look a name up may say so or say that it does not exist
@@ -56,7 +56,7 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('22023', $$evbus.create_bus(%L)$$), ('22023', $$evbus.subscribe('b', %L)$$), ('22023', $$evbus.alter_bus('b', rename_to => %L)$$),
 		('VB001 22023', $$evbus.history_page(%L)$$), ('VB001 22023', $$evbus.publish(%L, 'a', '1')$$), ('VB001 22023', $$evbus.drop_bus(%L)$$), ('VB001 22023', $$evbus.subscribe(%L, 'x')$$),
-		('VB004 22023', $$evbus.receive(%L)$$), ('VB004 22023', $$evbus.unsubscribe(%L)$$), ('VB004 22023', $$evbus.seek(%L, 'now')$$), ('VB004 22023', $$evbus.alter_subscription(%L)$$)) AS c (state, call),
+		('VB004 22023', $$evbus.receive(%L)$$), ('VB004 22023', $$evbus.unsubscribe(%L)$$), ('VB004 22023', $$evbus.seek(%L, 'now')$$), ('VB004 22023', $$evbus.replay(%L, 'beginning')$$), ('VB004 22023', $$evbus.alter_subscription(%L)$$)) AS c (state, call),
 	(VALUES (''), (repeat('x', 64)), (repeat('é', 32)), (repeat('x', 100000)), (E'a\nb'), (E'a\x01')) AS v (name);
 
 -- tables and columns
@@ -83,7 +83,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.ack('{{a,b},{c,d}}')$$, $$evbus.nack('{{a,b},{c,d}}')$$, $$evbus.reject('{{a,b},{c,d}}')$$, $$evbus.extend('{{a,b},{c,d}}', '1 minute')$$, $$evbus.release('{{a,b},{c,d}}')$$,
 	$$evbus.ack(ARRAY[''])$$, $$evbus.ack(ARRAY['1'])$$, $$evbus.ack(ARRAY[repeat('x', 1000000)])$$,
 	$$evbus.receive('s', ack => '{{a},{b}}')$$, $$evbus.receive('s', ack => '{a}')$$,
-	$$evbus.redrive('{{1,2},{3,4}}'::bigint[])$$, $$evbus.discard('{{1,2},{3,4}}'::bigint[], 'x')$$, $$evbus.redrive(types => '{{a},{b}}')$$, $$evbus.redrive(types => '{}')$$,
+	$$evbus.redrive('{{1,2},{3,4}}'::bigint[])$$, $$evbus.discard('{{1,2},{3,4}}'::bigint[], 'x')$$, $$evbus.redrive(types => '{{a},{b}}')$$, $$evbus.redrive(types => '{}')$$, $$evbus.replay('s', '1', types => '{{a},{b}}')$$, $$evbus.replay('s', '1', types => '{}')$$,
 	$$evbus.discard(types => '{{a},{b}}', reason => 'x')$$, $$evbus.discard(types => '{}', reason => 'x')$$, $$evbus.history_page('b', types => '{{a},{b}}')$$, $$evbus.history_page('b', types => '{}')$$]);
 
 -- numbers
@@ -92,14 +92,14 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, n) FROM
 	(VALUES ($$evbus.create_bus('x', max_payload_bytes => %s)$$), ($$evbus.alter_bus('b', max_payload_bytes => %s)$$), ($$evbus.subscribe('b', 'x', batch_size => %s)$$),
 		($$evbus.subscribe('b', 'x', max_attempts => %s)$$), ($$evbus.subscribe('b', 'x', concurrency => %s)$$), ($$evbus.alter_subscription('s', batch_size => %s)$$),
 		($$evbus.alter_subscription('s', max_attempts => %s)$$), ($$evbus.alter_subscription('s', concurrency => %s)$$), ($$evbus.receive('s', %s)$$),
-		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$),
+		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.replay('s', '1', rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$),
 		($$evbus.history_page('b', "limit" => %s)$$), ($$evbus.history_page('b', after => %s)$$)) AS c (call),
 	(VALUES ('0'), ('-1'), ('-2147483648')) AS v (n);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.subscribe('b', 'x', batch_size => 10001)$$, $$evbus.subscribe('b', 'x', batch_size => 2147483647)$$, $$evbus.subscribe('b', 'x', max_attempts => 1001)$$,
 	$$evbus.subscribe('b', 'x', max_attempts => 2147483647)$$, $$evbus.subscribe('b', 'x', concurrency => 2147483647)$$, $$evbus.alter_subscription('s', batch_size => 10001)$$,
 	$$evbus.alter_subscription('s', max_attempts => 1001)$$, $$evbus.alter_subscription('s', concurrency => 2147483647)$$,
-	$$evbus.history_page('b', "limit" => 10001)$$, $$evbus.history_page('b', after => -9223372036854775808)$$, $$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$, $$evbus.redrive(rate => 10001)$$, $$evbus.redrive(rate => 2147483647, dry_run => true)$$,
+	$$evbus.history_page('b', "limit" => 10001)$$, $$evbus.history_page('b', after => -9223372036854775808)$$, $$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$, $$evbus.redrive(rate => 10001)$$, $$evbus.replay('s', '1', rate => 1000001)$$, $$evbus.replay('s', '1', rate => 2147483647)$$, $$evbus.redrive(rate => 2147483647, dry_run => true)$$,
 	$$evbus.redrive(dead_after => now(), dead_before => now() - interval '1 second')$$, $$evbus.redrive(dead_after => now(), dead_before => now(), rate => 1)$$, $$evbus.discard(dead_after => 'infinity', dead_before => '-infinity', reason => 'x')$$,
 	$$evbus.dead_letter_top('0')$$, $$evbus.dead_letter_top('-1 day')$$]);
 

@@ -117,7 +117,7 @@ CREATE TABLE odd (id timestamptz PRIMARY KEY, b boolean, i2 smallint, i8 bigint,
 SELECT evbus.publish_changes('odd', 'shop');
 CREATE FUNCTION fill() RETURNS void LANGUAGE sql AS $$
 	INSERT INTO odd VALUES ('2026-01-01 12:00+02', true, -1, 9007199254740993, 0.1, 0.1, 1.50, 'v', 'c', '2026-02-03', '2026-02-03 04:05:06.7', '{2026-01-01 12:00+02}', '1 day 2 hours', '\xdead',
-		'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{"z": 1 , "a": [1.0e2]}', '{"z": 1.10}', ROW(1, 'b', 't', NULL, '{}', NULL, '2026-01-01 12:00+02', 1, 1), '{"a b",NULL}', '[1,3)', '12:00');
+		'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{"z": 1 , "a": [1.0e2]}', '{"z": 1.10}', ROW(1, 'b', 't', NULL, '{}', NULL, '2026-01-01 12:00+02', 1, 1, false), '{"a b",NULL}', '[1,3)', '12:00');
 	DELETE FROM odd
 $$;
 SET TimeZone = 'UTC';

@@ -4,7 +4,7 @@ SELECT plan(66);
 
 SELECT evbus.create_bus('orders');
 CREATE TABLE effect (handler text, event_id bigint, bus text, type text, key text, payload jsonb, headers jsonb,
-	published_at timestamptz, position bigint, attempt integer, pid integer DEFAULT pg_backend_pid(), n bigint GENERATED ALWAYS AS IDENTITY);
+	published_at timestamptz, position bigint, attempt integer, replayed boolean, pid integer DEFAULT pg_backend_pid(), n bigint GENERATED ALWAYS AS IDENTITY);
 
 -- one event at a time
 

@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(206);
+SELECT plan(217);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -30,13 +30,13 @@ INSERT INTO api VALUES
 	($$SELECT evbus.publish_changes('api', 'orders')$$), ($$SELECT evbus.stop_publish_changes('api')$$), ($$SELECT evbus._changes()$$),
 	($$SELECT evbus.cloud_event(NULL::evbus.event)$$), ($$SELECT evbus.publish_cloud_event('orders', '{}')$$),
 	($$SELECT evbus.subscribe('orders', 'x')$$), ($$SELECT evbus.alter_subscription('admins')$$), ($$SELECT evbus.unsubscribe('admins')$$), ($$SELECT evbus.pause('admins')$$), ($$SELECT evbus.resume('admins')$$),
-	($$SELECT evbus.seek('admins', 'now')$$), ($$SELECT * FROM evbus.receive('admins')$$), ($$SELECT * FROM evbus.receive_lines('admins')$$), ($$SELECT evbus.ack('{}')$$), ($$SELECT evbus.nack('{}')$$), ($$SELECT evbus.reject('{}')$$),
+	($$SELECT evbus.seek('admins', 'now')$$), ($$SELECT evbus.replay('admins', 'beginning')$$), ($$SELECT evbus.cancel_replay(1)$$), ($$SELECT * FROM evbus.receive('admins')$$), ($$SELECT * FROM evbus.receive_lines('admins')$$), ($$SELECT evbus.ack('{}')$$), ($$SELECT evbus.nack('{}')$$), ($$SELECT evbus.reject('{}')$$),
 	($$SELECT evbus.extend('{}', '1 minute')$$), ($$SELECT evbus.release('{}')$$), ($$CALL evbus.wait('admins', '1 ms')$$), ($$SELECT evbus.channel('admins')$$),
 	($$SELECT evbus.redrive('{}'::bigint[])$$), ($$SELECT evbus.redrive()$$), ($$SELECT evbus.discard('{}'::bigint[], 'x')$$), ($$SELECT evbus.discard(reason => 'x')$$), ($$SELECT evbus.edit_dead_letter(1, '1', 'x')$$), ($$SELECT evbus.cancel_redrive(1)$$), ($$SELECT * FROM evbus.dead_letter_top()$$), ($$SELECT evbus._event_hour(1)$$),
 	($$CALL evbus.maintain()$$), ($$SELECT evbus.schedule_maintenance()$$), ($$SELECT * FROM evbus._bus_state()$$), ($$SELECT * FROM evbus._subscription_state()$$), ($$SELECT * FROM evbus._status()$$),
 	($$SELECT * FROM evbus.history_page('orders')$$), ($$SELECT * FROM evbus._history_query('orders')$$), ($$SELECT evbus._oldest_open()$$), ($$SELECT * FROM evbus.leaf_list$$),
 	($$SELECT * FROM evbus.bus_list$$), ($$SELECT * FROM evbus.subscription_list$$), ($$SELECT * FROM evbus.subscription_lag$$), ($$SELECT * FROM evbus.history$$), ($$SELECT * FROM evbus.retry_list$$),
-	($$SELECT * FROM evbus.dead_letter$$), ($$SELECT * FROM evbus.dead_letter_summary$$), ($$SELECT * FROM evbus.dead_letter_trend$$), ($$SELECT * FROM evbus.redrive_list$$),
+	($$SELECT * FROM evbus.dead_letter$$), ($$SELECT * FROM evbus.dead_letter_summary$$), ($$SELECT * FROM evbus.dead_letter_trend$$), ($$SELECT * FROM evbus.redrive_list$$), ($$SELECT * FROM evbus.replay_list$$), ($$SELECT * FROM evbus.replay$$), ($$SELECT * FROM evbus.replay_log$$),
 	($$SELECT * FROM evbus.dead_letter_audit$$), ($$DELETE FROM evbus.dead_letter_audit$$), ($$SELECT * FROM evbus.redrive_job$$), ($$SELECT * FROM evbus.dead_letter_count$$), ($$SELECT * FROM evbus.dead_letter_delta$$),
 	($$SELECT * FROM evbus.bus$$), ($$SELECT * FROM evbus.subscription$$), ($$SELECT * FROM evbus.event_log$$), ($$SELECT * FROM evbus.tick$$), ($$SELECT * FROM evbus.late$$), ($$SELECT * FROM evbus.retry$$),
 	($$SELECT * FROM evbus.dead_letter_log$$), ($$SELECT * FROM evbus.ack_0$$), ($$DELETE FROM evbus.subscription$$), ($$UPDATE evbus.bus SET paused = true$$),
@@ -77,7 +77,7 @@ SET ROLE evbus_test_bob;
 SELECT throws_ok(call, '42501', NULL, 'another role: ' || call)
 FROM (VALUES
 	($$SELECT * FROM evbus.receive('alices')$$), ($$SELECT * FROM evbus.receive_lines('alices')$$), ($$CALL evbus.wait('alices', '1 ms')$$), ($$SELECT evbus.alter_subscription('alices', batch_size => 1)$$), ($$SELECT evbus.unsubscribe('alices')$$),
-	($$SELECT evbus.pause('alices')$$), ($$SELECT evbus.resume('alices')$$), ($$SELECT evbus.seek('alices', 'now')$$),
+	($$SELECT evbus.pause('alices')$$), ($$SELECT evbus.resume('alices')$$), ($$SELECT evbus.seek('alices', 'now')$$), ($$SELECT evbus.replay('alices', 'beginning')$$),
 	($$SELECT evbus.redrive(subscription => 'alices')$$), ($$SELECT evbus.discard(subscription => 'alices', reason => 'x')$$),
 	($$SELECT evbus.alter_bus('orders', retention => '1 day')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$)) AS v (call);
 SELECT throws_ok(format($$SELECT evbus.%s(ARRAY[%L]%s)$$, verb, :'alices', rest), '42501', NULL, 'another role, with a receipt of hers: ' || verb)

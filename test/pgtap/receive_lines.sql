@@ -7,9 +7,10 @@ SELECT evbus.subscribe('b"us\', 'rows') AS position, evbus.subscribe('b"us\', 'l
 
 -- The line of a delivery, made in SQL.
 CREATE FUNCTION line(d evbus.delivery) RETURNS text LANGUAGE sql SET TimeZone = 'UTC' AS $$
-	SELECT format('{"receipt":%s,"event_id":"%s","bus":%s,"type":%s,"key":%s,"payload":%s,"headers":%s,"published_at":"%s","position":%s,"attempt":%s,"lease_until":"%s"}',
+	SELECT format('{"receipt":%s,"event_id":"%s","bus":%s,"type":%s,"key":%s,"payload":%s,"headers":%s,"published_at":"%s","position":%s,"attempt":%s,"lease_until":"%s"%s}',
 		to_json(d.receipt), d.event_id, to_json(d.bus), to_json(d.type), coalesce(to_json(d.key)::text, 'null'), d.payload, coalesce(d.headers::text, 'null'),
-		to_char(d.published_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'), d.position, d.attempt, to_char(d.lease_until, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'))
+		to_char(d.published_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'), d.position, d.attempt, to_char(d.lease_until, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'),
+		CASE WHEN d.replayed THEN ',"replayed":true' ELSE '' END)
 $$;
 CREATE FUNCTION deliveries(lines text) RETURNS SETOF evbus.delivery LANGUAGE sql AS $$
 	SELECT d.* FROM string_to_table(lines, E'\n') WITH ORDINALITY AS t (line, n), jsonb_populate_record(NULL::evbus.delivery, line::jsonb) AS d ORDER BY n
@@ -32,9 +33,9 @@ DECLARE
 BEGIN
 	TRUNCATE compared;
 	SELECT * INTO batch FROM evbus.receive_lines('lines', 10000);
-	WITH got AS MATERIALIZED (SELECT * FROM evbus.receive('rows', 10000) WITH ORDINALITY AS r (receipt, event_id, bus, type, key, payload, headers, published_at, position, attempt, lease_until, n)),
+	WITH got AS MATERIALIZED (SELECT * FROM evbus.receive('rows', 10000) WITH ORDINALITY AS r (receipt, event_id, bus, type, key, payload, headers, published_at, position, attempt, lease_until, replayed, n)),
 		 lines AS MATERIALIZED (SELECT line, n FROM string_to_table(batch.lines, E'\n') WITH ORDINALITY AS t (line, n)),
-		 written AS (INSERT INTO compared SELECT n, line(ROW(line::json->>'receipt', event_id, bus, type, key, payload, headers, published_at, position, attempt, (line::json->>'lease_until')::timestamptz)::evbus.delivery), line
+		 written AS (INSERT INTO compared SELECT n, line(ROW(line::json->>'receipt', event_id, bus, type, key, payload, headers, published_at, position, attempt, (line::json->>'lease_until')::timestamptz, replayed)::evbus.delivery), line
 			FROM got FULL JOIN lines USING (n))
 	SELECT array_agg(receipt) INTO row_receipts FROM got;
 	PERFORM evbus.ack(row_receipts), evbus.ack(batch.receipts);
@@ -200,7 +201,7 @@ SELECT is((SELECT array_agg(payload::text::int) FROM deliveries(:'lines')), (SEL
 SELECT is(evbus.nack(:'receipts', delay => '0'), 70, 'they fail');
 SELECT receipts, lines FROM evbus.receive_lines('one', 1000) \gset
 SELECT is((SELECT string_agg(DISTINCT attempt || ' ' || (payload::int <= 70)::text, ', ') || ', ' || count(*) FROM deliveries(:'lines')), '1 false, 2 true, 100', 'the retries and all others come in one batch');
-SELECT is((SELECT array_agg(attempt ORDER BY n) FROM deliveries(:'lines') WITH ORDINALITY AS d (receipt, event_id, bus, type, key, payload, headers, published_at, position, attempt, lease_until, n)),
+SELECT is((SELECT array_agg(attempt ORDER BY n) FROM deliveries(:'lines') WITH ORDINALITY AS d (receipt, event_id, bus, type, key, payload, headers, published_at, position, attempt, lease_until, replayed, n)),
 	array_fill(2, ARRAY[70]) || array_fill(1, ARRAY[30]), 'retries first');
 SELECT is(evbus.ack(:'receipts'), 100, 'done');
 SELECT results_eq('SELECT * FROM held', $$VALUES (0::bigint, 0::bigint)$$, 'nothing is left');

@@ -7,8 +7,8 @@ SELECT columns_are('evbus', 'subscription_list', '{subscription,bus,owner,types,
 	'columns of subscription_list');
 SELECT columns_are('evbus', 'subscription_lag', '{subscription,bus,cursor_position,next_position,lag,in_flight,retries,next_retry_at,workers,paused,paused_reason}'::name[], 'columns of subscription_lag');
 SELECT columns_are('evbus', 'history', '{event_id,bus,type,key,payload,headers,published_at}'::name[], 'columns of history');
-SELECT columns_are('evbus', 'retry_list', '{subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,due_at,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures}'::name[], 'columns of retry_list');
-SELECT columns_are('evbus', 'dead_letter', '{dead_letter_id,dead_at,subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,reason,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures}'::name[],
+SELECT columns_are('evbus', 'retry_list', '{subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,due_at,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures,replayed}'::name[], 'columns of retry_list');
+SELECT columns_are('evbus', 'dead_letter', '{dead_letter_id,dead_at,subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,reason,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures,replayed}'::name[],
 	'columns of dead_letter');
 SELECT columns_are('evbus', 'dead_letter_summary', '{bus,subscription,type,sqlstate,reason,dead_letters,oldest,newest,last_message}'::name[], 'columns of dead_letter_summary');
 SELECT columns_are('evbus', 'dead_letter_trend', '{bus,subscription,type,sqlstate,reason,hour,died,dead_letters}'::name[], 'columns of dead_letter_trend');

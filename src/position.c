@@ -1,0 +1,72 @@
+/*-------------------------------------------------------------------------
+ * position.c
+ *	  A place in a bus, as callers name it: 'now', 'beginning', a position, or a time.
+ *-------------------------------------------------------------------------
+ */
+#include "position.h"
+
+#include "area.h"
+#include "tick.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#define DRAIN_WAIT_MS	5000
+
+/*
+ * The next position of a bus, once everything committed before the call has got
+ * one.  Where no sequencer runs, what the ticks say: it never is too high.
+ */
+int64
+evbus_position_now(EvbusDb *db, int32 bus_id, int bus_slot)
+{
+	EvbusBusState *bus = EVBUS_BUS(db, bus_slot);
+
+	if (evbus_db_wait_drained(db, DRAIN_WAIT_MS) && (int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
+		return (int64) pg_atomic_read_u64(&bus->ticked_position);
+	return evbus_tick_next_position(bus_id);
+}
+
+/* Errors 22023 a position that there never was, 22007 and 22008 not a time. */
+void
+evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, EvbusPlace *place)
+{
+	if (strcmp(text, "now") == 0)
+	{
+		place->kind = EVBUS_PLACE_NOW;
+		place->position = evbus_position_now(db, bus_id, bus_slot);
+		return;
+	}
+	if (strcmp(text, "beginning") == 0)
+	{
+		place->kind = EVBUS_PLACE_BEGINNING;
+		place->position = evbus_tick_first_position(bus_id);
+		return;
+	}
+	if (text[0] != '\0' && strspn(text, "0123456789") == strlen(text))
+	{
+		int64		next = evbus_position_now(db, bus_id, bus_slot);
+
+		place->kind = EVBUS_PLACE_POSITION;
+		place->position = strlen(text) > 18 ? PG_INT64_MAX : strtoll(text, NULL, 10);
+		if (place->position < 1 || place->position > next)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("position %s is out of range", text),
+					 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
+		return;
+	}
+	place->kind = EVBUS_PLACE_TIME;
+	PG_TRY();
+	{
+		place->time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
+															  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	}
+	PG_CATCH();
+	{
+		/* Say what is allowed, not only that this is no time. */
+		errhint("Pass 'now', 'beginning', a position, or a timestamptz.");
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	place->position = evbus_tick_position_at(bus_id, place->time);
+}
