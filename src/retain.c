@@ -552,6 +552,13 @@ cut_leaf(void *arg)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	if (r->outcome == IN_USE && r->total > r->class->bytes)
+	{
+		char	   *who = holder(r->hot.relid, evbus_class_parent(r->class->id));
+
+		if (who)
+			hold(r, psprintf("%s holds a lock on it", who));
+	}
 }
 
 /* End the leaf of now if it is full.  In vain again and again: ever more rarely, for publishers wait behind us. */

@@ -62,20 +62,22 @@ sql(q(SELECT evbus.create_bus('months', retention => '1 year', partition_interva
 	evbus.subscribe('months', 'of months'), evbus.subscribe('hours', 'of hours')));
 my ($months, $of_hours) = (class('months'), class('hours'));
 is(sql("SELECT max(to_time) > now() + interval '60 days' FROM evbus.leaf_list WHERE storage_class_id = $months"), 't', 'leaves of a month are made two months ahead');
-foreach my $hour (1 .. 34 * 24)
+my $session = $node->background_psql('postgres');
+foreach my $hour (1 .. 32 * 24)
 {
-	my $id = sql("SELECT evbus.publish('hours', 'a', '$hour')" . ($hour % 24 == 0 ? ", evbus.publish('months', 'a', '$hour')" : ''));
+	$session->query_safe("SELECT evbus.publish('hours', 'a', '$hour')" . ($hour % 24 == 0 ? ", evbus.publish('months', 'a', '$hour')" : ''));
 	hours_later(1);
 }
-my @got = receive_all($node, 'postgres', 'of hours', 34 * 24);
-is_deeply([ map { (split / /)[2] } @got ], [ 1 .. 34 * 24 ], 'an event an hour for a month and more, each received in its order');
-is(scalar(receive_all($node, 'postgres', 'of months', 34)), 34, 'as are those of the other bus');
+$session->quit;
+my @got = receive_all($node, 'postgres', 'of hours', 32 * 24);
+is_deeply([ map { (split / /)[2] } @got ], [ 1 .. 32 * 24 ], 'an event an hour for a month and more, each received in its order');
+is(scalar(receive_all($node, 'postgres', 'of months', 32)), 32, 'as are those of the other bus');
 sql('CALL evbus.maintain()');
 answers($node, 'postgres', "SELECT count(*) BETWEEN 719 AND 725 FROM evbus.leaf_list WHERE storage_class_id = $of_hours", 't', 'what is left are the hours of 30 days');
 is(sql(q(SELECT min(published_at) > now() - interval '30 days 2 hours' AND count(*) BETWEEN 715 AND 722 FROM evbus.history WHERE bus = 'hours')), 't', 'with their events');
-is(sql(q(SELECT count(*) FROM evbus.history WHERE bus = 'months')), '34', 'the other bus has all of them');
+is(sql(q(SELECT count(*) FROM evbus.history WHERE bus = 'months')), '32', 'the other bus has all of them');
 is(sql("SELECT count(*) FROM evbus.leaf_list WHERE storage_class_id = $months"), '4', 'in leaves of months: three of now and to come, and one before or after');
-is(sql(q(SELECT count(*) FROM evbus.history_page('hours', "limit" => 50) WHERE payload::integer > 34 * 24 - 50)), '50', 'a page of the newest is as it should be');
+is(sql(q(SELECT count(*) FROM evbus.history_page('hours', "limit" => 50) WHERE payload::integer > 32 * 24 - 50)), '50', 'a page of the newest is as it should be');
 is(sql("SELECT count(*) FROM (SELECT from_time, lag(to_time) OVER (ORDER BY from_time) AS before FROM evbus.leaf_list WHERE storage_class_id = $of_hours) l WHERE from_time <> before"), '0', 'no hour lacks');
 is(sql('SELECT count(*) FROM evbus.stat_upkeep WHERE last_error IS NOT NULL'), '0', 'and upkeep had no error');
 
