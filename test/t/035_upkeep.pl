@@ -48,11 +48,24 @@ sub sql { my ($q) = @_; return $node->safe_psql('postgres', $q); }
 sub class { my ($bus) = @_; return sql("SELECT storage_class_id FROM evbus.bus WHERE bus = '$bus'"); }
 sub leaf_of_now { my ($class) = @_; return sql("SELECT leaf FROM evbus.leaf_list WHERE storage_class_id = $class AND clock_timestamp() >= from_time AND clock_timestamp() < to_time"); }
 
+# Stops the maintainer while it has nothing to do, so that it holds no lock.
 sub stopped
 {
 	my $pid = sql('SELECT maintainer_pid FROM evbus._status()');
+	sql(q(ALTER SYSTEM SET evbus.upkeep_interval = '1h'));
+	sql('SELECT pg_reload_conf()');
+	$node->poll_query_until('postgres', "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $pid");
 	kill 'STOP', $pid;
 	return $pid;
+}
+
+sub continued
+{
+	my ($pid) = @_;
+	kill 'CONT', $pid;
+	sql('ALTER SYSTEM RESET evbus.upkeep_interval');
+	sql('SELECT pg_reload_conf()');
+	return;
 }
 
 # -------------------------------------------------- leaves of a month, and of an hour for a month
@@ -86,8 +99,8 @@ answers($node, 'postgres', 'SELECT count(*) FROM evbus.stat_upkeep WHERE last_er
 
 # ------------------------------------------------------- a leaf that lacks when somebody publishes
 
-sql("DROP TABLE evbus." . leaf_of_now($of_hours));
 my $stopped = stopped();
+sql("DROP TABLE evbus." . leaf_of_now($of_hours));
 my $log = -s $node->logfile;
 like(sql(q(SELECT evbus.publish('hours', 'b', '1'))), qr/^\d+$/, 'a leaf is gone and the maintainer stands still: publish makes it');
 $node->wait_for_log(qr/evbus made a leaf of "evbus.event_c$of_hours" while publishing/, $log);
@@ -103,7 +116,7 @@ $both[0]->query_safe('COMMIT');
 $both[1]->query_safe('SELECT 1');
 $_->quit foreach @both;
 is(sql(q(SELECT string_agg(payload::text, ' ' ORDER BY payload::text) FROM evbus.history WHERE type = 'b')), '4 5', 'two who lack the same leaf: one makes it, the other waits for that');
-kill 'CONT', $stopped;
+continued($stopped);
 sql("DROP TABLE evbus." . leaf_of_now($of_hours));
 $log = -s $node->logfile;
 like(sql(q(SELECT evbus.publish('hours', 'b', '6'))), qr/^\d+$/, 'with a maintainer that runs it is made as well');
