@@ -568,11 +568,17 @@ cut_if_full(Retention *r, EvbusRunner run)
 	static int32 vain_class = 0;
 	static int64 rest = 0;
 	static int64 not_before = 0;
+	static char vain_held[EVBUS_NOTE_TEXT] = "";	/* who was in the way the last time */
 	const char *error;
 
-	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE ||
-		(vain_class == r->class->id && evbus_uptime() < not_before))
+	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE)
 		return NULL;
+	if (vain_class == r->class->id && evbus_uptime() < not_before)
+	{
+		if (vain_held[0] != '\0')
+			hold(r, vain_held);
+		return NULL;
+	}
 	error = run(cut_leaf, r);
 	if (error == NULL && r->outcome == DROPPED)
 	{
@@ -582,6 +588,7 @@ cut_if_full(Retention *r, EvbusRunner run)
 	}
 	rest = vain_class == r->class->id ? Min(rest * 2, CUT_REST_MAX) : USECS_PER_SEC;
 	vain_class = r->class->id;
+	strlcpy(vain_held, r->held, sizeof(vain_held));
 	not_before = evbus_uptime() + rest;
 	return error;
 }
