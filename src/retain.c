@@ -297,7 +297,8 @@ holder(Oid relid, Oid parent)
 
 	evbus_internal_begin(&state);
 	if (evbus_sql(NULL, "SELECT coalesce('prepared transaction \"' || x.gid || '\"', 'process ' || l.pid, 'a prepared transaction')"
-				  " FROM pg_locks l LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction"
+				  " FROM pg_locks l LEFT JOIN pg_locks t ON l.pid IS NULL AND t.pid IS NULL AND t.locktype = 'transactionid' AND t.virtualtransaction = l.virtualtransaction"
+				  " LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid"
 				  " WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 				  " AND l.relation IN ($1, $2) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()"
 				  " ORDER BY l.pid NULLS FIRST LIMIT 1", 2, types, values, NULL, 1) > 0)
