@@ -391,6 +391,8 @@ evbus_maintainer_main(Datum main_arg)
 		if (pg_atomic_exchange_u32(&db->leaves_wanted, 0))
 			(void) upkeep_leaves();
 		MemoryContextSwitchTo(context);
+		/* A shorter interval holds from its reload on. */
+		upkeep_at = Min(upkeep_at, TimestampTzPlusMilliseconds(now, evbus_upkeep_interval));
 		if (now >= upkeep_at)
 		{
 			pgstat_report_activity(STATE_RUNNING, "upkeep");

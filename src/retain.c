@@ -301,7 +301,8 @@ holder(Oid relid, Oid parent)
 
 	evbus_internal_begin(&state);
 	if (evbus_sql(NULL, "SELECT coalesce('prepared transaction \"' || x.gid || '\"', 'process ' || l.pid, 'a prepared transaction')"
-				  " FROM pg_locks l LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction"
+				  " FROM pg_locks l LEFT JOIN pg_locks t ON l.pid IS NULL AND t.pid IS NULL AND t.locktype = 'transactionid' AND t.virtualtransaction = l.virtualtransaction"
+				  " LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid"
 				  " WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 				  " AND l.relation IN ($1, $2) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()"
 				  " ORDER BY l.pid NULLS FIRST LIMIT 1", 2, types, values, NULL, 1) > 0)
@@ -556,6 +557,13 @@ cut_leaf(void *arg)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	if (r->outcome == IN_USE && r->total > r->class->bytes)
+	{
+		char	   *who = holder(r->hot.relid, evbus_class_parent(r->class->id));
+
+		if (who)
+			hold(r, psprintf("%s holds a lock on it", who));
+	}
 }
 
 /* End the leaf of now if it is full.  In vain again and again: ever more rarely, for publishers wait behind us. */
@@ -565,11 +573,17 @@ cut_if_full(Retention *r, EvbusRunner run)
 	static int32 vain_class = 0;
 	static int64 rest = 0;
 	static int64 not_before = 0;
+	static char vain_held[EVBUS_NOTE_TEXT] = "";	/* who was in the way the last time */
 	const char *error;
 
-	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE ||
-		(vain_class == r->class->id && evbus_uptime() < not_before))
+	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE)
 		return NULL;
+	if (vain_class == r->class->id && evbus_uptime() < not_before)
+	{
+		if (vain_held[0] != '\0')
+			hold(r, vain_held);
+		return NULL;
+	}
 	error = run(cut_leaf, r);
 	if (error == NULL && r->outcome == DROPPED)
 	{
@@ -579,6 +593,7 @@ cut_if_full(Retention *r, EvbusRunner run)
 	}
 	rest = vain_class == r->class->id ? Min(rest * 2, CUT_REST_MAX) : USECS_PER_SEC;
 	vain_class = r->class->id;
+	strlcpy(vain_held, r->held, sizeof(vain_held));
 	not_before = evbus_uptime() + rest;
 	return error;
 }

@@ -158,7 +158,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.create_bus('x', retention_policy => '')$$, $$evbus.create_bus('x', retention_policy => 'drop')$$, $$evbus.alter_bus('b', retention_policy => 'Keep_unconsumed')$$, $$evbus.alter_bus('b', retention_policy => repeat('x', 100000))$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => -1)$$, $$evbus.subscribe('b', 'x', max_dead_letters => 10000001)$$, $$evbus.alter_subscription('s', max_dead_letters => -2147483648)$$, $$evbus.alter_subscription('s', max_dead_letters => 2147483647)$$,
 	$$evbus.subscribe('b', 'x', dead_letters_full => '')$$, $$evbus.subscribe('b', 'x', dead_letters_full => 'drop_newest')$$, $$evbus.alter_subscription('s', dead_letters_full => 'Pause')$$]);
-INSERT INTO bad (sqlstate, call) VALUES ('22P02', $$evbus.dead_letter_line('x')$$);
+INSERT INTO bad (sqlstate, call) VALUES ('22P02', $$evbus.dead_letter_line('x')$$), ('25001', $$CALL evbus.maintain()$$);
 
 -- Calls that begin with CALL are procedures, the others functions.
 CREATE FUNCTION statement(call text) RETURNS text LANGUAGE sql AS $$SELECT CASE WHEN call LIKE 'CALL %' THEN call ELSE 'SELECT * FROM ' || call END$$;
@@ -217,7 +217,7 @@ INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$CALL evbus.wait('s', '0')$$, $$evbus.ack('{}')$$, $$evbus.nack('{}')$$, $$evbus.nack('{}', '0')$$, $$evbus.nack('{}', NULL, NULL)$$, $$evbus.reject('{}')$$, $$evbus.reject('{}', NULL)$$, $$evbus.reject('{}', '')$$,
 	$$evbus.seek('s', 'infinity')$$, $$evbus.seek('s', '-infinity')$$, $$evbus.subscribe('b', 'x', start_from => 'infinity')$$,
 	$$evbus.subscribe('b', 'x', start_from => '-infinity')$$, $$evbus.extend('{}', '1 second')$$, $$evbus.release('{}')$$, $$evbus.redrive('{}'::bigint[])$$, $$evbus.redrive(dead_after => 'infinity')$$, $$evbus.redrive(dead_before => '-infinity')$$,
-	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.discard('{}'::bigint[], 'x')$$, $$evbus.discard(dead_after => '-infinity', dead_before => 'infinity', reason => repeat('x', 2048))$$, $$evbus.redrive(rate => 1)$$, $$evbus.redrive(rate => 10000, max_events => 1)$$, $$evbus.redrive(rate => NULL, dry_run => true)$$, $$evbus.dead_letter_top('10 years', 2147483647)$$, $$CALL evbus.maintain()$$]);
+	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.discard('{}'::bigint[], 'x')$$, $$evbus.discard(dead_after => '-infinity', dead_before => 'infinity', reason => repeat('x', 2048))$$, $$evbus.redrive(rate => 1)$$, $$evbus.redrive(rate => 10000, max_events => 1)$$, $$evbus.redrive(rate => NULL, dry_run => true)$$, $$evbus.dead_letter_top('10 years', 2147483647)$$]);
 SELECT is(sqlstate_of(statement(call)), '00000', 'allowed: ' || left(call, 100)) FROM good ORDER BY n;
 
 -- payloads

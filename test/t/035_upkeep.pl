@@ -38,6 +38,7 @@ evbus.late_after = '10s'
 evbus.dead_letter_retention = '1d'
 autovacuum = off
 fsync = off
+evbus.ring_size = '1MB'
 CONF
 {
 	local %ENV = (%ENV, LD_PRELOAD => $library, EVBUS_TEST_CLOCK => $offset);
@@ -48,11 +49,24 @@ sub sql { my ($q) = @_; return $node->safe_psql('postgres', $q); }
 sub class { my ($bus) = @_; return sql("SELECT storage_class_id FROM evbus.bus WHERE bus = '$bus'"); }
 sub leaf_of_now { my ($class) = @_; return sql("SELECT leaf FROM evbus.leaf_list WHERE storage_class_id = $class AND clock_timestamp() >= from_time AND clock_timestamp() < to_time"); }
 
+# Stops the maintainer while it has nothing to do, so that it holds no lock.
 sub stopped
 {
 	my $pid = sql('SELECT maintainer_pid FROM evbus._status()');
+	sql(q(ALTER SYSTEM SET evbus.upkeep_interval = '1h'));
+	sql('SELECT pg_reload_conf()');
+	$node->poll_query_until('postgres', "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $pid");
 	kill 'STOP', $pid;
 	return $pid;
+}
+
+sub continued
+{
+	my ($pid) = @_;
+	kill 'CONT', $pid;
+	sql('ALTER SYSTEM RESET evbus.upkeep_interval');
+	sql('SELECT pg_reload_conf()');
+	return;
 }
 
 # -------------------------------------------------- leaves of a month, and of an hour for a month
@@ -62,27 +76,32 @@ sql(q(SELECT evbus.create_bus('months', retention => '1 year', partition_interva
 	evbus.subscribe('months', 'of months'), evbus.subscribe('hours', 'of hours')));
 my ($months, $of_hours) = (class('months'), class('hours'));
 is(sql("SELECT max(to_time) > now() + interval '60 days' FROM evbus.leaf_list WHERE storage_class_id = $months"), 't', 'leaves of a month are made two months ahead');
-foreach my $hour (1 .. 34 * 24)
+foreach my $day (0 .. 31)
 {
-	my $id = sql("SELECT evbus.publish('hours', 'a', '$hour')" . ($hour % 24 == 0 ? ", evbus.publish('months', 'a', '$hour')" : ''));
-	hours_later(1);
+	my $session = $node->background_psql('postgres');
+	foreach my $hour ($day * 24 + 1 .. $day * 24 + 24)
+	{
+		$session->query_safe("SELECT evbus.publish('hours', 'a', '$hour')" . ($hour % 24 == 0 ? ", evbus.publish('months', 'a', '$hour')" : ''));
+		hours_later(1);
+	}
+	$session->quit;
 }
-my @got = receive_all($node, 'postgres', 'of hours', 34 * 24);
-is_deeply([ map { (split / /)[2] } @got ], [ 1 .. 34 * 24 ], 'an event an hour for a month and more, each received in its order');
-is(scalar(receive_all($node, 'postgres', 'of months', 34)), 34, 'as are those of the other bus');
+my @got = receive_all($node, 'postgres', 'of hours', 32 * 24);
+is_deeply([ map { (split / /)[2] } @got ], [ 1 .. 32 * 24 ], 'an event an hour for a month and more, each received in its order');
+is(scalar(receive_all($node, 'postgres', 'of months', 32)), 32, 'as are those of the other bus');
 sql('CALL evbus.maintain()');
 answers($node, 'postgres', "SELECT count(*) BETWEEN 719 AND 725 FROM evbus.leaf_list WHERE storage_class_id = $of_hours", 't', 'what is left are the hours of 30 days');
 is(sql(q(SELECT min(published_at) > now() - interval '30 days 2 hours' AND count(*) BETWEEN 715 AND 722 FROM evbus.history WHERE bus = 'hours')), 't', 'with their events');
-is(sql(q(SELECT count(*) FROM evbus.history WHERE bus = 'months')), '34', 'the other bus has all of them');
+is(sql(q(SELECT count(*) FROM evbus.history WHERE bus = 'months')), '32', 'the other bus has all of them');
 is(sql("SELECT count(*) FROM evbus.leaf_list WHERE storage_class_id = $months"), '4', 'in leaves of months: three of now and to come, and one before or after');
-is(sql(q(SELECT count(*) FROM evbus.history_page('hours', "limit" => 50) WHERE payload::integer > 34 * 24 - 50)), '50', 'a page of the newest is as it should be');
+is(sql(q(SELECT count(*) FROM evbus.history_page('hours', "limit" => 50) WHERE payload::integer > 32 * 24 - 50)), '50', 'a page of the newest is as it should be');
 is(sql("SELECT count(*) FROM (SELECT from_time, lag(to_time) OVER (ORDER BY from_time) AS before FROM evbus.leaf_list WHERE storage_class_id = $of_hours) l WHERE from_time <> before"), '0', 'no hour lacks');
-is(sql('SELECT count(*) FROM evbus.stat_upkeep WHERE last_error IS NOT NULL'), '0', 'and upkeep had no error');
+answers($node, 'postgres', 'SELECT count(*) FROM evbus.stat_upkeep WHERE last_error_at > last_success', '0', 'and upkeep is well');
 
 # ------------------------------------------------------- a leaf that lacks when somebody publishes
 
-sql("DROP TABLE evbus." . leaf_of_now($of_hours));
 my $stopped = stopped();
+sql("DROP TABLE evbus." . leaf_of_now($of_hours));
 my $log = -s $node->logfile;
 like(sql(q(SELECT evbus.publish('hours', 'b', '1'))), qr/^\d+$/, 'a leaf is gone and the maintainer stands still: publish makes it');
 $node->wait_for_log(qr/evbus made a leaf of "evbus.event_c$of_hours" while publishing/, $log);
@@ -98,7 +117,7 @@ $both[0]->query_safe('COMMIT');
 $both[1]->query_safe('SELECT 1');
 $_->quit foreach @both;
 is(sql(q(SELECT string_agg(payload::text, ' ' ORDER BY payload::text) FROM evbus.history WHERE type = 'b')), '4 5', 'two who lack the same leaf: one makes it, the other waits for that');
-kill 'CONT', $stopped;
+continued($stopped);
 sql("DROP TABLE evbus." . leaf_of_now($of_hours));
 $log = -s $node->logfile;
 like(sql(q(SELECT evbus.publish('hours', 'b', '6'))), qr/^\d+$/, 'with a maintainer that runs it is made as well');
@@ -144,8 +163,7 @@ sql(q(SELECT evbus.publish('stuck', 'x', '2')));
 hours_later(5);
 answers($node, 'postgres', "SELECT string_agg(leaf, ' ') FROM evbus.leaf_list WHERE storage_class_id = $stuck AND to_time < clock_timestamp() - interval '2 hours'", $first, 'a leaf that somebody made a view of stays, those after it go');
 is(sql("SELECT last_error || ' ' || held_back_by FROM evbus.stat_upkeep WHERE storage_class_id = $stuck"), "cannot drop table evbus.$first because other objects depend on it cannot drop table evbus.$first because other objects depend on it", 'the view has the error');
-is(sql("SELECT last_success > last_error_at FROM evbus.stat_upkeep WHERE storage_class_id = $busy OR last_error IS NULL LIMIT 1") // '', '', 'of that class alone');
-is(sql(q(SELECT count(*) FROM evbus.stat_upkeep WHERE last_error IS NOT NULL)), '1', 'the others have none');
+answers($node, 'postgres', q(SELECT count(*) FROM evbus.stat_upkeep WHERE last_error_at > last_success), '1', 'of that class alone');
 sql('DROP VIEW mine');
 answers($node, 'postgres', "SELECT count(*) FROM evbus.leaf_list WHERE leaf = '$first'", '0', 'without the view it goes');
 answers($node, 'postgres', "SELECT last_success > last_error_at AND held_back_by IS NULL FROM evbus.stat_upkeep WHERE storage_class_id = $stuck", 't', 'and the view says that this is over');
@@ -165,6 +183,8 @@ answers($node, 'postgres', q(SELECT count(*) FROM evbus.history WHERE bus = 'los
 is(sql(q(SELECT string_agg(subscription || ' ' || events || ' ' || cause || ' ' || leaf, ', ' ORDER BY subscription) FROM evbus.retention_audit WHERE bus = 'lossy')),
 	"never 100 retention $old_leaf, some 55 retention $old_leaf, tries 90 retention $old_leaf", 'it is recorded how many each had not settled');
 is(sql(q(SELECT string_agg(subscription || ' ' || dropped, ', ' ORDER BY subscription) FROM evbus.subscription_lag WHERE bus = 'lossy')), 'never 100, some 55, tries 90', 'and counted in the lag view');
+# What is still in memory would be received all the same.
+sql(q(SELECT count(evbus.publish('hours', 'fill', to_jsonb(repeat('x', 500)))) FROM generate_series(1, 5000)));
 sql(q(SELECT evbus.publish('lossy', 'new', to_jsonb(i)) FROM generate_series(1, 3) i));
 is_deeply([ receive_all($node, 'postgres', 'never', 3) ], [ map { 100 + $_ . " new $_" } 1 .. 3 ], 'a reader passes over what is gone');
 hours_later(3);
