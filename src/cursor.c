@@ -245,7 +245,8 @@ evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim)
 
 		if (lease->hi == shared->frontier)
 			shared->skipped_from = Min(shared->skipped_from, lease->lo);
-		else if (above && above->lo == lease->hi && !above->pinned)
+		/* Not of one that was given back: whoever takes that would look here again, for ever if it is far. */
+		else if (above && above->lo == lease->hi && above->state == EVBUS_LEASE_HELD && !above->pinned)
 			above->lo = lease->lo;
 		else
 			done = false;

@@ -113,6 +113,17 @@ void
 evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gone_too)
 {
 	evbus_dead_filter_init(filter);
+	if (!PG_ARGISNULL(0))
+	{
+		char	   *name = evbus_arg_text(fcinfo, 0, "subscription");
+
+		/* What looks like an array is a text to PostgreSQL, so it came here. */
+		if (name[0] == '{' && evbus_subscription_get(name, true) == NULL && !left_behind("subscription", name))
+			ereport(ERROR,
+					(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
+					 errmsg("subscription \"%s\" does not exist", evbus_clip(name, strlen(name))),
+					 errhint("To name dead letters by id, pass an array of bigint, such as ARRAY[1, 2]::bigint[].")));
+	}
 	for (int i = 0; i < 7; i++)
 		if (!PG_ARGISNULL(i))
 			evbus_dead_filter_set(filter, EVBUS_DEAD_SUBSCRIPTION + i, PG_GETARG_DATUM(i));

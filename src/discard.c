@@ -78,11 +78,12 @@ Datum
 evbus_discard(PG_FUNCTION_ARGS)
 {
 	EvbusDeadFilter filter;
-	Datum		reason = read_reason(fcinfo, 7);
+	Datum		reason;
 
 	(void) evbus_db();
 	PreventCommandIfReadOnly("evbus.discard()");
 	evbus_dead_filter_read(fcinfo, &filter, true);
+	reason = read_reason(fcinfo, 7);
 	PG_RETURN_INT64(discard(&filter, reason));
 }
 

@@ -176,7 +176,7 @@ read_range(FunctionCallInfo fcinfo, HistoryPage *page)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"from\" must be before \"to\""),
 				 errdetail("They are %s and %s.", pstrdup(timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(3))),
-						   timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4)))));
+						   pstrdup(timestamptz_to_str(PG_GETARG_TIMESTAMPTZ(4))))));
 	if (!PG_ARGISNULL(5))
 	{
 		int64		after = PG_GETARG_INT64(5);

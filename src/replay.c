@@ -163,7 +163,7 @@ read_range(const EvbusSubscription *sub, EvbusDb *db, const char *start_from, co
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("there is nothing to replay from %s to %s", evbus_clip(start_from, strlen(start_from)), evbus_clip(stop_at, strlen(stop_at))),
 				 errdetail("It would begin at position " INT64_FORMAT " and end before position " INT64_FORMAT ".", *start, *stop),
-				 errhint("Pass a start_from that is before stop_at, which is not itself replayed.")));
+				 errhint("Pass a start_from that is before stop_at, which is not itself replayed, with events of the bus in between.")));
 }
 
 /* A subscription that the caller may replay. */
