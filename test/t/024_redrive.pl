@@ -53,7 +53,7 @@ sql("SET ROLE alice; SELECT evbus.subscribe('orders', '$_', types => '{$_}')") f
 
 # ------------------------------------------------------- crashes on the way
 
-bury('crash', 400);
+bury('crash', 800);
 my $job = sql(q(SELECT evbus.redrive(subscription => 'crash', rate => 100)));
 foreach my $stop (50, 150)
 {
@@ -61,7 +61,7 @@ foreach my $stop (50, 150)
 	$node->stop('immediate');
 	$node->start;
 	$node->poll_query_until('postgres', 'SELECT ready FROM evbus._status()');
-	is(sql("SELECT done = 400 - (SELECT count(*) FROM evbus.dead_letter WHERE subscription = 'crash') AND done = (SELECT count(*) FROM evbus.retry_list WHERE subscription = 'crash') FROM evbus.redrive_list WHERE job = $job"), 't',
+	is(sql("SELECT done = 800 - (SELECT count(*) FROM evbus.dead_letter WHERE subscription = 'crash') AND done = (SELECT count(*) FROM evbus.retry_list WHERE subscription = 'crash') FROM evbus.redrive_list WHERE job = $job"), 't',
 		"after a crash at $stop the job, the dead letters and the retries agree");
 }
 SKIP:
@@ -74,10 +74,10 @@ SKIP:
 	$node->stop('immediate');
 	$node->start;
 	$node->poll_query_until('postgres', 'SELECT ready FROM evbus._status()');
-	is(sql("SELECT done = 400 - (SELECT count(*) FROM evbus.dead_letter WHERE subscription = 'crash') FROM evbus.redrive_list WHERE job = $job"), 't', 'after a crash there that batch is undone whole');
+	is(sql("SELECT done = 800 - (SELECT count(*) FROM evbus.dead_letter WHERE subscription = 'crash') FROM evbus.redrive_list WHERE job = $job"), 't', 'after a crash there that batch is undone whole');
 }
-answers($node, 'postgres', sprintf($states, $job), 'done 400 of 400', 'the job goes on after each crash, and ends');
-is(sql(q(SELECT count(*) || ' ' || count(DISTINCT event_id) || ' ' || max(redrives) FROM evbus.retry_list WHERE subscription = 'crash')), '400 400 1', 'everything was redriven once');
+answers($node, 'postgres', sprintf($states, $job), 'done 800 of 800', 'the job goes on after each crash, and ends');
+is(sql(q(SELECT count(*) || ' ' || count(DISTINCT event_id) || ' ' || max(redrives) FROM evbus.retry_list WHERE subscription = 'crash')), '800 800 1', 'everything was redriven once');
 is(sql("SELECT finished_at - created_at > interval '3.5 seconds' FROM evbus.redrive_list WHERE job = $job"), 't', 'and not faster than its rate');
 
 # ------------------------------------------------------------------- cancel
