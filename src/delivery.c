@@ -72,10 +72,21 @@ consumer_subscription(const char *name)
 	return sub;
 }
 
-/* False: it is a replay that this transaction has made, at a place that is not free yet; of a subscription that is an error. */
+/*
+ * False: it has ended or moved; or it is a replay that this transaction has made, at a place that
+ * is not free yet, of a subscription that is an error.
+ */
 static bool
 attach(EvbusDb *db, const EvbusSubscription *sub)
 {
+	if (!evbus_cursor_loaded(db, sub))
+	{
+		EvbusSubscription *now = evbus_subscription_by_id(sub->subscription_id);
+
+		/* What has ended since we asked must not take its place again, which another may have by now. */
+		if (now == NULL || now->epoch != sub->epoch)
+			return false;
+	}
 	if (evbus_ledger_attach(db, sub))
 		return true;
 	if (sub->replay_of == 0)
@@ -388,6 +399,8 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 	{
 		acked = evbus_settle_ack(fcinfo, 4, "ack", acking) > 0;
 		wait = 0;				/* undone as long as we do not come back, and the table locked */
+		t->sub = consumer_subscription(name);	/* that may have taken a while */
+		t->replays = evbus_subscription_replays(t->sub, &t->n_replays);
 	}
 
 	tail = pg_atomic_read_u64(&db->ring_tail);

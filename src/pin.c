@@ -162,6 +162,7 @@ evbus_pin_held(EvbusDb *db, const EvbusSubscription *sub, EvbusHeld *held, int n
 			if (lease->tracked)
 				pinned_in_order(db, h->claim.lease, action);
 			h->good = true;
+			h->sub_epoch = sub->epoch;
 			h->retry = lease->retry;
 			h->attempts = lease->attempts;
 			h->lo = lease->lo;

@@ -23,6 +23,7 @@ typedef struct EvbusHeld
 	int32		subscription_id;
 	bool		ours;			/* of this start of the server, and this database */
 	bool		good;			/* pinned; only then the rest is set */
+	int32		sub_epoch;		/* under which its subscription was then */
 	bool		retry;
 	int16		attempts;
 	int64		lo;

@@ -30,27 +30,36 @@
  * For a row that the snapshot does not see becomes visible later, and its commit lowers the
  * bound after that.  0 means that nobody knows: after a start, and after COMMIT PREPARED, which
  * runs in a session that knows nothing of the rows.
+ *
+ * A row that can never be published, because it is damaged, is set aside (due at infinity) until
+ * somebody mends or cancels it; one that cannot be now holds up its bus for a while (scheduler.c).
  *-------------------------------------------------------------------------
  */
 #include "scheduled.h"
 
 #include "access/genam.h"
 #include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/multixact.h"
 #include "access/relation.h"
 #include "access/stratnum.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "area.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "clock.h"
 #include "codec.h"
 #include "executor/tuptable.h"
 #include "internal.h"
 #include "leaf.h"
+#include "miscadmin.h"
 #include "point.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -88,12 +97,21 @@ static struct
 	int64		due[EVBUS_SCHEDULED_LEAVES];
 }			stored;
 
-/* The bounds that we exchanged and have not yet put right. */
+/* The bounds that we exchanged and have not yet put right; and the row that was taken last. */
 static struct
 {
 	bool		active;
 	int64		due[EVBUS_SCHEDULED_LEAVES];
+	EvbusScheduledRow last;
 }			taking;
+
+/* Buses whose events could not be published for now, in TopMemoryContext; the scheduler's, or the maintainer's, own. */
+static struct Held
+{
+	int32		bus_id;
+	int64		until;			/* evbus_uptime() */
+}		   *held = NULL;
+static int	n_held = 0;
 
 static Relation
 open_leaf(int leaf, LOCKMODE mode)
@@ -318,7 +336,48 @@ by_due(const void *a, const void *b)
 	return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* The rows of a leaf due from..upto, the first TAKE_ROWS; lowers the bound to the one after them. */
+static bool
+is_held(int32 bus_id, int64 now)
+{
+	for (int i = 0; i < n_held; i++)
+		if (held[i].bus_id == bus_id && now < held[i].until)
+			return true;
+	return false;
+}
+
+/* Pass over the events of a bus for so many microseconds. */
+void
+evbus_scheduled_hold(int32 bus_id, int64 usecs)
+{
+	int64		now = evbus_uptime();
+	int			i;
+
+	for (i = 0; i < n_held && held[i].bus_id != bus_id && now < held[i].until; i++)
+		;
+	if (i == n_held)
+	{
+		held = held ? repalloc(held, sizeof(*held) * (n_held + 1)) : MemoryContextAlloc(TopMemoryContext, sizeof(*held));
+		n_held++;
+	}
+	held[i].bus_id = bus_id;
+	held[i].until = now + usecs;
+}
+
+/* Is another transaction about to delete or change it? */
+static bool
+is_busy(HeapTupleHeader header)
+{
+	if (header->t_infomask & HEAP_XMAX_INVALID)
+		return false;
+	if (header->t_infomask & HEAP_XMAX_IS_MULTI)
+		return MultiXactIdIsRunning(HeapTupleHeaderGetRawXmax(header), false);
+	return TransactionIdIsInProgress(HeapTupleHeaderGetRawXmax(header));
+}
+
+/*
+ * The rows of a leaf due from..upto, the first TAKE_ROWS of those that may be had: thousands that somebody is
+ * about to cancel, or of a bus that is held, keep nobody else.  Lowers the bound to what is left.
+ */
 static int
 find_due(EvbusDb *db, int leaf, Snapshot snapshot, TimestampTz from, TimestampTz upto, Found *found)
 {
@@ -327,6 +386,7 @@ find_due(EvbusDb *db, int leaf, Snapshot snapshot, TimestampTz from, TimestampTz
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
+	int64		uptime = evbus_uptime();
 	int			n = 0;
 
 	ScanKeyInit(&key, SCHEDULED_DUE, BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
@@ -340,6 +400,13 @@ find_due(EvbusDb *db, int leaf, Snapshot snapshot, TimestampTz from, TimestampTz
 		{
 			lower_bound(db, leaf, due);
 			break;
+		}
+		CHECK_FOR_INTERRUPTS();
+		if (is_busy(tuple->t_data) ||
+			(n_held > 0 && is_held(DatumGetInt32(heap_getattr(tuple, SCHEDULED_BUS, RelationGetDescr(rel), &isnull)), uptime)))
+		{
+			lower_bound(db, leaf, due);
+			continue;
 		}
 		found[n].due = due;
 		found[n].id = DatumGetInt64(heap_getattr(tuple, SCHEDULED_ID, RelationGetDescr(rel), &isnull));
@@ -391,10 +458,14 @@ take_row(Relation rel, TupleTableSlot *slot, Found *found, Snapshot snapshot, Ev
 	out->scheduled_id = found->id;
 	out->due_at = found->due;
 	out->bus_id = DatumGetInt32(slot_getattr(slot, SCHEDULED_BUS, &isnull));
+	taking.last.id = found->id;
+	taking.last.bus_id = out->bus_id;
+	taking.last.unread = true;
 	out->type = copy_text(slot, SCHEDULED_TYPE);
 	out->key = copy_text(slot, SCHEDULED_KEY);
 	out->headers = copy_jsonb(slot, SCHEDULED_HEADERS, found->id);
 	out->payload = copy_jsonb(slot, SCHEDULED_PAYLOAD, found->id);
+	taking.last.unread = false;
 	ExecClearTuple(slot);
 	result = table_tuple_delete(rel, &found->tid, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
 								false, &failure, false);
@@ -403,12 +474,12 @@ take_row(Relation rel, TupleTableSlot *slot, Found *found, Snapshot snapshot, Ev
 }
 
 /*
- * Take what is due, in the order of due times, a part of it if there is much; returns how
+ * Take what is due, in the order of due times, up to max, a part of it if there is much; returns how
  * many, palloc'd.  It is deleted once this transaction commits; when that is over, the caller
  * calls evbus_scheduled_end().  What others are about to cancel is left for the next time.
  */
 int
-evbus_scheduled_take(EvbusDb *db, TimestampTz now, EvbusDue **due)
+evbus_scheduled_take(EvbusDb *db, TimestampTz now, int max, EvbusDue **due)
 {
 	Relation	rels[EVBUS_SCHEDULED_LEAVES] = {NULL};
 	TupleTableSlot *slots[EVBUS_SCHEDULED_LEAVES] = {NULL};
@@ -421,6 +492,7 @@ evbus_scheduled_take(EvbusDb *db, TimestampTz now, EvbusDue **due)
 
 	for (int leaf = 0; leaf < EVBUS_SCHEDULED_LEAVES; leaf++)
 		taking.due[leaf] = PG_INT64_MAX;
+	taking.last.id = 0;
 	taking.active = true;
 	for (int leaf = 0; leaf < EVBUS_SCHEDULED_LEAVES; leaf++)
 		if ((int64) pg_atomic_read_u64(&db->scheduled_due[leaf]) <= now)
@@ -433,8 +505,9 @@ evbus_scheduled_take(EvbusDb *db, TimestampTz now, EvbusDue **due)
 	EVBUS_POINT("scheduled.found");
 
 	qsort(found, n_found, sizeof(Found), by_due);
-	*due = palloc(sizeof(EvbusDue) * TAKE_ROWS);
-	for (at = 0; at < n_found && n < TAKE_ROWS && bytes < TAKE_BYTES; at++)
+	max = Min(max, TAKE_ROWS);
+	*due = palloc(sizeof(EvbusDue) * max);
+	for (at = 0; at < n_found && n < max && bytes < TAKE_BYTES; at++)
 	{
 		int			leaf = found[at].leaf;
 		EvbusDue   *out = &(*due)[n];
@@ -469,6 +542,29 @@ evbus_scheduled_take(EvbusDb *db, TimestampTz now, EvbusDue **due)
 	return n;
 }
 
+/* The row that the last call took last; its id is 0: it took none. */
+EvbusScheduledRow
+evbus_scheduled_last(void)
+{
+	return taking.last;
+}
+
+/*
+ * Set a row aside, when the caller commits: it is never due, but there, and can be cancelled.  It
+ * stays in its leaf, and as it is: what is damaged may not be copied.
+ */
+void
+evbus_scheduled_set_aside(int64 id)
+{
+	static const Oid types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(id)};
+	EvbusInternal state;
+
+	evbus_internal_begin(&state);
+	evbus_sql(NULL, "UPDATE evbus.scheduled SET due_at = 'infinity' WHERE scheduled_id = $1", 1, types, values, NULL, 0);
+	evbus_internal_end(&state);
+}
+
 /* The transaction that took is over, or (not committed) this process is about to end.  Cannot fail. */
 void
 evbus_scheduled_end(EvbusDb *db, bool committed)
@@ -488,6 +584,7 @@ bool
 evbus_scheduled_delete(EvbusDb *db, int64 id)
 {
 	bool		done = false;
+	bool		changed = false;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 	PushActiveSnapshot(snapshot);
@@ -510,6 +607,7 @@ evbus_scheduled_delete(EvbusDb *db, int64 id)
 			int32		bus_id = DatumGetInt32(heap_getattr(tuple, SCHEDULED_BUS, RelationGetDescr(rel), &isnull));
 			ItemPointerData tid = tuple->t_self;
 			TM_FailureData failure;
+			TM_Result	result;
 
 			if (!has_privs_of_role(GetUserId(), role) &&
 				!(evbus_bus_by_id(bus_id, &bus) && has_privs_of_role(GetUserId(), bus.owner)))
@@ -518,8 +616,10 @@ evbus_scheduled_delete(EvbusDb *db, int64 id)
 						 errmsg("event " INT64_FORMAT " was scheduled by another role", id)));
 			systable_endscan_ordered(scan);
 			scan = NULL;
-			done = table_tuple_delete(rel, &tid, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
-									  true, &failure, false) == TM_Ok;
+			result = table_tuple_delete(rel, &tid, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
+										true, &failure, false);
+			done = result == TM_Ok;
+			changed = result == TM_Updated; /* set aside, or mended: there is another version */
 		}
 		if (scan)
 			systable_endscan_ordered(scan);
@@ -528,7 +628,7 @@ evbus_scheduled_delete(EvbusDb *db, int64 id)
 	}
 	PopActiveSnapshot();
 	UnregisterSnapshot(snapshot);
-	return done;
+	return changed ? evbus_scheduled_delete(db, id) : done;
 }
 
 /* ------------------------------------------------------------------- upkeep */

@@ -21,6 +21,14 @@ typedef struct EvbusDue
 	Jsonb	   *payload;
 } EvbusDue;
 
+/* A row that could not be published. */
+typedef struct EvbusScheduledRow
+{
+	int64		id;
+	int32		bus_id;
+	bool		unread;			/* what is in it could not be read */
+} EvbusScheduledRow;
+
 /* Storing. */
 extern int	evbus_scheduled_leaf(TimestampTz due);
 extern HeapTuple evbus_scheduled_form(int leaf, const EvbusBus *bus, int64 id, TimestampTz due,
@@ -30,7 +38,10 @@ extern int64 evbus_scheduled_newest(void);
 
 /* Taking. */
 extern TimestampTz evbus_scheduled_next(EvbusDb *db);
-extern int	evbus_scheduled_take(EvbusDb *db, TimestampTz now, EvbusDue **due);
+extern int	evbus_scheduled_take(EvbusDb *db, TimestampTz now, int max, EvbusDue **due);
+extern EvbusScheduledRow evbus_scheduled_last(void);
+extern void evbus_scheduled_hold(int32 bus_id, int64 usecs);
+extern void evbus_scheduled_set_aside(int64 id);
 extern void evbus_scheduled_end(EvbusDb *db, bool committed);
 extern void evbus_scheduled_forget(EvbusDb *db);
 extern bool evbus_scheduled_delete(EvbusDb *db, int64 id);

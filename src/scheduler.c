@@ -8,6 +8,11 @@
  * returned in the header "scheduledid".  So an event is published once, through every
  * crash, and in the order of due times.
  *
+ * What cannot be published keeps nothing else.  Where a batch fails, its rows are published one
+ * by one.  The one that fails alone is set aside if it is damaged, for nothing but a hand will
+ * mend it: it is due at infinity, and the log says so once.  Any other error may pass, as where
+ * a leaf is missing; so the events of that bus are passed over for a while.
+ *
  * It does nothing else, because the maintainer, which waits for locks a second at
  * most, may be late by that.  The launcher starts it when somebody commits a delayed event,
  * and it ends when there has been none for a while.  Where no worker slot is left for it,
@@ -39,7 +44,10 @@
 
 #define SLEEP_MAX_MS	1000	/* somebody may set the clock */
 #define NAP_MS			5		/* between two batches, so that they are batches */
+#define NOTHING_MS		50		/* after a look that found only what others have, or what is held */
 #define FAILED_MS		1000	/* after an error */
+#define HELD_USECS		(5 * USECS_PER_SEC)	/* a bus whose event cannot be published just now */
+#define BATCH_ROWS		1000
 #define STAND_IN_USECS	USECS_PER_SEC	/* so late the maintainer helps */
 
 PGDLLEXPORT void evbus_scheduler_main(Datum main_arg);
@@ -81,13 +89,13 @@ with_id(Jsonb *headers, int64 scheduled_id)
 	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(headers), id));
 }
 
-/* Publish a batch of what is due, in a transaction. */
-static void
-publish_due(EvbusDb *of)
+/* Publish a batch of what is due, in a transaction; returns how many it took. */
+static int
+publish_due(EvbusDb *of, int max)
 {
 	EvbusDue   *due;
 	EvbusBus	bus = {0};
-	int			n = evbus_scheduled_take(of, GetCurrentTimestamp(), &due);
+	int			n = evbus_scheduled_take(of, GetCurrentTimestamp(), max, &due);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -101,15 +109,75 @@ publish_due(EvbusDb *of)
 		evbus_publish_add(&bus, evbus_clock_take(&of->clock, 1), due[i].type, due[i].key,
 						  with_id(due[i].headers, due[i].scheduled_id), due[i].payload);
 	}
+	return n;
+}
+
+/* Will a row fail with this for ever?  What else is damaged, such as a leaf of the log, is not its fault. */
+static bool
+for_good(const EvbusScheduledRow *row, int code)
+{
+	return (row->unread && code == ERRCODE_DATA_CORRUPTED) ||
+		ERRCODE_TO_CATEGORY(code) == ERRCODE_DATA_EXCEPTION || code == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+}
+
+/* A row could not be published, alone: see to it that the others can.  Outside of a transaction. */
+static void
+set_aside(const EvbusScheduledRow *row, ErrorData *edata)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (!for_good(row, edata->sqlerrcode))
+		ThrowErrorData(edata);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	evbus_scheduled_set_aside(row->id);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	ereport(LOG,
+			(errcode(edata->sqlerrcode),
+			 errmsg("delayed event " INT64_FORMAT " cannot be published and is set aside: %s", row->id, edata->message),
+			 errhint("Its row in evbus.scheduled is due at infinity. Mend it and set due_at, or call evbus.cancel_scheduled(" INT64_FORMAT ").", row->id)));
+}
+
+/* The same; what is not for ever, or fails here, is reported, and holds up the events of that bus. */
+static void
+publish_failed(ErrorData *edata)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EvbusScheduledRow row = evbus_scheduled_last();
+
+	PG_TRY();
+	{
+		if (row.id == 0)
+			ThrowErrorData(edata);
+		set_aside(&row, edata);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		if (row.id != 0)
+			evbus_scheduled_hold(row.bus_id, HELD_USECS);
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
 }
 
 /* Publish what is due, if anything is; outside of a transaction.  Returns in how many ms to come again. */
 static int
 turn(EvbusDb *of)
 {
+	static int	alone = 0;		/* so many are still published one by one, as a batch of them failed */
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
-	volatile int wait = NAP_MS;
+	ErrorData  *volatile failed = NULL;
+	volatile int n = 0;
+	int			wait = NAP_MS;
 	TimestampTz next;
 
 	if (evbus_scheduled_next(of) <= now)
@@ -118,7 +186,7 @@ turn(EvbusDb *of)
 		{
 			StartTransactionCommand();
 			PushActiveSnapshot(GetTransactionSnapshot());
-			publish_due(of);
+			n = publish_due(of, alone > 0 ? 1 : BATCH_ROWS);
 			PopActiveSnapshot();
 			EVBUS_POINT("scheduler.publishing");
 			CommitTransactionCommand();
@@ -129,18 +197,24 @@ turn(EvbusDb *of)
 		{
 			HOLD_INTERRUPTS();
 			MemoryContextSwitchTo(context);
-			EmitErrorReport();
+			failed = CopyErrorData();
 			FlushErrorState();
 			AbortOutOfAnyTransaction();
 			evbus_scheduled_end(of, false);
 			RESUME_INTERRUPTS();
-			wait = FAILED_MS;
 		}
 		PG_END_TRY();
 		MemoryContextSwitchTo(context);
+		if (failed && alone > 0)
+			publish_failed(failed);
+		if (failed && evbus_scheduled_last().id == 0)
+			return FAILED_MS;	/* not the fault of a row */
+		if (failed && alone == 0)
+			alone = BATCH_ROWS;
+		else if (alone > 0)
+			alone = failed || n > 0 ? alone - 1 : 0;
+		wait = alone > 0 ? 0 : n == 0 ? NOTHING_MS : NAP_MS;
 		pgstat_report_stat(false);
-		if (wait == FAILED_MS)
-			return wait;
 		now = GetCurrentTimestamp();
 	}
 	next = evbus_scheduled_next(of);

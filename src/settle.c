@@ -44,6 +44,18 @@ run_length(const EvbusHeld *all, int n)
 	return count;
 }
 
+/* What this very transaction received is no longer its: its work would be done twice. */
+static void
+refuse_lost(const EvbusHeld *held)
+{
+	if (evbus_pinned_here(&held->claim, EVBUS_PIN_RECEIVED))
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
+				 errmsg("the lease of event " INT64_FORMAT " ran out in this transaction", held->event_id),
+				 errdetail("Another consumer may have it now, so the work of this transaction must not commit."),
+				 errhint("Roll back and receive again, with a longer lease or fewer events.")));
+}
+
 /* Read receipts, of deliveries and of batches; errors if one never was one. */
 static EvbusHeld *
 read_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusDb *db, int *n)
@@ -135,18 +147,16 @@ pin_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusPinAction 
 
 		CHECK_FOR_INTERRUPTS();
 		if (all[i].good)
+		{
 			all[good++] = all[i];
-		else if (all[i].ours &&
-				 (evbus_pinned_here(claim, EVBUS_PIN_ACK) || evbus_pinned_here(claim, EVBUS_PIN_RELEASE)))
+			continue;
+		}
+		if (all[i].ours &&
+			(evbus_pinned_here(claim, EVBUS_PIN_ACK) || evbus_pinned_here(claim, EVBUS_PIN_RELEASE)))
 			continue;			/* said before in this transaction */
-		else if (all[i].ours && evbus_pinned_here(claim, EVBUS_PIN_RECEIVED))
-			ereport(ERROR,
-					(errcode(ERRCODE_EVBUS_STALE_RECEIPT),
-					 errmsg("the lease of event " INT64_FORMAT " ran out in this transaction", all[i].event_id),
-					 errdetail("Another consumer may have it now, so the work of this transaction must not commit."),
-					 errhint("Roll back and receive again, with a longer lease or fewer events.")));
-		else
-			stale++;
+		if (all[i].ours)
+			refuse_lost(&all[i]);
+		stale++;
 	}
 	warn_stale(stale, n);
 	*out = all;
@@ -216,6 +226,7 @@ settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *f
 	EvbusHeld  *all;
 	int			n;
 	int			count;
+	int			ended = 0;
 
 	PreventCommandIfReadOnly(what);
 	PreventCommandIfParallelMode(what);
@@ -226,6 +237,14 @@ settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *f
 		EvbusSubscription *sub = evbus_subscription_by_id(all[at].subscription_id);
 
 		count = run_length(all + at, n - at);
+		/* Others may have ended or moved it while we waited for a tick or a lock: its leases are void. */
+		if (sub == NULL || sub->epoch != all[at].sub_epoch)
+		{
+			for (int i = at; i < at + count; i++)
+				refuse_lost(&all[i]);
+			ended += count;
+			continue;
+		}
 		for (int i = at; i < at + count; i++)
 		{
 			EvbusEvent	event;
@@ -240,8 +259,9 @@ settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *f
 		}
 		write_ledger(db, sub, all + at, count);
 	}
+	warn_stale(ended, n);
 	pfree(all);
-	return n;
+	return n - ended;
 }
 
 /* What evbus.ack() does, for another function's argument of that name. */
