@@ -12,8 +12,9 @@
  *
  * Each leaf is a transaction of its own: its locks are held for as long as it takes
  * to drop one table, and one that cannot go does not keep the others.  Locks are waited
- * for half a second each, in which others queue up behind us; after the first leaf of a
- * class that is in use, no longer at all.  What does not go now goes next time.
+ * for half a second each, in which others queue up behind us; after the first one of a
+ * class that is in use, no longer at all, and the next time ever later.  What does not go
+ * now goes next time.
  *
  * A reader takes an event whose leaf is gone for expired, and passes over it.
  *-------------------------------------------------------------------------
@@ -35,6 +36,7 @@
 #include "upkeepnote.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -43,7 +45,8 @@
 #define PLACED_WAIT_MS	1000	/* for the sequencer to tick what is in the ring */
 #define LOCK_WAIT		"500ms"
 #define CUT_SHARE		10		/* a leaf is full when it holds such a part of the limit, or of all there is */
-#define CUT_REST_MAX	(60 * USECS_PER_SEC)	/* between two vain tries to cut */
+#define REST_FIRST		USECS_PER_SEC	/* between two vain waits for a lock, at first */
+#define REST_MAX		(60 * USECS_PER_SEC)
 
 typedef enum Outcome
 {
@@ -75,9 +78,74 @@ typedef struct Retention
 	char		held[EVBUS_NOTE_TEXT * 2];	/* what holds back the first that was to go */
 
 	const Due  *at;				/* the one at hand */
-	bool		patient;		/* wait for its lock */
+	bool		patient;		/* wait for its locks */
+	bool		parent_in_use;	/* then so is every other leaf */
 	Outcome		outcome;
 } Retention;
+
+/* ------------------------------------------------------------- vain tries */
+
+/* What locks are wanted for. */
+typedef enum Want
+{
+	TO_DROP, TO_CUT, TO_DROP_CLASS
+} Want;
+
+/* Locks that were waited for in vain: others queue up behind us, so we do that ever more rarely. */
+typedef struct Vain
+{
+	struct
+	{
+		int32		of;
+		int32		want;
+	}			key;
+	int64		rest;
+	int64		not_before;
+	char		held[EVBUS_NOTE_TEXT];	/* who was in the way */
+} Vain;
+
+static Vain *
+find_vain(int32 of, Want want, HASHACTION action, bool *found)
+{
+	static HTAB *vain = NULL;
+	Vain		key = {.key = {.of = of, .want = want}};
+
+	if (vain == NULL)
+	{
+		HASHCTL		control = {.keysize = sizeof(key.key), .entrysize = sizeof(Vain), .hcxt = TopMemoryContext};
+
+		vain = hash_create("evbus vain tries", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	return hash_search(vain, &key.key, action, found);
+}
+
+/* Is it to be let alone for now? */
+static const Vain *
+resting(int32 of, Want want)
+{
+	const Vain *vain = find_vain(of, want, HASH_FIND, NULL);
+
+	return vain != NULL && evbus_uptime() < vain->not_before ? vain : NULL;
+}
+
+static void
+note_vain(int32 of, Want want, const char *held)
+{
+	bool		found;
+	Vain	   *vain = find_vain(of, want, HASH_ENTER, &found);
+
+	vain->rest = found ? Min(vain->rest * 2, REST_MAX) : REST_FIRST;
+	vain->not_before = evbus_uptime() + vain->rest;
+	strlcpy(vain->held, held, sizeof(vain->held));
+}
+
+static void
+forget_vain(int32 of, Want want)
+{
+	(void) find_vain(of, want, HASH_REMOVE, NULL);
+}
+
+/* ------------------------------------------------------------------------- steps */
 
 /*
  * Save what a leaf of ticks says before it goes: for a bus that has been quiet since,
@@ -160,7 +228,7 @@ free_to_go(Retention *r)
 {
 	const char *who;
 
-	if (r->class == NULL)
+	if (r->class == NULL || r->class->orphan)
 		return true;
 	if (!all_placed(r->db, r->at->leaf.hi))
 	{
@@ -179,11 +247,21 @@ free_to_go(Retention *r)
 static bool
 audited(Retention *r, const char *leaf)
 {
-	if (r->class == NULL || !r->class->drop_unconsumed ||
+	if (r->class == NULL || r->class->orphan || !r->class->drop_unconsumed ||
 		evbus_unconsumed_audit(r->db, r->class->id, &r->at->leaf, leaf, r->at->aged ? "retention" : "retention_bytes"))
 		return true;
 	hold(r, "a subscription is being moved");
 	return false;
+}
+
+/* Errors 55P03 after LOCK_WAIT; false: not patient, and somebody holds it. */
+static bool
+lock_for_drop(Oid relid, bool patient)
+{
+	if (!patient)
+		return ConditionalLockRelationOid(relid, AccessExclusiveLock);
+	LockRelationOid(relid, AccessExclusiveLock);
+	return true;
 }
 
 /*
@@ -204,6 +282,7 @@ drop_leaf(void *arg)
 	bool		in_use = false;
 
 	r->outcome = FAILED;
+	r->parent_in_use = false;
 	if (name != NULL)
 		parent = get_partition_parent(relid, true);
 	if (!OidIsValid(parent))
@@ -222,11 +301,10 @@ drop_leaf(void *arg)
 		if (r->of == EVBUS_NOTE_TICKS)
 			save_watermarks(r->db, name);
 		(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		LockRelationOid(parent, AccessExclusiveLock);	/* as DROP TABLE does */
-		if (r->patient)
-			LockRelationOid(relid, AccessExclusiveLock);
-		else
-			in_use = !ConditionalLockRelationOid(relid, AccessExclusiveLock);
+		r->parent_in_use = true;
+		in_use = !lock_for_drop(parent, r->patient);	/* as DROP TABLE does */
+		r->parent_in_use = in_use;
+		in_use = in_use || !lock_for_drop(relid, r->patient);
 		if (!in_use)
 		{
 			r->outcome = free_to_go(r) && audited(r, name) ? DROPPED : NEEDED;
@@ -253,7 +331,7 @@ drop_leaf(void *arg)
 		RollbackAndReleaseCurrentSubTransaction();
 		if (edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 			ReThrowError(edata);
-		in_use = true;
+		in_use = true;			/* and parent_in_use says which of them */
 		FreeErrorData(edata);
 	}
 	PG_END_TRY();
@@ -271,7 +349,7 @@ drop_leaf(void *arg)
 	if (r->outcome == DROPPED)
 		ereport(LOG,
 				(errmsg("evbus dropped leaf \"%s\" at the retention of %s", name,
-						r->class ? "its storage class" : r->of == EVBUS_NOTE_TICKS ? "the log" : "dead letters")));
+						r->class && r->class->orphan ? "a bus that was dropped" : r->class ? "its storage class" : r->of == EVBUS_NOTE_TICKS ? "the log" : "dead letters")));
 }
 
 static void
@@ -410,35 +488,26 @@ cut_leaf(void *arg)
 	}
 }
 
-/* End the leaf of now if it is full.  In vain again and again: ever more rarely, for publishers wait behind us. */
+/* End the leaf of now if it is full. */
 static const char *
 cut_if_full(Retention *r, EvbusRunner run)
 {
-	static int32 vain_class = 0;
-	static int64 rest = 0;
-	static int64 not_before = 0;
-	static char vain_held[EVBUS_NOTE_TEXT] = "";	/* who was in the way the last time */
+	const Vain *vain = resting(r->of, TO_CUT);
 	const char *error;
 
 	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE)
 		return NULL;
-	if (vain_class == r->class->id && evbus_uptime() < not_before)
+	if (vain != NULL)
 	{
-		if (vain_held[0] != '\0')
-			hold(r, vain_held);
+		if (vain->held[0] != '\0')
+			hold(r, vain->held);
 		return NULL;
 	}
 	error = run(cut_leaf, r);
 	if (error == NULL && r->outcome == DROPPED)
-	{
-		if (vain_class == r->class->id)
-			vain_class = 0;
-		return NULL;
-	}
-	rest = vain_class == r->class->id ? Min(rest * 2, CUT_REST_MAX) : USECS_PER_SEC;
-	vain_class = r->class->id;
-	strlcpy(vain_held, r->held, sizeof(vain_held));
-	not_before = evbus_uptime() + rest;
+		forget_vain(r->of, TO_CUT);
+	else
+		note_vain(r->of, TO_CUT, r->held);
 	return error;
 }
 
@@ -450,7 +519,7 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 	char	   *failed = NULL;
 
 	r->context = CurrentMemoryContext;
-	r->patient = true;
+	r->patient = resting(r->of, TO_DROP) == NULL;
 	error = run(plan, r);
 	if (error != NULL)
 		failed = pstrdup(error);
@@ -459,7 +528,7 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 		r->at = &r->due[i];
 		if (!r->at->aged && r->total <= r->class->bytes)
 			break;
-		if (max-- <= 0)
+		if (max <= 0)
 		{
 			*more = true;
 			break;
@@ -473,12 +542,24 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 			error = NULL;		/* the next one may do */
 		}
 		if (r->outcome == DROPPED)
+		{
 			r->total -= r->at->bytes;
+			max--;				/* what cannot go is no reason to look again at once */
+			if (r->patient)
+				forget_vain(r->of, TO_DROP);
+		}
 		if (r->outcome == NEEDED)
 			break;				/* and so is what follows */
-		r->patient = r->patient && r->outcome != IN_USE;
+		if (r->outcome == IN_USE)
+		{
+			if (r->patient)
+				note_vain(r->of, TO_DROP, r->held);
+			r->patient = false;
+			if (r->parent_in_use)
+				break;
+		}
 	}
-	if (error == NULL && r->class != NULL && r->class->bytes > 0)
+	if (error == NULL && r->class != NULL && r->class->bytes > 0 && !r->class->orphan)
 		error = cut_if_full(r, run);
 	if (error != NULL && failed == NULL)
 		failed = pstrdup(error);
@@ -489,7 +570,24 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 
 /* ------------------------------------------------------- classes of dropped buses */
 
-/* Step: drop the own class of a bus that is gone, once nobody may have an event for it. */
+/* Step: which leaves of a class whose bus is gone may go: all, once nobody may have an event for it. */
+static void
+plan_orphan(void *arg)
+{
+	Retention  *r = arg;
+	EvbusLeaf  *leaves;
+	int			n;
+
+	if (r->class->orphaned_id == 0 || evbus_oldest_open(r->db, NULL) < r->class->orphaned_id)
+		return;
+	n = evbus_leaf_list(evbus_class_parent(r->class->id), &leaves);
+	r->due = MemoryContextAlloc(r->context, sizeof(Due) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		add_due(r, &leaves[i], 0, true);
+	pfree(leaves);
+}
+
+/* Step: drop the class itself, once it has no leaves. */
 static void
 drop_class(void *arg)
 {
@@ -497,11 +595,13 @@ drop_class(void *arg)
 	Retention  *r = arg;
 	Datum		values[] = {Int32GetDatum(r->class->id), Int64GetDatum(evbus_now_id(r->db))};
 	EvbusInternal state;
+	EvbusLeaf  *leaves;
 
 	evbus_internal_begin(&state);
 	if (r->class->orphaned_id == 0)
 		evbus_sql(NULL, "UPDATE evbus.storage_class SET orphaned_id = $2 WHERE storage_class_id = $1", 2, types, values, NULL, 0);
-	else if (evbus_oldest_open(r->db, NULL) >= r->class->orphaned_id)
+	else if (evbus_oldest_open(r->db, NULL) >= r->class->orphaned_id &&
+			 evbus_leaf_list(evbus_class_parent(r->class->id), &leaves) == 0)
 	{
 		(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		evbus_utility("DROP TABLE evbus.%s", r->class->parent);
@@ -520,9 +620,13 @@ retain_class(EvbusDb *db, EvbusRunner run, const EvbusClass *class, int max, boo
 {
 	Retention	r = {.db = db, .of = class->id, .class = class};
 
-	if (class->orphan)
-		return run(drop_class, &r) == NULL;
-	return retain(&r, run, plan_class, max, more);
+	bool		good;
+
+	if (!class->orphan)
+		return retain(&r, run, plan_class, max, more);
+	/* A leaf at a time, as always: all at once would be more locks than the server may have room for. */
+	good = retain(&r, run, plan_orphan, max, more);
+	return run(drop_class, &r) == NULL && good;
 }
 
 /* Everything; see evbus_upkeep_turn(). */
