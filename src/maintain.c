@@ -70,8 +70,6 @@ PG_FUNCTION_INFO_V1(evbus_status);
 static const char *
 run_by_hand(void (*step) (void *), void *arg)
 {
-	/* What is decided under a lock is to see what was committed while we waited for it. */
-	XactIsoLevel = XACT_READ_COMMITTED;
 	LockRelationOid(evbus_relid("storage_class"), ShareUpdateExclusiveLock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	step(arg);
