@@ -43,8 +43,11 @@
 #include "utils/timestamp.h"
 
 #define PLACED_WAIT_MS	1000	/* for the sequencer to tick what is in the ring */
+#define LOCKED_WAIT_MS	100		/* the same while others wait for our locks, he perhaps among them */
 #define LOCK_WAIT		"500ms"
 #define CUT_SHARE		10		/* a leaf is full when it holds such a part of the limit, or of all there is */
+#define CUT_WAIT_MS		50		/* for the locks of a cut; after vain tries longer */
+#define CUT_WAIT_MAX_MS	500
 #define REST_FIRST		USECS_PER_SEC	/* between two vain waits for a lock, at first */
 #define REST_MAX		(60 * USECS_PER_SEC)
 
@@ -79,6 +82,7 @@ typedef struct Retention
 
 	const Due  *at;				/* the one at hand */
 	bool		patient;		/* wait for its locks */
+	int			cut_wait_ms;
 	bool		parent_in_use;	/* then so is every other leaf */
 	Outcome		outcome;
 } Retention;
@@ -88,7 +92,7 @@ typedef struct Retention
 /* What locks are wanted for. */
 typedef enum Want
 {
-	TO_DROP, TO_CUT, TO_DROP_CLASS
+	TO_DROP, TO_CUT
 } Want;
 
 /* Locks that were waited for in vain: others queue up behind us, so we do that ever more rarely. */
@@ -120,12 +124,12 @@ find_vain(int32 of, Want want, HASHACTION action, bool *found)
 }
 
 /* Is it to be let alone for now? */
-static const Vain *
+static bool
 resting(int32 of, Want want)
 {
 	const Vain *vain = find_vain(of, want, HASH_FIND, NULL);
 
-	return vain != NULL && evbus_uptime() < vain->not_before ? vain : NULL;
+	return vain != NULL && evbus_uptime() < vain->not_before;
 }
 
 static void
@@ -169,7 +173,7 @@ save_watermarks(EvbusDb *db, const char *leaf)
 
 /* Has every committed event below hi a position?  Whoever waits for one is in the ring, lost, or late. */
 static bool
-all_placed(EvbusDb *db, int64 hi)
+all_placed(EvbusDb *db, int64 hi, int wait_ms)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {INT8OID};
@@ -180,7 +184,7 @@ all_placed(EvbusDb *db, int64 hi)
 	evbus_internal_begin(&state);
 	late = evbus_sql(&plan, "SELECT 1 FROM evbus.late WHERE min_id < $1 LIMIT 1", 1, types, values, NULL, 1) > 0;
 	evbus_internal_end(&state);
-	return !late && evbus_db_wait_drained(db, PLACED_WAIT_MS);
+	return !late && evbus_db_wait_drained(db, wait_ms);
 }
 
 /* The id that was taken so long before, or 0: as ids count, a hundred years are more than 63 bits. */
@@ -224,13 +228,13 @@ hold(Retention *r, const char *why)
 
 /* May it go, as far as subscriptions are concerned? */
 static bool
-free_to_go(Retention *r)
+free_to_go(Retention *r, int wait_ms)
 {
 	const char *who;
 
 	if (r->class == NULL || r->class->orphan)
 		return true;
-	if (!all_placed(r->db, r->at->leaf.hi))
+	if (!all_placed(r->db, r->at->leaf.hi, wait_ms))
 	{
 		hold(r, "events that have no position yet");
 		return false;
@@ -287,7 +291,7 @@ drop_leaf(void *arg)
 		parent = get_partition_parent(relid, true);
 	if (!OidIsValid(parent))
 		return;					/* somebody was faster */
-	if (!free_to_go(r))
+	if (!free_to_go(r, PLACED_WAIT_MS))
 	{
 		r->outcome = NEEDED;
 		return;
@@ -307,7 +311,7 @@ drop_leaf(void *arg)
 		in_use = in_use || !lock_for_drop(relid, r->patient);
 		if (!in_use)
 		{
-			r->outcome = free_to_go(r) && audited(r, name) ? DROPPED : NEEDED;
+			r->outcome = free_to_go(r, LOCKED_WAIT_MS) && audited(r, name) ? DROPPED : NEEDED;
 			if (r->outcome == DROPPED)
 			{
 				evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
@@ -460,7 +464,7 @@ cut_leaf(void *arg)
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		(void) evbus_leaf_cut(r->db, r->class->parent, &r->hot, r->class->interval);
+		(void) evbus_leaf_cut(r->db, r->class->parent, &r->hot, r->class->interval, r->cut_wait_ms);
 		r->outcome = DROPPED;
 		ReleaseCurrentSubTransaction();
 	}
@@ -488,21 +492,25 @@ cut_leaf(void *arg)
 	}
 }
 
-/* End the leaf of now if it is full. */
+/*
+ * End the leaf of now if it is full.  Where transactions that publish take longer than
+ * CUT_WAIT_MS and overlap, it would never be free: so the rarer we try, the longer we wait.
+ */
 static const char *
 cut_if_full(Retention *r, EvbusRunner run)
 {
-	const Vain *vain = resting(r->of, TO_CUT);
+	const Vain *vain = find_vain(r->of, TO_CUT, HASH_FIND, NULL);
 	const char *error;
 
 	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE)
 		return NULL;
-	if (vain != NULL)
+	if (vain != NULL && evbus_uptime() < vain->not_before)
 	{
 		if (vain->held[0] != '\0')
 			hold(r, vain->held);
 		return NULL;
 	}
+	r->cut_wait_ms = vain == NULL ? CUT_WAIT_MS : (int) Min(CUT_WAIT_MS * 2 * vain->rest / REST_FIRST, CUT_WAIT_MAX_MS);
 	error = run(cut_leaf, r);
 	if (error == NULL && r->outcome == DROPPED)
 		forget_vain(r->of, TO_CUT);
@@ -519,7 +527,7 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 	char	   *failed = NULL;
 
 	r->context = CurrentMemoryContext;
-	r->patient = resting(r->of, TO_DROP) == NULL;
+	r->patient = !resting(r->of, TO_DROP);
 	error = run(plan, r);
 	if (error != NULL)
 		failed = pstrdup(error);

@@ -1,7 +1,5 @@
-# How long upkeep keeps others waiting for its locks, and what it sees once it has them: a table of a class that somebody
-# reads, several classes at their limits, a bus with many leaves that is dropped, and maintain() under repeatable read.
-#
-# test/module/clock.c, preloaded into the server, lets time pass.
+# How long upkeep keeps others waiting for its locks, and that it gets them: a table of a class that somebody reads, several
+# classes at their limits, a bus with many leaves that is dropped, and publishers that overlap.
 
 use strict;
 use warnings FATAL => 'all';
@@ -12,20 +10,6 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $offset = PostgreSQL::Test::Utils::tempdir() . '/offset';
-my $library = PostgreSQL::Test::Utils::tempdir() . '/clock.so';
-system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', $library, "$FindBin::RealBin/../module/clock.c");
-append_to_file($offset, pack 'q', 0);
-
-sub hours_later
-{
-	my ($hours) = @_;
-	open my $file, '+<', $offset or die $!;
-	syswrite($file, pack 'q', $hours * 3600) == 8 or die $!;
-	close $file;
-	return;
-}
-
 # Few locks, and each that is waited for is logged.
 my $node = PostgreSQL::Test::Cluster->new('waits');
 $node->init;
@@ -34,17 +18,13 @@ shared_preload_libraries = 'evbus'
 max_worker_processes = 24
 max_connections = 20
 max_locks_per_transaction = 10
-max_prepared_transactions = 2
 deadlock_timeout = '10ms'
 log_lock_waits = on
 evbus.upkeep_interval = '1h'
 autovacuum = off
 fsync = off
 CONF
-{
-	local %ENV = (%ENV, LD_PRELOAD => $library, EVBUS_TEST_CLOCK => $offset);
-	$node->start;
-}
+$node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION evbus');
 sub sql { my ($q) = @_; return $node->safe_psql('postgres', $q); }
 sub class { my ($bus) = @_; return sql("SELECT storage_class_id FROM evbus.bus WHERE bus = '$bus'"); }
@@ -111,37 +91,20 @@ answers($node, 'postgres', q(SELECT bool_and(bytes <= retention_bytes * 1.5) FRO
 
 sql(q(SELECT evbus.create_bus('dropped', retention_bytes => 1048576)));
 my $dropped = class('dropped');
-old_leaves($dropped, 200);
+old_leaves($dropped, 1000);
 sql(q(SELECT evbus.drop_bus('dropped')));
 sql('CALL evbus.maintain()') foreach 1 .. 2;
 is(sql("SELECT count(*) FROM evbus.storage_class WHERE storage_class_id = $dropped"), '0', 'a bus with more leaves than there are locks is dropped, and so is its class');
 is(sql("SELECT to_regclass('evbus.event_c$dropped') IS NULL"), 't', 'with its tables');
 
-# ---------------------------------------------------------------- maintain() under repeatable read
+# ------------------------------------------- transactions that publish, overlap, and are never all over
 
-sql(q(SELECT evbus.create_bus('kept', retention => '2 hours', partition_interval => '2 hours'), evbus.subscribe('kept', 'late')));
-sql(q(BEGIN; SELECT evbus.publish('kept', 'prepared', '1'); PREPARE TRANSACTION 'late'));
-hours_later(12);
-my $maintainer = sql('SELECT maintainer_pid FROM evbus._status()');
-my $session = $node->background_psql('postgres');
-my $by_hand = $node->background_psql('postgres');
-my $kept = class('kept');
-$by_hand->query_safe(q(SET default_transaction_isolation = 'repeatable read'));
-$by_hand->query_until(qr/begun/, "\\echo begun\nCALL evbus.maintain();\n");
-$session->query_safe(<<"SQL");
-DO \$\$
-BEGIN
-	WHILE NOT EXISTS (SELECT FROM pg_locks l JOIN pg_inherits i ON i.inhrelid = l.relation WHERE i.inhparent = 'evbus.event_c$kept'::regclass AND NOT l.granted) LOOP
-		PERFORM pg_sleep(0.005);
-	END LOOP;
-END \$\$;
-COMMIT PREPARED 'late';
-SQL
-$by_hand->query_safe('SELECT 1');
-$_->quit foreach $by_hand, $session;
-my @got = receive_all($node, 'postgres', 'late', 1);
-is(scalar(@got), 1, 'what is committed while maintain() waits for its leaf is received, also under repeatable read') and
-	like($got[0], qr/ prepared 1$/, 'as it was published');
+sql(q(SELECT evbus.create_bus('overlapping', retention_bytes => 1048576)));
+my $overlapping = class('overlapping');
+my $script = PostgreSQL::Test::Utils::tempdir() . '/overlapping.sql';
+append_to_file($script, "BEGIN;\nSELECT count(evbus.publish('overlapping', 'a', to_jsonb(repeat(md5(random()::text), 20)))) FROM generate_series(1, 50);\nSELECT pg_sleep(0.1 + 0.2 * random());\nCOMMIT;\n");
+ok($node->run_log([ 'pgbench', '-n', '-c', '6', '-T', '15', '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres' ]), 'six publish without a break, in transactions that overlap');
+cmp_ok(sql("SELECT count(*) FROM evbus.leaf_list WHERE storage_class_id = $overlapping AND to_time <= clock_timestamp()"), '>', 0, 'their leaf is cut all the same');
 
 $node->stop;
 done_testing();
