@@ -406,6 +406,7 @@ CREATE TABLE evbus.dead_letter_audit (
 COMMENT ON TABLE evbus.dead_letter_audit IS 'who edited or discarded dead letters, when and why; evbus only ever adds to it';
 COMMENT ON COLUMN evbus.dead_letter_audit.action IS 'edit: one dead letter, whose payload was old_payload; discard: so many of a subscription in one call';
 COMMENT ON COLUMN evbus.dead_letter_audit.role IS 'current user of the call; login is the session user';
+COMMENT ON COLUMN evbus.dead_letter_audit.old_payload IS 'NULL for discard, and if it was damaged';
 COMMENT ON COLUMN evbus.dead_letter_audit.oldest_id IS 'lowest dead_letter_id it was about; newest_id is the highest';
 
 CREATE SEQUENCE evbus.redrive_job_id_seq;

@@ -14,6 +14,7 @@
 #include "codec.h"
 #include "dead_filter.h"
 #include "internal.h"
+#include "jsonbcheck.h"
 #include "miscadmin.h"
 #include "registry.h"
 #include "utils/acl.h"
@@ -118,17 +119,20 @@ check_size(const EvbusSubscription *sub, Jsonb *payload)
  * evbus.edit_dead_letter(dead_letter_id bigint, payload jsonb, reason text) returns void
  *
  * Replaces the payload of one dead letter, for its redrive; the one before goes to
- * evbus.dead_letter_audit.  The event itself, in the log and for other
- * subscriptions, stays as it was published.  Waits for a redrive that has it in hand.
+ * evbus.dead_letter_audit, as NULL if it is damaged.  The event itself, in the log and for
+ * other subscriptions, stays as it was published.  Waits for a redrive that has it in hand.
  * Errors: 22004, 22023, 25006, 42501 not the owner, 54000 too large, P0002 no such
  * dead letter, VB004 its subscription is gone.
  */
 Datum
 evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {INT8OID, BYTEAOID, TEXTOID, TEXTOID};
-	Datum		values[4];
+	static const Oid types[] = {INT8OID, BYTEAOID, TEXTOID, TEXTOID, JSONBOID};
+	Datum		values[5];
+	char		nulls[6] = "     ";
 	Datum		reason;
+	bytea	   *old;
+	Jsonb	   *old_json;
 	EvbusInternal state;
 	EvbusSubscription *sub;
 	EvbusCoded	coded;
@@ -144,7 +148,7 @@ evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 	values[2] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 	values[3] = reason;
 	evbus_internal_begin(&state);
-	if (evbus_sql(NULL, "SELECT d.subscription_id, d.subscription FROM evbus.dead_letter_log d WHERE d.dead_letter_id = $1 FOR UPDATE",
+	if (evbus_sql(NULL, "SELECT d.subscription_id, d.subscription, d.payload FROM evbus.dead_letter_log d WHERE d.dead_letter_id = $1 FOR UPDATE",
 				  1, types, values, NULL, 1) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
@@ -152,6 +156,7 @@ evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 				 errhint("It may have been redriven or discarded; see the view evbus.dead_letter.")));
 	sub = evbus_subscription_by_id(DatumGetInt32(evbus_column(0, 1, NULL)));
 	name = TextDatumGetCString(evbus_column(0, 2, NULL));
+	old = DatumGetByteaPP(evbus_column(0, 3, NULL));
 	if (sub == NULL ? !superuser_arg(state.user) : !has_privs_of_role(state.user, sub->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -167,10 +172,14 @@ evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 	appendStringInfoChar(&stored, coded.codec);
 	appendBinaryStringInfo(&stored, coded.data, coded.len);
 	values[1] = PointerGetDatum(cstring_to_text_with_len(stored.data, stored.len));
+	/* A damaged one is what may have brought it here; to replace it is the way out. */
+	old_json = evbus_decode_try(VARDATA_ANY(old), VARSIZE_ANY_EXHDR(old));
+	nulls[4] = old_json != NULL && evbus_jsonb_sound(&old_json->root, VARSIZE(old_json) - VARHDRSZ, true) ? ' ' : 'n';
+	values[4] = nulls[4] == ' ' ? JsonbPGetDatum(old_json) : (Datum) 0;
 	evbus_sql(NULL, "WITH o AS MATERIALIZED (SELECT d.* FROM evbus.dead_letter_log d WHERE d.dead_letter_id = $1),"
 			  " a AS (INSERT INTO evbus.dead_letter_audit (action, role, login, reason, bus, subscription, dead_letters, oldest_id, newest_id, event_id, old_payload)"
-			  "  SELECT 'edit', $3, session_user, $4, bus, subscription, 1, $1, $1, event_id, evbus._decode(payload, event_id) FROM o)"
-			  " UPDATE evbus.dead_letter_log SET payload = $2 WHERE dead_letter_id = $1", 4, types, values, NULL, 0);
+			  "  SELECT 'edit', $3, session_user, $4, bus, subscription, 1, $1, $1, event_id, $5 FROM o)"
+			  " UPDATE evbus.dead_letter_log SET payload = $2 WHERE dead_letter_id = $1", 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	PG_RETURN_VOID();
 }

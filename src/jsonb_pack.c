@@ -15,9 +15,7 @@
 #include "jsonb_layout.h"
 #include "jsonb_packed.h"
 #include "jsonbcheck.h"
-#include "miscadmin.h"
 
-#define DEPTH_MAX		200	/* deeper ones stay as they are: readers may have less stack than who wrote them */
 #define GROUPS_MAX		4		/* of four digits: all of them fit 64 bits, with room for three more */
 #define NUMERIC_MAX		(VARHDRSZ + sizeof(uint16) * (1 + GROUPS_MAX + 2))
 
@@ -26,6 +24,7 @@ typedef struct Out
 {
 	char	   *at;
 	char	   *end;
+	int			depth;			/* of containers, while unpacking */
 } Out;
 
 /* -------------------------------------------------------------------- numbers */
@@ -168,7 +167,7 @@ pack_container(Out *out, const JsonbContainer *container, int depth)
 	const char *data = (const char *) (entries + (object ? 2 * n : n));
 	uint32		at = 0;
 
-	if (depth > DEPTH_MAX || !room_for(out, EVBUS_PACKED_TAG_MAX))
+	if (depth > EVBUS_PACKED_DEPTH_MAX || !room_for(out, EVBUS_PACKED_TAG_MAX))
 		return false;
 	put_tag(out, object ? EVBUS_PACKED_OBJECT : JsonContainerIsScalar(container) ? EVBUS_PACKED_SCALAR : EVBUS_PACKED_ARRAY, n);
 	if (object)
@@ -327,7 +326,8 @@ unpack_container(EvbusPacked *in, Out *out, int kind, uint64 n)
 	char	   *entries;
 	uint32		total = 0;
 
-	check_stack_depth();
+	if (++out->depth > EVBUS_PACKED_DEPTH_MAX)
+		return false;			/* packing takes none: damaged, which is for the caller to tell */
 	if (n > JB_CMASK / 2 || !room_for(out, sizeof(header) + n_entries * sizeof(JEntry)))
 		return false;
 	memcpy(out->at, &header, sizeof(header));
@@ -356,6 +356,7 @@ unpack_container(EvbusPacked *in, Out *out, int kind, uint64 n)
 		total += JBE_OFFLENFLD(entry);
 		evbus_put_jentry(entries, i, entry, total);
 	}
+	out->depth--;
 	return true;
 }
 

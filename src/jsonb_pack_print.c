@@ -23,6 +23,7 @@ typedef struct Print
 {
 	StringInfo	out;
 	int			max;
+	int			depth;			/* of containers */
 	bool		broken;			/* not what evbus_jsonb_pack() made */
 } Print;
 
@@ -191,12 +192,16 @@ static bool
 print_container(Print *p, EvbusPacked *in, int kind, uint64 n)
 {
 	bool		object = kind == EVBUS_PACKED_OBJECT;
+	bool		fits;
 
-	check_stack_depth();
 	CHECK_FOR_INTERRUPTS();
-	return evbus_print_word(p->out, object ? "{" : "[", 1, p->max) &&
+	if (++p->depth > EVBUS_PACKED_DEPTH_MAX)
+		return broken(p);
+	fits = evbus_print_word(p->out, object ? "{" : "[", 1, p->max) &&
 		(object ? print_object(p, in, n) : print_array(p, in, n)) &&
 		evbus_print_word(p->out, object ? "}" : "]", 1, p->max);
+	p->depth--;
+	return fits;
 }
 
 /*

@@ -32,6 +32,7 @@ enum
 
 #define EVBUS_PACKED_MORE		31	/* in the five bits: a varint follows */
 #define EVBUS_PACKED_TAG_MAX	(1 + EVBUS_VARINT_MAX)	/* bytes of a tag with its varint */
+#define EVBUS_PACKED_DEPTH_MAX	200	/* deeper ones stay as they are: readers may have less stack than who wrote them */
 #define EVBUS_PACKED_DSCALE_MAX	30
 #define EVBUS_PACKED_DIGITS_MAX	INT64CONST(10000000000000000)	/* of an integer or decimal, either way */
 

@@ -11,7 +11,7 @@
  * the leaf: nobody has a row under way, and everybody who comes next learns of the
  * bounds by the invalidations that precede the release of the locks.
  *
- * Those locks are waited for shortly (CUT_WAIT): publishers queue up behind us.
+ * Those locks are waited for shortly, as the caller says: publishers queue up behind us.
  *-------------------------------------------------------------------------
  */
 #include "leafcut.h"
@@ -33,8 +33,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-
-#define CUT_WAIT	"50ms"
 
 /* Move the upper bound of a leaf down; no row may be at or above it. */
 static void
@@ -67,10 +65,10 @@ set_upper(Oid parent, Oid leaf, int64 upper)
 /*
  * End a leaf of evbus.<parent> at the next second and make the one that follows,
  * in the caller's transaction.  False: that second is not its any more, or it was cut
- * just now.  Errors: 55P03 somebody has been writing to it for longer than CUT_WAIT.
+ * just now.  Errors: 55P03 somebody has been writing to it for longer than wait_ms.
  */
 bool
-evbus_leaf_cut(EvbusDb *db, const char *parent, const EvbusLeaf *leaf, int64 interval)
+evbus_leaf_cut(EvbusDb *db, const char *parent, const EvbusLeaf *leaf, int64 interval, int wait_ms)
 {
 	Oid			parent_oid = evbus_relid(parent);
 	EvbusInternal state;
@@ -81,7 +79,7 @@ evbus_leaf_cut(EvbusDb *db, const char *parent, const EvbusLeaf *leaf, int64 int
 	bool		there = false;
 
 	evbus_internal_begin(&state);
-	(void) set_config_option("lock_timeout", CUT_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("lock_timeout", psprintf("%dms", wait_ms), PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	LockRelationOid(parent_oid, AccessExclusiveLock);
 	LockRelationOid(leaf->relid, AccessExclusiveLock);
 	n = evbus_leaf_list(parent_oid, &leaves);

@@ -6,6 +6,6 @@
 
 #include "leaf.h"
 
-extern bool evbus_leaf_cut(EvbusDb *db, const char *parent, const EvbusLeaf *leaf, int64 interval);
+extern bool evbus_leaf_cut(EvbusDb *db, const char *parent, const EvbusLeaf *leaf, int64 interval, int wait_ms);
 
 #endif

@@ -12,8 +12,9 @@
  *
  * Each leaf is a transaction of its own: its locks are held for as long as it takes
  * to drop one table, and one that cannot go does not keep the others.  Locks are waited
- * for half a second each, in which others queue up behind us; after the first leaf of a
- * class that is in use, no longer at all.  What does not go now goes next time.
+ * for half a second each, in which others queue up behind us; after the first one of a
+ * class that is in use, no longer at all, and the next time ever later.  What does not go
+ * now goes next time.
  *
  * A reader takes an event whose leaf is gone for expired, and passes over it.
  *-------------------------------------------------------------------------
@@ -24,28 +25,31 @@
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
-#include "cursor.h"
 #include "eventlog.h"
 #include "internal.h"
 #include "leaf.h"
 #include "leafcut.h"
-#include "ledger.h"
 #include "point.h"
 #include "registry.h"
 #include "storage/lmgr.h"
-#include "tick.h"
+#include "unconsumed.h"
 #include "upkeepnote.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #define PLACED_WAIT_MS	1000	/* for the sequencer to tick what is in the ring */
+#define LOCKED_WAIT_MS	100		/* the same while others wait for our locks, he perhaps among them */
 #define LOCK_WAIT		"500ms"
 #define CUT_SHARE		10		/* a leaf is full when it holds such a part of the limit, or of all there is */
-#define CUT_REST_MAX	(60 * USECS_PER_SEC)	/* between two vain tries to cut */
+#define CUT_WAIT_MS		50		/* for the locks of a cut; after vain tries longer */
+#define CUT_WAIT_MAX_MS	500
+#define REST_FIRST		USECS_PER_SEC	/* between two vain waits for a lock, at first */
+#define REST_MAX		(60 * USECS_PER_SEC)
 
 typedef enum Outcome
 {
@@ -77,46 +81,75 @@ typedef struct Retention
 	char		held[EVBUS_NOTE_TEXT * 2];	/* what holds back the first that was to go */
 
 	const Due  *at;				/* the one at hand */
-	bool		patient;		/* wait for its lock */
+	bool		patient;		/* wait for its locks */
+	int			cut_wait_ms;
+	bool		parent_in_use;	/* then so is every other leaf */
 	Outcome		outcome;
 } Retention;
 
-/* The name of a subscription of some bus of the class that still needs an id below hi; NULL: there is none. */
-static const char *
-needed_by(EvbusDb *db, int32 class, int64 hi)
+/* ------------------------------------------------------------- vain tries */
+
+/* What locks are wanted for. */
+typedef enum Want
 {
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {INT4OID, INT8OID, INT8OID, INT4OID};
-	int			n;
-	EvbusSubscription *subs = evbus_subscriptions(&n);
-	char	   *name = NULL;
+	TO_DROP, TO_CUT
+} Want;
 
-	for (int i = 0; i < n && name == NULL; i++)
+/* Locks that were waited for in vain: others queue up behind us, so we do that ever more rarely. */
+typedef struct Vain
+{
+	struct
 	{
-		EvbusCursorState state;
-		EvbusInternal internal;
-		Datum		values[4];
+		int32		of;
+		int32		want;
+	}			key;
+	int64		rest;
+	int64		not_before;
+	char		held[EVBUS_NOTE_TEXT];	/* who was in the way */
+} Vain;
 
-		(void) evbus_ledger_attach(db, &subs[i]);
-		if (!evbus_cursor_progress(db, &subs[i], &state))
-			return pstrdup(subs[i].name);	/* it changes just now: next time */
-		if (subs[i].replay_of != 0 && state.cursor >= subs[i].stop_position)
-			continue;			/* it has read all it will */
-		values[0] = Int32GetDatum(subs[i].bus_id);
-		values[1] = Int64GetDatum(state.cursor);
-		values[2] = Int64GetDatum(hi);
-		values[3] = Int32GetDatum(class);
-		evbus_internal_begin(&internal);
-		/* Of this class, or of one the bus was in before: then it has rows here. */
-		if (evbus_sql(&plan, "SELECT 1 FROM evbus.tick WHERE bus_id = $1 AND first_position + n > $2 AND min_id < $3"
-						   " AND (EXISTS (SELECT 1 FROM evbus.bus b WHERE b.bus_id = $1 AND b.storage_class_id = $4)"
-						   "  OR EXISTS (SELECT 1 FROM evbus.event_log e WHERE e.storage_class_id = $4 AND e.bus_id = $1 AND e.event_id < $3))"
-						   " LIMIT 1", 4, types, values, NULL, 1) > 0)
-			name = subs[i].name;
-		evbus_internal_end(&internal);
+static Vain *
+find_vain(int32 of, Want want, HASHACTION action, bool *found)
+{
+	static HTAB *vain = NULL;
+	Vain		key = {.key = {.of = of, .want = want}};
+
+	if (vain == NULL)
+	{
+		HASHCTL		control = {.keysize = sizeof(key.key), .entrysize = sizeof(Vain), .hcxt = TopMemoryContext};
+
+		vain = hash_create("evbus vain tries", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	return name;
+	return hash_search(vain, &key.key, action, found);
 }
+
+/* Is it to be let alone for now? */
+static bool
+resting(int32 of, Want want)
+{
+	const Vain *vain = find_vain(of, want, HASH_FIND, NULL);
+
+	return vain != NULL && evbus_uptime() < vain->not_before;
+}
+
+static void
+note_vain(int32 of, Want want, const char *held)
+{
+	bool		found;
+	Vain	   *vain = find_vain(of, want, HASH_ENTER, &found);
+
+	vain->rest = found ? Min(vain->rest * 2, REST_MAX) : REST_FIRST;
+	vain->not_before = evbus_uptime() + vain->rest;
+	strlcpy(vain->held, held, sizeof(vain->held));
+}
+
+static void
+forget_vain(int32 of, Want want)
+{
+	(void) find_vain(of, want, HASH_REMOVE, NULL);
+}
+
+/* ------------------------------------------------------------------------- steps */
 
 /*
  * Save what a leaf of ticks says before it goes: for a bus that has been quiet since,
@@ -140,7 +173,7 @@ save_watermarks(EvbusDb *db, const char *leaf)
 
 /* Has every committed event below hi a position?  Whoever waits for one is in the ring, lost, or late. */
 static bool
-all_placed(EvbusDb *db, int64 hi)
+all_placed(EvbusDb *db, int64 hi, int wait_ms)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {INT8OID};
@@ -151,7 +184,7 @@ all_placed(EvbusDb *db, int64 hi)
 	evbus_internal_begin(&state);
 	late = evbus_sql(&plan, "SELECT 1 FROM evbus.late WHERE min_id < $1 LIMIT 1", 1, types, values, NULL, 1) > 0;
 	evbus_internal_end(&state);
-	return !late && evbus_db_wait_drained(db, PLACED_WAIT_MS);
+	return !late && evbus_db_wait_drained(db, wait_ms);
 }
 
 /* The id that was taken so long before, or 0: as ids count, a hundred years are more than 63 bits. */
@@ -159,132 +192,6 @@ static int64
 id_before(int64 id, int64 usecs)
 {
 	return usecs < id >> EVBUS_CLOCK_BITS ? id - (usecs << EVBUS_CLOCK_BITS) : 0;
-}
-
-/* ------------------------------------------------------------ what was not consumed */
-
-/* One subscription's part of a leaf. */
-typedef struct Unsettled
-{
-	const EvbusSubscription *sub;
-	int64		frontier;
-	EvbusRange *open;			/* not done below frontier; ascending */
-	int			n_open;
-	int64		events;
-} Unsettled;
-
-typedef struct Counting
-{
-	Unsettled  *subs;			/* of one bus */
-	int			n;
-} Counting;
-
-static void
-count_one(int64 position, int64 id, void *arg)
-{
-	Counting   *counting = arg;
-
-	for (int i = 0; i < counting->n; i++)
-	{
-		Unsettled  *sub = &counting->subs[i];
-		int			lo = 0;
-		int			hi = sub->n_open;
-
-		while (lo < hi)			/* the first range that ends above it */
-		{
-			int			middle = (lo + hi) / 2;
-
-			if (sub->open[middle].hi <= position)
-				lo = middle + 1;
-			else
-				hi = middle;
-		}
-		if (sub->sub->replay_of != 0 && position >= sub->sub->stop_position)
-			continue;
-		sub->events += position >= sub->frontier || (lo < sub->n_open && sub->open[lo].lo <= position);
-	}
-}
-
-/* Ids of a bus in a leaf, where others of the same time are in leaves of another class. */
-static void
-id_bounds(const char *leaf, int32 bus_id, int64 *lo, int64 *hi)
-{
-	bool		isnull;
-
-	evbus_sql(NULL, psprintf("SELECT min(event_id), max(event_id) FROM evbus.%s WHERE bus_id = %d", quote_identifier(leaf), bus_id), 0, NULL, NULL, NULL, 1);
-	*lo = DatumGetInt64(evbus_column(0, 1, &isnull));
-	*hi = isnull ? *lo : DatumGetInt64(evbus_column(0, 2, NULL)) + 1;
-}
-
-/*
- * Record what each subscription has not settled of a leaf that is about to be dropped.
- * Inside evbus_internal_begin().
- */
-static void
-audit(Retention *r, const char *leaf)
-{
-	static const Oid types[] = {TEXTOID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT8OID, INT4OID};
-	EvbusSubscription *subs;
-	int			n_subs;
-	int			n_buses;
-	int32	   *buses;
-	bool	   *moved;
-	Datum		values[9];
-
-	values[8] = Int32GetDatum(r->class->id);
-	n_buses = (int) evbus_sql(NULL, "SELECT bus_id, former_classes <> '{}' FROM evbus.bus WHERE storage_class_id = $9 OR $9 = ANY (former_classes)",
-							  9, types, values, "nnnnnnnn ", 0);
-	buses = palloc(sizeof(int32) * Max(n_buses, 1));
-	moved = palloc(sizeof(bool) * Max(n_buses, 1));
-	for (int b = 0; b < n_buses; b++)
-	{
-		buses[b] = DatumGetInt32(evbus_column(b, 1, NULL));
-		moved[b] = DatumGetBool(evbus_column(b, 2, NULL));
-	}
-	subs = evbus_subscriptions(&n_subs);
-	for (int b = 0; b < n_buses; b++)
-	{
-		Counting	counting = {.subs = palloc(sizeof(Unsettled) * Max(n_subs, 1))};
-		int64		lo = r->at->leaf.lo;
-		int64		hi = r->at->leaf.hi;
-
-		for (int s = 0; s < n_subs; s++)
-		{
-			Unsettled  *sub = &counting.subs[counting.n];
-
-			memset(sub, 0, sizeof(*sub));
-			sub->sub = &subs[s];
-			if (subs[s].bus_id != buses[b])
-				continue;
-			(void) evbus_ledger_attach(r->db, &subs[s]);
-			if (evbus_ledger_open_ranges(r->db, &subs[s], &sub->frontier, &sub->open, &sub->n_open))
-				counting.n++;
-		}
-		if (counting.n > 0 && moved[b])
-			id_bounds(leaf, buses[b], &lo, &hi);
-		if (counting.n > 0 && lo < hi)
-			evbus_tick_each(buses[b], lo, hi, count_one, &counting);
-		for (int s = 0; s < counting.n; s++)
-		{
-			const Unsettled *sub = &counting.subs[s];
-
-			if (sub->events == 0)
-				continue;
-			values[0] = CStringGetTextDatum(sub->sub->bus_name);
-			values[1] = CStringGetTextDatum(sub->sub->name);
-			values[2] = Int32GetDatum(sub->sub->subscription_id);
-			values[3] = CStringGetTextDatum(leaf);
-			values[4] = TimestampTzGetDatum(evbus_clock_to_time(r->at->leaf.lo));
-			values[5] = TimestampTzGetDatum(evbus_clock_to_time(r->at->leaf.hi));
-			values[6] = CStringGetTextDatum(r->at->aged ? "retention" : "retention_bytes");
-			values[7] = Int64GetDatum(sub->events);
-			evbus_sql(NULL, "INSERT INTO evbus.retention_audit (bus, subscription, subscription_id, leaf, from_time, to_time, cause, events)"
-					  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", 9, types, values, NULL, 0);
-			ereport(DEBUG1,
-					(errmsg("evbus drops " INT64_FORMAT " events that subscription \"%s\" has not consumed, with leaf \"%s\"",
-							sub->events, sub->sub->name, leaf)));
-		}
-	}
 }
 
 /* ----------------------------------------------------------------------- drops */
@@ -321,23 +228,44 @@ hold(Retention *r, const char *why)
 
 /* May it go, as far as subscriptions are concerned? */
 static bool
-free_to_go(Retention *r)
+free_to_go(Retention *r, int wait_ms)
 {
 	const char *who;
 
-	if (r->class == NULL)
+	if (r->class == NULL || r->class->orphan)
 		return true;
-	if (!all_placed(r->db, r->at->leaf.hi))
+	if (!all_placed(r->db, r->at->leaf.hi, wait_ms))
 	{
 		hold(r, "events that have no position yet");
 		return false;
 	}
 	if (r->class->drop_unconsumed)
 		return true;
-	who = needed_by(r->db, r->class->id, r->at->leaf.hi);
+	who = evbus_unconsumed_by(r->db, r->class->id, r->at->leaf.hi);
 	if (who)
 		hold(r, psprintf("subscription \"%s\" has not consumed it", who));
 	return who == NULL;
+}
+
+/* Is it recorded what goes with it? */
+static bool
+audited(Retention *r, const char *leaf)
+{
+	if (r->class == NULL || r->class->orphan || !r->class->drop_unconsumed ||
+		evbus_unconsumed_audit(r->db, r->class->id, &r->at->leaf, leaf, r->at->aged ? "retention" : "retention_bytes"))
+		return true;
+	hold(r, "a subscription is being moved");
+	return false;
+}
+
+/* Errors 55P03 after LOCK_WAIT; false: not patient, and somebody holds it. */
+static bool
+lock_for_drop(Oid relid, bool patient)
+{
+	if (!patient)
+		return ConditionalLockRelationOid(relid, AccessExclusiveLock);
+	LockRelationOid(relid, AccessExclusiveLock);
+	return true;
 }
 
 /*
@@ -358,11 +286,12 @@ drop_leaf(void *arg)
 	bool		in_use = false;
 
 	r->outcome = FAILED;
+	r->parent_in_use = false;
 	if (name != NULL)
 		parent = get_partition_parent(relid, true);
 	if (!OidIsValid(parent))
 		return;					/* somebody was faster */
-	if (!free_to_go(r))
+	if (!free_to_go(r, PLACED_WAIT_MS))
 	{
 		r->outcome = NEEDED;
 		return;
@@ -376,18 +305,15 @@ drop_leaf(void *arg)
 		if (r->of == EVBUS_NOTE_TICKS)
 			save_watermarks(r->db, name);
 		(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		LockRelationOid(parent, AccessExclusiveLock);	/* as DROP TABLE does */
-		if (r->patient)
-			LockRelationOid(relid, AccessExclusiveLock);
-		else
-			in_use = !ConditionalLockRelationOid(relid, AccessExclusiveLock);
+		r->parent_in_use = true;
+		in_use = !lock_for_drop(parent, r->patient);	/* as DROP TABLE does */
+		r->parent_in_use = in_use;
+		in_use = in_use || !lock_for_drop(relid, r->patient);
 		if (!in_use)
 		{
-			r->outcome = free_to_go(r) ? DROPPED : NEEDED;
+			r->outcome = free_to_go(r, LOCKED_WAIT_MS) && audited(r, name) ? DROPPED : NEEDED;
 			if (r->outcome == DROPPED)
 			{
-				if (r->class != NULL && r->class->drop_unconsumed)
-					audit(r, name);
 				evbus_utility("DROP TABLE evbus.%s", quote_identifier(name));
 				EVBUS_POINT("leaf.dropped");
 			}
@@ -409,7 +335,7 @@ drop_leaf(void *arg)
 		RollbackAndReleaseCurrentSubTransaction();
 		if (edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 			ReThrowError(edata);
-		in_use = true;
+		in_use = true;			/* and parent_in_use says which of them */
 		FreeErrorData(edata);
 	}
 	PG_END_TRY();
@@ -427,7 +353,7 @@ drop_leaf(void *arg)
 	if (r->outcome == DROPPED)
 		ereport(LOG,
 				(errmsg("evbus dropped leaf \"%s\" at the retention of %s", name,
-						r->class ? "its storage class" : r->of == EVBUS_NOTE_TICKS ? "the log" : "dead letters")));
+						r->class && r->class->orphan ? "a bus that was dropped" : r->class ? "its storage class" : r->of == EVBUS_NOTE_TICKS ? "the log" : "dead letters")));
 }
 
 static void
@@ -538,7 +464,7 @@ cut_leaf(void *arg)
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		(void) evbus_leaf_cut(r->db, r->class->parent, &r->hot, r->class->interval);
+		(void) evbus_leaf_cut(r->db, r->class->parent, &r->hot, r->class->interval, r->cut_wait_ms);
 		r->outcome = DROPPED;
 		ReleaseCurrentSubTransaction();
 	}
@@ -566,35 +492,30 @@ cut_leaf(void *arg)
 	}
 }
 
-/* End the leaf of now if it is full.  In vain again and again: ever more rarely, for publishers wait behind us. */
+/*
+ * End the leaf of now if it is full.  Where transactions that publish take longer than
+ * CUT_WAIT_MS and overlap, it would never be free: so the rarer we try, the longer we wait.
+ */
 static const char *
 cut_if_full(Retention *r, EvbusRunner run)
 {
-	static int32 vain_class = 0;
-	static int64 rest = 0;
-	static int64 not_before = 0;
-	static char vain_held[EVBUS_NOTE_TEXT] = "";	/* who was in the way the last time */
+	const Vain *vain = find_vain(r->of, TO_CUT, HASH_FIND, NULL);
 	const char *error;
 
 	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE)
 		return NULL;
-	if (vain_class == r->class->id && evbus_uptime() < not_before)
+	if (vain != NULL && evbus_uptime() < vain->not_before)
 	{
-		if (vain_held[0] != '\0')
-			hold(r, vain_held);
+		if (vain->held[0] != '\0')
+			hold(r, vain->held);
 		return NULL;
 	}
+	r->cut_wait_ms = vain == NULL ? CUT_WAIT_MS : (int) Min(CUT_WAIT_MS * 2 * vain->rest / REST_FIRST, CUT_WAIT_MAX_MS);
 	error = run(cut_leaf, r);
 	if (error == NULL && r->outcome == DROPPED)
-	{
-		if (vain_class == r->class->id)
-			vain_class = 0;
-		return NULL;
-	}
-	rest = vain_class == r->class->id ? Min(rest * 2, CUT_REST_MAX) : USECS_PER_SEC;
-	vain_class = r->class->id;
-	strlcpy(vain_held, r->held, sizeof(vain_held));
-	not_before = evbus_uptime() + rest;
+		forget_vain(r->of, TO_CUT);
+	else
+		note_vain(r->of, TO_CUT, r->held);
 	return error;
 }
 
@@ -606,7 +527,7 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 	char	   *failed = NULL;
 
 	r->context = CurrentMemoryContext;
-	r->patient = true;
+	r->patient = !resting(r->of, TO_DROP);
 	error = run(plan, r);
 	if (error != NULL)
 		failed = pstrdup(error);
@@ -615,7 +536,7 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 		r->at = &r->due[i];
 		if (!r->at->aged && r->total <= r->class->bytes)
 			break;
-		if (max-- <= 0)
+		if (max <= 0)
 		{
 			*more = true;
 			break;
@@ -629,12 +550,24 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 			error = NULL;		/* the next one may do */
 		}
 		if (r->outcome == DROPPED)
+		{
 			r->total -= r->at->bytes;
+			max--;				/* what cannot go is no reason to look again at once */
+			if (r->patient)
+				forget_vain(r->of, TO_DROP);
+		}
 		if (r->outcome == NEEDED)
 			break;				/* and so is what follows */
-		r->patient = r->patient && r->outcome != IN_USE;
+		if (r->outcome == IN_USE)
+		{
+			if (r->patient)
+				note_vain(r->of, TO_DROP, r->held);
+			r->patient = false;
+			if (r->parent_in_use)
+				break;
+		}
 	}
-	if (error == NULL && r->class != NULL && r->class->bytes > 0)
+	if (error == NULL && r->class != NULL && r->class->bytes > 0 && !r->class->orphan)
 		error = cut_if_full(r, run);
 	if (error != NULL && failed == NULL)
 		failed = pstrdup(error);
@@ -645,7 +578,24 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 
 /* ------------------------------------------------------- classes of dropped buses */
 
-/* Step: drop the own class of a bus that is gone, once nobody may have an event for it. */
+/* Step: which leaves of a class whose bus is gone may go: all, once nobody may have an event for it. */
+static void
+plan_orphan(void *arg)
+{
+	Retention  *r = arg;
+	EvbusLeaf  *leaves;
+	int			n;
+
+	if (r->class->orphaned_id == 0 || evbus_oldest_open(r->db, NULL) < r->class->orphaned_id)
+		return;
+	n = evbus_leaf_list(evbus_class_parent(r->class->id), &leaves);
+	r->due = MemoryContextAlloc(r->context, sizeof(Due) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		add_due(r, &leaves[i], 0, true);
+	pfree(leaves);
+}
+
+/* Step: drop the class itself, once it has no leaves. */
 static void
 drop_class(void *arg)
 {
@@ -653,11 +603,13 @@ drop_class(void *arg)
 	Retention  *r = arg;
 	Datum		values[] = {Int32GetDatum(r->class->id), Int64GetDatum(evbus_now_id(r->db))};
 	EvbusInternal state;
+	EvbusLeaf  *leaves;
 
 	evbus_internal_begin(&state);
 	if (r->class->orphaned_id == 0)
 		evbus_sql(NULL, "UPDATE evbus.storage_class SET orphaned_id = $2 WHERE storage_class_id = $1", 2, types, values, NULL, 0);
-	else if (evbus_oldest_open(r->db, NULL) >= r->class->orphaned_id)
+	else if (evbus_oldest_open(r->db, NULL) >= r->class->orphaned_id &&
+			 evbus_leaf_list(evbus_class_parent(r->class->id), &leaves) == 0)
 	{
 		(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		evbus_utility("DROP TABLE evbus.%s", r->class->parent);
@@ -676,9 +628,13 @@ retain_class(EvbusDb *db, EvbusRunner run, const EvbusClass *class, int max, boo
 {
 	Retention	r = {.db = db, .of = class->id, .class = class};
 
-	if (class->orphan)
-		return run(drop_class, &r) == NULL;
-	return retain(&r, run, plan_class, max, more);
+	bool		good;
+
+	if (!class->orphan)
+		return retain(&r, run, plan_class, max, more);
+	/* A leaf at a time, as always: all at once would be more locks than the server may have room for. */
+	good = retain(&r, run, plan_orphan, max, more);
+	return run(drop_class, &r) == NULL && good;
 }
 
 /* Everything; see evbus_upkeep_turn(). */

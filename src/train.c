@@ -40,6 +40,7 @@
 #include "ring.h"
 #include "storage/lmgr.h"
 #include "tick.h"
+#include "upkeep.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -519,16 +520,19 @@ evbus_train_upkeep(EvbusDb *db)
 	EvbusInternal internal;
 	Ending	   *endings;
 	int			n;
+	int64		open;
 	uint64		changed = 0;
 
 	if (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
 		return;					/* somebody trains: next time */
 	evbus_clock_ensure(db);
+	/* Who publishes may have an event, but no row of it yet, or be moving the bus to other leaves. */
+	open = evbus_oldest_open(db, NULL);
 	evbus_internal_begin(&internal);
 	n = load_endings(&endings);
 	for (int i = 0; i < n; i++)
 	{
-		if (in_leaves(&endings[i]) || in_ring(db, endings[i].bus_id, endings[i].last_id))
+		if (endings[i].last_id >= open || in_leaves(&endings[i]) || in_ring(db, endings[i].bus_id, endings[i].last_id))
 			continue;
 		value = Int32GetDatum(endings[i].id);
 		evbus_sql(NULL, "DELETE FROM evbus.dictionary WHERE dictionary_id = $1", 1, id_types, &value, NULL, 0);
