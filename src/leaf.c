@@ -67,6 +67,17 @@ leaf_invalidate(Datum arg, Oid relid)
 			found[i--] = found[--n_found];
 }
 
+/*
+ * Forget what the relcache knows of a parent's leaves.  Where one is attached while
+ * a list of them is built, PostgreSQL handles the invalidation in the middle of that, and
+ * then keeps the list without the new leaf.  So nobody believes that one lacks without this.
+ */
+static void
+refresh(Oid parent)
+{
+	RelationCacheInvalidateEntry(parent);
+}
+
 /* Leaves of a RANGE parent in ascending order, palloc'd; also empty. */
 int
 evbus_leaf_list(Oid parent, EvbusLeaf **leaves)
@@ -129,18 +140,25 @@ evbus_leaf_find(Oid parent, int64 id, EvbusLeaf *leaf)
 		if (gaps[i].parent == parent && id >= gaps[i].lo && id < gaps[i].hi)
 			return false;
 
-	n = evbus_leaf_list(parent, &leaves);
-	for (int i = 0; i < n; i++)
-		if (id >= leaves[i].lo && id < leaves[i].hi)
-		{
-			if (n_found == lengthof(found))
-				found[0] = found[--n_found];
-			found[n_found].parent = parent;
-			found[n_found++].leaf = leaves[i];
-			*leaf = leaves[i];
-			pfree(leaves);
-			return true;
-		}
+	for (int look = 1;; look++)
+	{
+		n = evbus_leaf_list(parent, &leaves);
+		for (int i = 0; i < n; i++)
+			if (id >= leaves[i].lo && id < leaves[i].hi)
+			{
+				if (n_found == lengthof(found))
+					found[0] = found[--n_found];
+				found[n_found].parent = parent;
+				found[n_found++].leaf = leaves[i];
+				*leaf = leaves[i];
+				pfree(leaves);
+				return true;
+			}
+		if (look > 1)
+			break;
+		pfree(leaves);
+		refresh(parent);
+	}
 	remember_gap(parent, id, leaves, n);
 	pfree(leaves);
 	return false;
@@ -383,6 +401,7 @@ evbus_leaf_make(const char *parent, const char *prefix, int64 interval, int64 fr
 	int64		step = interval << EVBUS_CLOCK_BITS;
 
 	LockRelationOid(evbus_relid(parent), ShareUpdateExclusiveLock);
+	refresh(evbus_relid(parent));
 	for (int64 start = from - from % step; start <= upto; start += step)
 	{
 		int64		lo = start;

@@ -13,7 +13,7 @@ my $node = new_node('bytes', conf => "evbus.upkeep_interval = '500ms'\nmax_prepa
 my $limit = 16 * 1024 * 1024;
 my $has_points = points($node);
 
-# 20 events of about 400 bytes a transaction.
+# 20 events of about 400 bytes a transaction; not faster than leaves can be cut, which is once a second.
 my $scripts = PostgreSQL::Test::Utils::tempdir();
 sub load_of
 {
@@ -24,7 +24,7 @@ sub load_of
 sub publish_many
 {
 	my ($bus, $transactions) = @_;
-	return $node->run_log([ 'pgbench', '-n', '-c', '4', '-j', '2', '-t', $transactions, '-f', load_of($bus), '-h', $node->host, '-p', $node->port, 'postgres' ]);
+	return $node->run_log([ 'pgbench', '-n', '-c', '4', '-j', '2', '-R', '800', '-t', $transactions, '-f', load_of($bus), '-h', $node->host, '-p', $node->port, 'postgres' ]);
 }
 sub bytes_of
 {
