@@ -18,13 +18,12 @@
  * of the subscription, so that it can be redriven when the replay is long gone.
  *
  * Retention waits for a replay as for any subscription, once its row is there.  Until
- * then replay() holds a lock on the oldest leaf of each storage class: leaves go from
- * old to new, so what it has found there stays.
+ * then replay() holds a lock on the table of each storage class, without which no
+ * leaf is dropped, so what it has found there stays.
  *-------------------------------------------------------------------------
  */
 #include "replay.h"
 
-#include "access/relation.h"
 #include "access/xact.h"
 #include "args.h"
 #include "catalog/pg_type.h"
@@ -34,7 +33,6 @@
 #include "fetch.h"
 #include "fmgr.h"
 #include "internal.h"
-#include "leaf.h"
 #include "miscadmin.h"
 #include "point.h"
 #include "position.h"
@@ -50,7 +48,7 @@ PG_FUNCTION_INFO_V1(evbus_cancel_replay);
 
 /* ------------------------------------------------------------ what there is still */
 
-/* Until the end of this transaction no leaf of the log is dropped. */
+/* Until the end of this transaction no leaf of the log is dropped: for that their tables are locked, too (retain.c). */
 static void
 hold_log(void)
 {
@@ -58,21 +56,7 @@ hold_log(void)
 	int			n = evbus_class_parents(&parents);
 
 	for (int i = 0; i < n; i++)
-	{
-		EvbusLeaf  *leaves;
-		int			n_leaves = evbus_leaf_list(parents[i], &leaves);
-
-		for (int l = 0; l < n_leaves; l++)
-		{
-			Relation	rel = try_relation_open(leaves[l].relid, AccessShareLock);
-
-			if (rel == NULL)
-				continue;		/* was just dropped: the next one, then */
-			relation_close(rel, NoLock);
-			break;
-		}
-		pfree(leaves);
-	}
+		LockRelationOid(parents[i], AccessShareLock);
 	pfree(parents);
 }
 

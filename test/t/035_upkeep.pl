@@ -184,7 +184,7 @@ is(sql(q(SELECT string_agg(subscription || ' ' || events || ' ' || cause || ' ' 
 	"never 100 retention $old_leaf, some 55 retention $old_leaf, tries 90 retention $old_leaf", 'it is recorded how many each had not settled');
 is(sql(q(SELECT string_agg(subscription || ' ' || dropped, ', ' ORDER BY subscription) FROM evbus.subscription_lag WHERE bus = 'lossy')), 'never 100, some 55, tries 90', 'and counted in the lag view');
 # What is still in memory would be received all the same.
-sql(q(SELECT count(evbus.publish('hours', 'fill', to_jsonb(repeat('x', 500)))) FROM generate_series(1, 5000)));
+sql(q(DO $$BEGIN FOR i IN 1 .. 40 LOOP PERFORM evbus.publish('hours', 'fill', to_jsonb(repeat('x', 500))) FROM generate_series(1, 100); COMMIT; END LOOP; END$$));
 sql(q(SELECT evbus.publish('lossy', 'new', to_jsonb(i)) FROM generate_series(1, 3) i));
 is_deeply([ receive_all($node, 'postgres', 'never', 3) ], [ map { 100 + $_ . " new $_" } 1 .. 3 ], 'a reader passes over what is gone');
 hours_later(3);

@@ -103,7 +103,7 @@ sql(q(SELECT evbus.create_bus('overlapping', retention_bytes => 1048576)));
 my $overlapping = class('overlapping');
 my $script = PostgreSQL::Test::Utils::tempdir() . '/overlapping.sql';
 append_to_file($script, "BEGIN;\nSELECT count(evbus.publish('overlapping', 'a', to_jsonb(repeat(md5(random()::text), 20)))) FROM generate_series(1, 50);\nSELECT pg_sleep(0.1 + 0.2 * random());\nCOMMIT;\n");
-ok($node->run_log([ 'pgbench', '-n', '-c', '6', '-T', '15', '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres' ]), 'six publish without a break, in transactions that overlap');
+ok($node->run_log([ 'pgbench', '-n', '-c', '6', '-T', '30', '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres' ]), 'six publish without a break, in transactions that overlap');
 cmp_ok(sql("SELECT count(*) FROM evbus.leaf_list WHERE storage_class_id = $overlapping AND to_time <= clock_timestamp()"), '>', 0, 'their leaf is cut all the same');
 
 $node->stop;
