@@ -11,7 +11,6 @@ use Test::More;
 
 my $node = new_node('bytes', conf => "evbus.upkeep_interval = '500ms'\nmax_prepared_transactions = 2\nfsync = off\nevbus.ring_size = '1MB'\n");
 my $limit = 16 * 1024 * 1024;
-my $has_points = points($node);
 
 # 20 events of about 400 bytes a transaction; not faster than leaves can be cut, which is once a second.
 my $scripts = PostgreSQL::Test::Utils::tempdir();
@@ -147,20 +146,6 @@ answers($node, 'postgres', "SELECT held_back_by LIKE 'process $pid %' FROM evbus
 $open->query_safe('COMMIT');
 $open->quit;
 answers($node, 'postgres', "SELECT bytes <= $limit FROM evbus.stat_upkeep WHERE 'capped' = ANY (buses)", 't', 'once it has committed all goes its way');
-
-# --------------------------------------------------------------- a crash while a leaf is cut
-
-SKIP:
-{
-	skip 'the library has no debug points', 3 unless $has_points;
-	my $log = -s $node->logfile;
-	point($node, 'leaf.cut', 'kill');
-	$node->psql('postgres', "SELECT count(evbus.publish('capped', 'a.b', to_jsonb((SELECT string_agg(md5((i * 100 + k)::text), '') FROM generate_series(1, 40) k)))) FROM generate_series(1, 2000) i") foreach 1 .. 4;
-	ok(crashed($node, $log), 'a maintainer killed while it cuts a leaf takes the server down');
-	$node->poll_query_until('postgres', 'SELECT ready FROM evbus._status()');
-	ok(publish_many('capped', 1000), 'which comes back, and publishing goes on');
-	answers($node, 'postgres', "SELECT bytes <= $limit FROM evbus.stat_upkeep WHERE 'capped' = ANY (buses)", 't', 'as do cuts and drops');
-}
 
 $node->stop;
 done_testing();
