@@ -126,7 +126,7 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	if (failure->delay >= 0)
 		delay = failure->delay;
 	else if (is_conflict(failure->sqlerrcode))
-		delay = jitter(doubled(CONFLICT_DELAY, event->attempt - 1, CONFLICT_DELAY_MAX));
+		delay = jitter(doubled(CONFLICT_DELAY, event->attempt - 1, Min(CONFLICT_DELAY_MAX, sub->backoff_max)));
 	else
 		delay = jitter(doubled(sub->backoff_initial, event->attempt - 1, sub->backoff_max));
 

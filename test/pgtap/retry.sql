@@ -1,6 +1,6 @@
 -- What happens to a delivery that failed: policy by SQLSTATE, backoff, max_attempts, timeout.
 \ir include/helpers.sql
-SELECT plan(67);
+SELECT plan(69);
 
 SELECT evbus.create_bus('orders');
 CREATE TABLE call (subscription text, event_id bigint, type text, payload jsonb, attempt integer, at timestamptz DEFAULT clock_timestamp());
@@ -59,6 +59,15 @@ SELECT results_eq($$SELECT retries, next_retry_at FROM evbus.subscription_lag WH
 	'the lag view tells when the next retry is due');
 SELECT evbus.publish('orders', 'slow.good', '{"sqlstate": "P0001", "times": 0}') AS id \gset
 SELECT becomes($$SELECT count(*)::text FROM call WHERE type = 'slow.good'$$, '1', 'a waiting retry holds up no other event');
+
+-- nor longer than backoff_max, however often
+
+SELECT evbus.subscribe('orders', 'short', types => '{short.#}', handler => 'fail_as_told(evbus.event)', max_attempts => 20,
+	backoff_initial => '1 ms', backoff_max => '5 ms') AS position \gset
+SELECT evbus.publish('orders', 'short.conflict', '{"sqlstate": "40P01", "times": 12}') AS id \gset
+SELECT becomes($$SELECT max(attempt)::text FROM call WHERE type = 'short.conflict'$$, '13', 'a conflict that lasts is tried again and again');
+SELECT cmp_ok((SELECT min(later) FROM (SELECT at - lag(at) OVER (ORDER BY attempt) AS later FROM call WHERE type = 'short.conflict' AND attempt > 8) AS a), '<', interval '500 ms',
+	'never after more than backoff_max');
 
 -- backoff doubles up to its cap, with jitter
 
