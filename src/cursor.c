@@ -81,7 +81,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->ordering = EVBUS_ORDER_NONE;
 		shared->order_ready = shared->order_full = shared->retry_waits = false;
 		shared->n_tracked = shared->n_deferred = 0;
-		pg_atomic_write_u32(&shared->may_block, 1);
+		evbus_sub_may_block(shared);
 		pg_atomic_write_u64(&shared->retry_due, 0);
 		shared->subscription_id = sub->subscription_id;
 		for (int i = 0; i < progress->n_open && ok; i++)

@@ -203,7 +203,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 				/* It may have redriven or scheduled, too: what is due is to be looked at again, and holds up others. */
 				for (int s = 0; s < evbus_max_subscriptions; s++)
 				{
-					pg_atomic_write_u32(&EVBUS_SUB(&evbus_dbs[i], s)->may_block, 1);
+					evbus_sub_may_block(EVBUS_SUB(&evbus_dbs[i], s));
 					pg_write_barrier();
 					pg_atomic_write_u64(&EVBUS_SUB(&evbus_dbs[i], s)->retry_due, 0);
 				}

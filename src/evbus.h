@@ -281,11 +281,21 @@ typedef struct EvbusSub
 	int32		rate;			/* of a replay: events a second; 0: as many as there are */
 	int64		paced_at;		/* by evbus_uptime(): what was due until then is given out (pace.c) */
 	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one; about */
-	pg_atomic_uint32 may_block; /* there may be rows in evbus.retry; set before the lease of their event ends */
+	pg_atomic_uint64 may_block; /* 0: no rows in evbus.retry; raised, before the lease of their event ends, by evbus_sub_may_block() */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
 	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
 	pg_atomic_uint32 died;		/* dead letters added, also by who rolled back: the maintainer shall look at the quota */
 } EvbusSub;
+
+/*
+ * There may be rows in evbus.retry that hold up others.  Another value each time, so that who has
+ * looked and saw none takes back no more than what was said before he looked.
+ */
+static inline void
+evbus_sub_may_block(EvbusSub *sub)
+{
+	(void) pg_atomic_fetch_add_u64(&sub->may_block, 1);
+}
 
 /* Positions of a subscription's bus below it are there, and for the subscription. */
 static inline int64

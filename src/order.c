@@ -336,7 +336,7 @@ evbus_order_recheck(EvbusDb *db, const EvbusSubscription *sub)
 			EVBUS_ORDER(db, i)->blocked = false;
 		shared->order_ready = true;
 		shared->order_full = false;
-		pg_atomic_write_u32(&shared->may_block, 1);
+		evbus_sub_may_block(shared);
 	}
 	LWLockRelease(&shared->lock);
 }

@@ -9,7 +9,7 @@
  *
  * What has failed is in evbus.retry, and where it holds up others (on_failure =>
  * 'block_key') the table is asked, for the keys of those whose turn it would be.
- * Only where there may be such rows: EvbusSub.may_block is set by a commit that
+ * Only where there may be such rows: EvbusSub.may_block is raised by a commit that
  * writes one before the lease of its event ends, so whoever finds that key free in
  * memory finds the flag, and then the row.
  *-------------------------------------------------------------------------
@@ -90,21 +90,21 @@ static bool
 may_block(const EvbusTaking *taking)
 {
 	EvbusSub   *shared = EVBUS_SUB(taking->db, taking->sub->slot);
+	uint64		said;
 
 	if (!taking->sub->block_key)
 		return false;
-	if (pg_atomic_read_u32(&shared->may_block) == 0)
+	said = pg_atomic_read_u64(&shared->may_block);
+	if (said == 0)
 		return evbus_pin_retries(taking->db, taking->sub->slot);
-	pg_atomic_write_u32(&shared->may_block, 0);
 	pg_memory_barrier();
-	if (!any_rows(taking->sub))
-	{
-		if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-			evbus_pin_cleared(taking->db, taking->sub->slot);
-		return false;
-	}
-	pg_atomic_write_u32(&shared->may_block, 1);
-	return true;
+	EVBUS_POINT("receive.blocked");
+	if (any_rows(taking->sub))
+		return true;
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		evbus_pin_cleared(taking->db, taking->sub->slot);
+	(void) pg_atomic_compare_exchange_u64(&shared->may_block, &said, 0);
+	return false;
 }
 
 /*

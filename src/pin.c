@@ -283,7 +283,7 @@ evbus_pin_look(EvbusDb *db, int sub_slot)
 }
 
 /*
- * This transaction sees no rows in evbus.retry, and has said so in may_block.  If it has
+ * This transaction sees no rows in evbus.retry, and is about to say so in may_block.  If it has
  * deleted them itself, others see them still, and will again if it comes to nothing.
  */
 void
@@ -298,7 +298,7 @@ may_block_again(void)
 {
 	for (int i = 0; i < n_dues; i++)
 		if (dues[i].cleared)
-			pg_atomic_write_u32(&EVBUS_SUB(dues[i].db, dues[i].sub_slot)->may_block, 1);
+			evbus_sub_may_block(EVBUS_SUB(dues[i].db, dues[i].sub_slot));
 	pg_write_barrier();
 }
 
@@ -409,7 +409,7 @@ pin_xact(XactEvent event, void *arg)
 			/* Before the leases of their events end. */
 			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
 				if (dues[i].due != PG_INT64_MAX)
-					pg_atomic_write_u32(&EVBUS_SUB(dues[i].db, dues[i].sub_slot)->may_block, 1);
+					evbus_sub_may_block(EVBUS_SUB(dues[i].db, dues[i].sub_slot));
 			pg_write_barrier();
 			/* Acks make no work for others, unless these wait for leases, or for their turn. */
 			wake = n_dues > 0 || evbus_lease_for_worker || db->leases_used >= evbus_max_leases / 4 * 3;

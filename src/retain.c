@@ -83,6 +83,7 @@ typedef struct Retention
 	const Due  *at;				/* the one at hand */
 	bool		patient;		/* wait for its locks */
 	int			cut_wait_ms;
+	bool		resting;		/* cut only if nobody is in the way */
 	bool		parent_in_use;	/* then so is every other leaf */
 	Outcome		outcome;
 } Retention;
@@ -105,7 +106,6 @@ typedef struct Vain
 	}			key;
 	int64		rest;
 	int64		not_before;
-	char		held[EVBUS_NOTE_TEXT];	/* who was in the way */
 } Vain;
 
 static Vain *
@@ -133,14 +133,13 @@ resting(int32 of, Want want)
 }
 
 static void
-note_vain(int32 of, Want want, const char *held)
+note_vain(int32 of, Want want)
 {
 	bool		found;
 	Vain	   *vain = find_vain(of, want, HASH_ENTER, &found);
 
 	vain->rest = found ? Min(vain->rest * 2, REST_MAX) : REST_FIRST;
 	vain->not_before = evbus_uptime() + vain->rest;
-	strlcpy(vain->held, held, sizeof(vain->held));
 }
 
 static void
@@ -452,7 +451,18 @@ plan_dead_letters(void *arg)
 	pfree(leaves);
 }
 
-/* Step: end the leaf of now. */
+/* Who is in the way of a cut?  Noted where it is wanted by now; false: nobody. */
+static bool
+in_the_way(Retention *r)
+{
+	char	   *who = holder(r->hot.relid, evbus_class_parent(r->class->id));
+
+	if (who != NULL && r->total > r->class->bytes)
+		hold(r, psprintf("%s holds a lock on it", who));
+	return who != NULL;
+}
+
+/* Step: end the leaf of now; NEEDED: did not try. */
 static void
 cut_leaf(void *arg)
 {
@@ -460,6 +470,9 @@ cut_leaf(void *arg)
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 
+	r->outcome = NEEDED;
+	if (r->resting && in_the_way(r))
+		return;
 	r->outcome = IN_USE;
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
@@ -483,18 +496,14 @@ cut_leaf(void *arg)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	if (r->outcome == IN_USE && r->total > r->class->bytes)
-	{
-		char	   *who = holder(r->hot.relid, evbus_class_parent(r->class->id));
-
-		if (who)
-			hold(r, psprintf("%s holds a lock on it", who));
-	}
+	if (r->outcome == IN_USE)
+		(void) in_the_way(r);
 }
 
 /*
  * End the leaf of now if it is full.  Where transactions that publish take longer than
  * CUT_WAIT_MS and overlap, it would never be free: so the rarer we try, the longer we wait.
+ * Between, where there is too much, only when nobody is in the way.
  */
 static const char *
 cut_if_full(Retention *r, EvbusRunner run)
@@ -504,18 +513,15 @@ cut_if_full(Retention *r, EvbusRunner run)
 
 	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE)
 		return NULL;
-	if (vain != NULL && evbus_uptime() < vain->not_before)
-	{
-		if (vain->held[0] != '\0')
-			hold(r, vain->held);
+	r->resting = vain != NULL && evbus_uptime() < vain->not_before;
+	if (r->resting && r->total <= r->class->bytes)
 		return NULL;
-	}
 	r->cut_wait_ms = vain == NULL ? CUT_WAIT_MS : (int) Min(CUT_WAIT_MS * 2 * vain->rest / REST_FIRST, CUT_WAIT_MAX_MS);
 	error = run(cut_leaf, r);
 	if (error == NULL && r->outcome == DROPPED)
 		forget_vain(r->of, TO_CUT);
-	else
-		note_vain(r->of, TO_CUT, r->held);
+	else if (error != NULL || r->outcome == IN_USE)
+		note_vain(r->of, TO_CUT);
 	return error;
 }
 
@@ -561,7 +567,7 @@ retain(Retention *r, EvbusRunner run, void (*plan) (void *), int max, bool *more
 		if (r->outcome == IN_USE)
 		{
 			if (r->patient)
-				note_vain(r->of, TO_DROP, r->held);
+				note_vain(r->of, TO_DROP);
 			r->patient = false;
 			if (r->parent_in_use)
 				break;

@@ -23,6 +23,7 @@ CONF
 plan skip_all => 'the library has no debug points' unless points($node);
 shop($node);
 $node->safe_psql('postgres', <<'SQL');
+SELECT evbus.create_bus('capped', retention_bytes => 1024 * 1024);
 CREATE TABLE received (event_id bigint, type text);
 CREATE TABLE published (type text);
 -- Polls in the server, as there is much to wait for here; false after twenty seconds.
@@ -116,6 +117,11 @@ my %scenario = (
 			END $$
 			SQL
 		publish();
+	},
+	# The leaf of a bus with a limit of its size is full.
+	cut => sub {
+		$node->safe_psql('postgres', q(SELECT count(evbus.publish('capped', 'x', to_jsonb(md5(i::text)))) FROM generate_series(1, 2000) i));
+		publish();
 	});
 
 sub becomes_true
@@ -162,12 +168,12 @@ my @publisher = ([ 'publish.open', 'publish' ], [ 'publish.precommit', 'publish'
 my @callbacks = ([ 'publish.committed', 'publish' ], [ 'publish.pushed', 'publish' ], [ 'sequencer.committed', 'publish' ], [ 'ack.committed', 'receive' ]);
 my @sequencer = ((map { [ "sequencer.$_", 'publish' ] } 'clock', 'slots', 'tail', 'drained', 'ticks'), [ 'sequencer.late', 'publish_prepared' ], [ 'sequencer.recovering', 'overflow' ]);
 my @consumer = ([ 'receive.claimed', 'receive' ], [ 'ack.appended', 'receive' ], [ 'ack.appended', 'publish' ], [ 'handler.called', 'publish' ]);
-my @maintainer = ((map { [ "ledger.$_", 'turn' ] } 'truncating', 'truncated', 'switched', 'checkpointing', 'checkpointed'), [ 'leaf.attached', 'leaf' ], [ 'leaf.dropped', 'retention' ]);
+my @maintainer = ((map { [ "ledger.$_", 'turn' ] } 'truncating', 'truncated', 'switched', 'checkpointing', 'checkpointed'), [ 'leaf.attached', 'leaf' ], [ 'leaf.dropped', 'retention' ], [ 'leaf.cut', 'cut' ]);
 
-# No point is forgotten: the library knows their names.  The indexer's is passed in 026_history.
+# No point is forgotten: the library knows their names.  The indexer's is passed in 026_history, that of order in 033_ordering.
 my $library = PostgreSQL::Test::Utils::slurp_file($node->config_data('--pkglibdir') . '/evbus.so');
 my %names = map { $_ => 1 } $library =~ /\0((?:publish|receive|ack|ledger|leaf|sequencer|handler)\.[a-z]{2,})(?=\0)/g;
-delete $names{$_} foreach 'leaf.indexed', 'leaf.cut', map { $_->[0] } @publisher, @callbacks, @sequencer, @consumer, @maintainer;
+delete $names{$_} foreach 'leaf.indexed', 'receive.blocked', map { $_->[0] } @publisher, @callbacks, @sequencer, @consumer, @maintainer;
 is_deeply([ sort keys %names ], [], 'every debug point of the library is passed in this test');
 
 settled('before any fault');

@@ -196,5 +196,27 @@ foreach my $crash ('an immediate stop', 'SIGKILL of a handler')
 }
 is($node->safe_psql('postgres', 'SELECT leases_used FROM evbus._status()'), '0', 'no lease is left over');
 
+# Who fails, or ends, while he looks whether something has failed before, has not looked: the next one finds it.
+SKIP:
+{
+	skip 'the library has no debug points', 12 unless points($node);
+	$node->safe_psql('postgres', q(SELECT evbus.create_bus('looked')));
+	foreach my $ordering ('key', 'strict')
+	{
+		foreach my $action ('error', 'end')
+		{
+			my $name = "$ordering $action";
+			$node->safe_psql('postgres', "SELECT evbus.subscribe('looked', '$name', ordering => '$ordering')");
+			$node->safe_psql('postgres', q(SELECT evbus.publish('looked', 'a', '1', key => 'k'), evbus.publish('looked', 'a', '2', key => 'k')));
+			is($node->safe_psql('postgres', "SELECT evbus.nack(array_agg(receipt), delay => '1 hour') FROM evbus.receive('$name', 1, wait => '20 s')"), '1', "$name: the first one has failed");
+			point($node, 'receive.blocked', $action);
+			isnt($node->psql('postgres', "SELECT payload FROM evbus.receive('$name', 10); SELECT 1"), 0, 'who looks for what has failed is interrupted');
+			point($node, 'receive.blocked', 'off');
+			is($node->safe_psql('postgres', "SELECT payload FROM evbus.receive('$name', 10)"), '', 'and the one behind it still waits');
+			$node->safe_psql('postgres', "SELECT evbus.unsubscribe('$name')");
+		}
+	}
+}
+
 $node->stop;
 done_testing();
