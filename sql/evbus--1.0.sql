@@ -767,9 +767,11 @@ COMMENT ON FUNCTION evbus.discard(bigint[], text) IS 'delete these dead letters 
 
 CREATE FUNCTION evbus.discard(subscription text DEFAULT NULL, bus text DEFAULT NULL, types text[] DEFAULT NULL,
 							  sqlstate text DEFAULT NULL, dead_after timestamptz DEFAULT NULL,
-							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL, reason text DEFAULT NULL)
+							  dead_before timestamptz DEFAULT NULL, max_events bigint DEFAULT NULL, reason text DEFAULT NULL,
+							  dry_run boolean DEFAULT false)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_discard' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.discard(text, text, text[], text, timestamptz, timestamptz, bigint, text) IS 'delete the dead letters that match every given filter and record why; a reason must be given; returns how many';
+COMMENT ON FUNCTION evbus.discard(text, text, text[], text, timestamptz, timestamptz, bigint, text, boolean)
+	IS 'delete the dead letters that match every given filter and record why; a reason must be given; returns how many; dry_run: only tells how many';
 
 CREATE FUNCTION evbus.edit_dead_letter(dead_letter_id bigint, payload jsonb, reason text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_edit_dead_letter' LANGUAGE C VOLATILE PARALLEL UNSAFE;

@@ -229,3 +229,18 @@ evbus_dead_filter_ids(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gon
 	evbus_internal_end(&state);
 	evbus_dead_filter_scope(filter, GetUserId(), gone_too);
 }
+
+/* How many match, those in the hands of other transactions among them. */
+int64
+evbus_dead_filter_count(EvbusDeadFilter *filter)
+{
+	EvbusInternal state;
+	int64		n;
+
+	evbus_internal_begin(&state);
+	evbus_sql(NULL, psprintf("SELECT count(*) FROM (SELECT FROM evbus.dead_letter_log d WHERE %s LIMIT $8) x", evbus_dead_filter_where(filter)),
+			  EVBUS_DEAD_PARAMS, evbus_dead_types, filter->values, filter->nulls, 0);
+	n = DatumGetInt64(evbus_column(0, 1, NULL));
+	evbus_internal_end(&state);
+	return n;
+}

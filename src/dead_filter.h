@@ -41,5 +41,6 @@ extern void evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *fil
 extern void evbus_dead_filter_ids(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gone_too);
 extern void evbus_dead_filter_scope(EvbusDeadFilter *filter, Oid role, bool gone_too);
 extern char *evbus_dead_filter_where(const EvbusDeadFilter *filter);
+extern int64 evbus_dead_filter_count(EvbusDeadFilter *filter);
 
 #endif

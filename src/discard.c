@@ -69,11 +69,11 @@ discard(EvbusDeadFilter *filter, Datum reason)
 
 /*
  * evbus.discard(subscription, bus, types, sqlstate, dead_after, dead_before, max_events,
- * reason text) returns bigint
+ * reason text, dry_run boolean) returns bigint
  *
  * Deletes the dead letters that match every filter that is not NULL, and records
  * why; returns how many.  Those of dropped subscriptions are for superusers.
- * Errors: 22004 no reason, 22023, 25006, 42501, VB001, VB004.
+ * dry_run: only tells how many, and needs no reason.  Errors: 22004 no reason, 22023, 25006, 42501, VB001, VB004.
  */
 Datum
 evbus_discard(PG_FUNCTION_ARGS)
@@ -82,8 +82,11 @@ evbus_discard(PG_FUNCTION_ARGS)
 	Datum		reason;
 
 	(void) evbus_db();
-	PreventCommandIfReadOnly("evbus.discard()");
+	evbus_arg_present(fcinfo, 8, "dry_run");
 	evbus_dead_filter_read(fcinfo, &filter, true);
+	if (PG_GETARG_BOOL(8))
+		PG_RETURN_INT64(evbus_dead_filter_count(&filter));
+	PreventCommandIfReadOnly("evbus.discard()");
 	reason = read_reason(fcinfo, 7);
 	PG_RETURN_INT64(discard(&filter, reason));
 }

@@ -77,10 +77,8 @@ ask(const char *sql, const EvbusSubscription *sub, int64 number)
 
 /* Delete the n oldest: by the day they died, and within that by the event; returns how many. */
 static int64
-drop_oldest(const EvbusSubscription *sub, int64 n)
+drop_oldest(const EvbusSubscription *sub, int64 n, const EvbusLeaf *leaves, int n_leaves)
 {
-	EvbusLeaf  *leaves;
-	int			n_leaves = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
 	int64		dropped = 0;
 
 	for (int i = 0; i < n_leaves && dropped < n; i++)
@@ -88,7 +86,7 @@ drop_oldest(const EvbusSubscription *sub, int64 n)
 		char	   *name = get_rel_name(leaves[i].relid);
 
 		if (name == NULL)
-			continue;			/* past its retention, meanwhile */
+			break;				/* past its retention meanwhile, and among those we have counted */
 		dropped += ask(psprintf("WITH d AS (DELETE FROM evbus.%s WHERE ctid = ANY (ARRAY(SELECT ctid FROM evbus.%s"
 								"  WHERE subscription_id = $1 ORDER BY event_id LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING *),"
 								" c AS (INSERT INTO evbus.dead_letter_delta (subscription_id, bus, subscription, type, sqlstate, reason, hour, died, gone)"
@@ -120,16 +118,20 @@ look(void *arg)
 	const EvbusSubscription *sub = look->sub;
 	int			max = sub->max_dead_letters;
 	EvbusInternal state;
+	EvbusLeaf  *leaves;
+	int			n_leaves = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
 	int64		count;
 
 	evbus_internal_begin(&state);
-	count = ask("SELECT coalesce(sum(died - gone), 0)::bigint FROM (SELECT died, gone FROM evbus.dead_letter_count WHERE subscription_id = $1"
-				" UNION ALL SELECT died, gone FROM evbus.dead_letter_delta WHERE subscription_id = $1) c", sub, 0);
+	/* What went with a leaf at its retention is in the counts until they are folded. */
+	count = ask("SELECT coalesce(sum(died - gone), 0)::bigint FROM (SELECT hour, died, gone FROM evbus.dead_letter_count WHERE subscription_id = $1"
+				" UNION ALL SELECT hour, died, gone FROM evbus.dead_letter_delta WHERE subscription_id = $1) c WHERE hour >= evbus._event_hour($2)",
+				sub, n_leaves > 0 ? leaves[0].lo : 0);
 	if (count < max)
 		(void) ask("UPDATE evbus.dead_letter_quota_state SET full_since = NULL WHERE subscription_id = $1 AND full_since IS NOT NULL RETURNING 1::bigint", sub, 0);
 	else if (sub->drop_dead_letters)
 	{
-		int64		dropped = count > max ? drop_oldest(sub, Min(count - max, DROP_MAX)) : 0;
+		int64		dropped = count > max ? drop_oldest(sub, Min(count - max, DROP_MAX), leaves, n_leaves) : 0;
 
 		look->more = dropped == DROP_MAX;
 		if (dropped > 0 && note_full(sub, dropped))

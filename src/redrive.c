@@ -24,21 +24,6 @@
 PG_FUNCTION_INFO_V1(evbus_redrive);
 PG_FUNCTION_INFO_V1(evbus_redrive_ids);
 
-/* How many match, those in the hands of other transactions among them. */
-int64
-evbus_redrive_count(EvbusDeadFilter *filter)
-{
-	EvbusInternal state;
-	int64		n;
-
-	evbus_internal_begin(&state);
-	evbus_sql(NULL, psprintf("SELECT count(*) FROM (SELECT FROM evbus.dead_letter_log d WHERE %s LIMIT $8) x", evbus_dead_filter_where(filter)),
-			  EVBUS_DEAD_PARAMS, evbus_dead_types, filter->values, filter->nulls, 0);
-	n = DatumGetInt64(evbus_column(0, 1, NULL));
-	evbus_internal_end(&state);
-	return n;
-}
-
 /*
  * Turn what matches into retries, oldest first; returns how many.  *last, if
  * wanted, is the highest dead_letter_id among them.
@@ -109,7 +94,7 @@ evbus_redrive(PG_FUNCTION_ARGS)
 	evbus_arg_present(fcinfo, 8, "dry_run");
 	evbus_dead_filter_read(fcinfo, &filter, false);
 	if (PG_GETARG_BOOL(8))
-		PG_RETURN_INT64(evbus_redrive_count(&filter));
+		PG_RETURN_INT64(evbus_dead_filter_count(&filter));
 	PreventCommandIfReadOnly("evbus.redrive()");
 	if (rate > 0)
 		PG_RETURN_INT64(evbus_redrive_job_add(db, &filter, rate));

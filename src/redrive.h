@@ -9,6 +9,5 @@
 #define EVBUS_REDRIVE_RATE_MAX	10000	/* events a second of a paced redrive */
 
 extern int64 evbus_redrive_take(EvbusDb *db, EvbusDeadFilter *filter, int64 *last);
-extern int64 evbus_redrive_count(EvbusDeadFilter *filter);
 
 #endif

@@ -64,7 +64,7 @@ int64
 evbus_redrive_job_add(EvbusDb *db, EvbusDeadFilter *filter, int rate)
 {
 	EvbusDeadFilter f = *filter;
-	int64		total = evbus_redrive_count(filter);
+	int64		total = evbus_dead_filter_count(filter);
 	EvbusInternal state;
 	int64		id;
 

@@ -76,17 +76,14 @@ event_at(const EvbusSubscription *sub, int64 position)
 }
 
 /*
- * The lowest position below next whose event is still in the log, and its id; next
- * if there is none.  Retention takes them from old to new, and ticks a while later.
+ * The lowest position in [lo, hi) whose event is still in the log, by halves, and its id;
+ * hi, and *id as it was, if there is none.
  */
 static int64
-oldest_event(const EvbusSubscription *sub, int64 next, int64 *id)
+by_halves(const EvbusSubscription *sub, int64 lo, int64 hi, int64 *id)
 {
-	int64		lo = evbus_tick_first_position(sub->bus_id);
-	int64		hi = next;
 	int64		middle = lo;	/* most often it is this one */
 
-	*id = 0;
 	for (; lo < hi; middle = lo + (hi - lo) / 2)
 	{
 		int64		found;
@@ -101,7 +98,35 @@ oldest_event(const EvbusSubscription *sub, int64 next, int64 *id)
 		else
 			lo = middle + 1;
 	}
-	return lo;
+	return hi;
+}
+
+/*
+ * The lowest position below next whose event is still in the log, and its id; next
+ * if there is none.  Retention takes them from old to new, and ticks a while later; but what
+ * committed late, or while the bus was in another class, goes before or after its
+ * neighbours.  So behind what is gone we look for more, further and further back.
+ */
+static int64
+oldest_event(const EvbusSubscription *sub, int64 next, int64 *id)
+{
+	int64		first = evbus_tick_first_position(sub->bus_id);
+	int64		oldest;
+
+	*id = 0;
+	oldest = by_halves(sub, first, next, id);
+	for (int64 step = 1; oldest - step >= first;)
+	{
+		int64		found = event_at(sub, oldest - step);
+
+		if (found != 0)
+		{
+			*id = found;
+			oldest = by_halves(sub, first, oldest - step, id);
+		}
+		step = found != 0 ? 1 : step * 2;
+	}
+	return oldest;
 }
 
 /* --------------------------------------------------------------------- verbs */

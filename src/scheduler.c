@@ -106,6 +106,8 @@ publish_due(EvbusDb *of, int max)
 				continue;
 			(void) evbus_publish_prepare(bus.name, "evbus.publish()", &bus);
 		}
+		if (due[i].bus_id != bus.bus_id)
+			continue;			/* and now there is another of its name */
 		evbus_publish_add(&bus, evbus_clock_take(&of->clock, 1), due[i].type, due[i].key,
 						  with_id(due[i].headers, due[i].scheduled_id), due[i].payload);
 	}

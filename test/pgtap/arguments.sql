@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(913);
+SELECT plan(914);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -35,7 +35,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.extend(NULL, '1 minute')$$, $$evbus.extend('{NULL}', '1 minute')$$, $$evbus.extend('{}', NULL)$$, $$evbus.release(NULL)$$, $$evbus.release('{NULL}')$$,
 	$$CALL evbus.wait(NULL)$$, $$CALL evbus.wait('s', NULL)$$, $$evbus.channel(NULL)$$,
 	$$evbus.redrive(NULL::bigint[])$$, $$evbus.redrive('{NULL}'::bigint[])$$, $$evbus.redrive(types => '{a,NULL}')$$,
-	$$evbus.discard(NULL::bigint[], 'x')$$, $$evbus.discard('{NULL}'::bigint[], 'x')$$, $$evbus.discard('{1}'::bigint[], NULL)$$, $$evbus.discard(types => '{a,NULL}', reason => 'x')$$, $$evbus.discard()$$, $$evbus.redrive(dry_run => NULL)$$,
+	$$evbus.discard(NULL::bigint[], 'x')$$, $$evbus.discard('{NULL}'::bigint[], 'x')$$, $$evbus.discard('{1}'::bigint[], NULL)$$, $$evbus.discard(types => '{a,NULL}', reason => 'x')$$, $$evbus.discard()$$, $$evbus.discard(dry_run => NULL, reason => 'x')$$, $$evbus.redrive(dry_run => NULL)$$,
 	$$evbus.edit_dead_letter(NULL, '1', 'x')$$, $$evbus.edit_dead_letter(1, NULL, 'x')$$, $$evbus.edit_dead_letter(1, '1', NULL)$$, $$evbus.cancel_redrive(NULL)$$,
 	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$,
 	$$evbus.history_page(NULL)$$, $$evbus.history_page('b', types => '{a,NULL}')$$, $$evbus.history_page('b', "limit" => NULL)$$, $$evbus.history_page('b', "order" => NULL)$$,

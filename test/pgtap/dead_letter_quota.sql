@@ -1,6 +1,6 @@
 -- Quotas of dead letters, what happens when one is full, and dead letters as lines of JSON.
 \ir include/helpers.sql
-SELECT plan(30);
+SELECT plan(32);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.subscribe('orders', 'free') AS p1, evbus.subscribe('orders', 'pausing', max_dead_letters => 3) AS p2,
@@ -78,4 +78,13 @@ SELECT unalike(evbus.dead_letter_line(d), E'%\n%', 'there is no end of line in a
 SELECT alike(evbus.dead_letter_line(d), '{"dead_letter_id":' || dead_letter_id || ',%', 'and it begins as one') FROM evbus.dead_letter d WHERE subscription = 'lines';
 SELECT is(evbus.dead_letter_line(NULL), NULL, 'of nothing there is none');
 
+-- What went with a leaf at its retention is still counted, until the counts are folded: it is not held against those that are left.
+
+SELECT evbus.subscribe('orders', 'counted', max_dead_letters => 2, dead_letters_full => 'drop_oldest') AS p \gset
+SELECT publish(3, 'late') AS n \gset
+SELECT kill('counted', 2, 'late') AS n \gset
+INSERT INTO evbus.dead_letter_count SELECT subscription_id, 'orders', 'counted', 'gone', 'P0001', 'rejected', '2020-01-01', 100, 0 FROM evbus.subscription WHERE subscription = 'counted';
+SELECT kill('counted', 1, 'late') AS n \gset
+SELECT becomes($$SELECT dropped::text FROM evbus.dead_letter_quota WHERE subscription = 'counted'$$, '1', 'one too many drops one');
+SELECT is((SELECT count(*) FROM evbus.dead_letter WHERE subscription = 'counted'), 2::bigint, 'and so many are left as there may be');
 SELECT * FROM finish();

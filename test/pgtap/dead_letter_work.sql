@@ -1,6 +1,6 @@
 -- Working with dead letters: dry run, pace, history of attempts, edit, reports by hour, export.
 \ir include/helpers.sql
-SELECT plan(74);
+SELECT plan(77);
 
 SELECT evbus.create_bus('orders');
 SELECT evbus.create_bus('invoices');
@@ -29,6 +29,9 @@ SELECT is(evbus.redrive(subscription => 'a', dry_run => true), 3::bigint, 'by fi
 SELECT is(evbus.redrive(bus => 'invoices', dry_run => true), 2::bigint, 'by bus');
 SELECT is(evbus.redrive(max_events => 4, dry_run => true), 4::bigint, 'with a limit');
 SELECT is(evbus.redrive(rate => 5, dry_run => true), 5::bigint, 'also of one with a rate');
+SELECT is(evbus.discard(dry_run => true), 5::bigint, 'discard tells it as well, without a reason');
+SELECT is(evbus.discard(subscription => 'a', max_events => 2, reason => 'x', dry_run => true), 2::bigint, 'by filter, with a limit');
+SELECT is(evbus.redrive(dry_run => true), 5::bigint, 'and nothing is gone');
 SELECT is((SELECT count(*) FROM evbus.dead_letter), 5::bigint, 'and touches nothing');
 SELECT is_empty('SELECT 1 FROM evbus.retry_list', 'no retry');
 SELECT is_empty('SELECT 1 FROM evbus.redrive_list', 'no job');

@@ -1,52 +1,22 @@
 # The wall clock jumps: an hour back, an hour on (beside transactions that are open so long), past 2038 and back,
 # past 2071 and back.
 # Nothing is lost, doubled or put in another order; what waits for a time may wait longer, never shorter than it is worth.
-#
-# test/module/clock.c, preloaded into the server, reads the offset from a file; the monotonic clock goes on as it is.
 
 use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 use EvbusTest;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $offset = PostgreSQL::Test::Utils::tempdir() . '/offset';
-my $library = PostgreSQL::Test::Utils::tempdir() . '/clock.so';
-system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', $library, "$FindBin::RealBin/../module/clock.c");
-append_to_file($offset, pack 'q', 0);
-
-# The clock is so many seconds ahead from now on.
-sub jump
-{
-	my ($seconds) = @_;
-	open my $file, '+<', $offset or die $!;
-	syswrite($file, pack 'q', $seconds) == 8 or die $!;
-	close $file;
-	return;
-}
-
-my $node = PostgreSQL::Test::Cluster->new('clock');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'evbus'
-max_worker_processes = 24
+my $node = new_node('clock', clock => 1, conf => <<'CONF');
 evbus.upkeep_interval = '200ms'
 evbus.late_after = '10s'
 autovacuum = off
 CONF
 
-sub start
-{
-	local %ENV = (%ENV, LD_PRELOAD => $library, EVBUS_TEST_CLOCK => $offset);
-	return $node->start;
-}
-
-start();
-$node->safe_psql('postgres', 'CREATE EXTENSION evbus');
 shop($node);
 $node->safe_psql('postgres', <<'SQL');
 CREATE FUNCTION fail_once(e evbus.event) RETURNS void LANGUAGE plpgsql AS $$
@@ -101,7 +71,7 @@ $node->safe_psql('postgres', "SELECT pg_terminate_backend($sequencer, 10000)");
 kill 'CONT', $launcher;
 usleep(300_000);
 my $before = now();
-jump(-3600);
+move_clock(-3600);
 cmp_ok(now(), '<', $before - 3000, 'the clock jumps an hour back');
 ok(other_worker($node, 'evbus sequencer', $sequencer), 'a sequencer that ended just before comes back all the same');
 ok($node->poll_query_until('postgres', q(SELECT count(*) = 0 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%5 seconds%' AND pid <> pg_backend_pid())), 'a client that waits for some seconds does not wait for an hour');
@@ -122,7 +92,7 @@ $writer->query_safe('BEGIN');
 $writer->query_safe(q(INSERT INTO second VALUES ('never')));
 $reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 $reader->query_safe('SELECT count(*) FROM evbus.history');
-jump(0);
+move_clock(0);
 cmp_ok(now(), '>=', $before, 'the clock jumps on again by an hour, beside transactions that stay open: one that has published, one that has written, one with a snapshot');
 works('an hour on');
 answers($node, 'postgres', q(SELECT string_agg(type, ' ' ORDER BY type) FROM second), 'retry.b', 'the retry that has become due is tried');
@@ -142,23 +112,23 @@ $_->quit foreach $publisher, $writer, $reader;
 
 # ------------------------------------------------------ past 2038, and back
 
-jump(13 * 365 * 86400);
+move_clock(13 * 365 * 86400);
 cmp_ok($node->safe_psql('postgres', 'SELECT extract(year FROM now())'), '>', 2038, 'the clock jumps past 2038');
 works('past 2038');
 $node->safe_psql('postgres', 'CALL evbus.maintain()');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.history WHERE type = 'kept')), '1', 'retention takes no event that a subscription has not had');
 is((receive_all($node, 'postgres', 'sleeper', 1))[0] =~ / kept 1$/, 1, 'which can still have it');
-jump(0);
+move_clock(0);
 works('back again');
 
 # Ids can tell times up to 2071: a clock beyond that is not believed.
-jump(60 * 365 * 86400);
+move_clock(60 * 365 * 86400);
 works('past what ids can tell');
 $node->safe_psql('postgres', 'CALL evbus.maintain()');
-jump(0);
+move_clock(0);
 works('back from there');
 $node->stop('immediate');
-start();
+start_moved($node);
 $node->poll_query_until('postgres', 'SELECT ready FROM evbus._status()');
 works('after a crash');
 is($node->safe_psql('postgres', q(SELECT extract(year FROM max(published_at)) > 2038 FROM evbus.history)), 't', 'ids never go back: they bear the latest time that was seen');

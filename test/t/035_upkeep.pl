@@ -1,38 +1,24 @@
 # Upkeep that cannot be stopped: leaves of a month and of an hour, a leaf that lacks when somebody publishes, locks that are
 # held, a leaf that cannot be dropped; and retention by time of a bus with drop_unconsumed.
-#
-# test/module/clock.c, preloaded into the server, lets time pass.
 
 use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 use EvbusTest;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $offset = PostgreSQL::Test::Utils::tempdir() . '/offset';
-my $library = PostgreSQL::Test::Utils::tempdir() . '/clock.so';
-system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', $library, "$FindBin::RealBin/../module/clock.c");
-append_to_file($offset, pack 'q', 0);
 my $hours = 0;
 
 sub hours_later
 {
 	my ($n) = @_;
 	$hours += $n;
-	open my $file, '+<', $offset or die $!;
-	syswrite($file, pack 'q', $hours * 3600) == 8 or die $!;
-	close $file;
-	return;
+	return move_clock($hours * 3600);
 }
 
-my $node = PostgreSQL::Test::Cluster->new('upkeep');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'evbus'
-max_worker_processes = 24
+my $node = new_node('upkeep', clock => 1, conf => <<'CONF');
 evbus.upkeep_interval = '200ms'
 evbus.late_after = '10s'
 evbus.dead_letter_retention = '1d'
@@ -40,11 +26,6 @@ autovacuum = off
 fsync = off
 evbus.ring_size = '1MB'
 CONF
-{
-	local %ENV = (%ENV, LD_PRELOAD => $library, EVBUS_TEST_CLOCK => $offset);
-	$node->start;
-}
-$node->safe_psql('postgres', 'CREATE EXTENSION evbus');
 sub sql { my ($q) = @_; return $node->safe_psql('postgres', $q); }
 sub class { my ($bus) = @_; return sql("SELECT storage_class_id FROM evbus.bus WHERE bus = '$bus'"); }
 sub leaf_of_now { my ($class) = @_; return sql("SELECT leaf FROM evbus.leaf_list WHERE storage_class_id = $class AND clock_timestamp() >= from_time AND clock_timestamp() < to_time"); }

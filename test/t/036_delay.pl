@@ -1,52 +1,22 @@
 # Delayed events through restarts, crashes and kills at every step of becoming due: each is published once, and none early.
 # Late commits and prepared transactions are not passed over; cancel races with becoming due; what has passed leaves the disk.
-#
-# test/module/clock.c, preloaded into the server, reads from a file by how much the wall clock is moved.
 
 use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 use EvbusTest;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $offset = PostgreSQL::Test::Utils::tempdir() . '/offset';
-my $library = PostgreSQL::Test::Utils::tempdir() . '/clock.so';
-system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', $library, "$FindBin::RealBin/../module/clock.c");
-append_to_file($offset, pack 'q', 0);
-
-sub jump
-{
-	my ($seconds) = @_;
-	open my $file, '+<', $offset or die $!;
-	syswrite($file, pack 'q', $seconds) == 8 or die $!;
-	close $file;
-	return;
-}
-
-my $node = PostgreSQL::Test::Cluster->new('delay');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'evbus'
-max_worker_processes = 24
+my $node = new_node('delay', clock => 1, conf => <<'CONF');
 max_prepared_transactions = 10
 restart_after_crash = on
-log_min_messages = info
 evbus.upkeep_interval = '100ms'
 evbus.worker_idle_timeout = '500ms'
 autovacuum = off
 CONF
 
-sub start
-{
-	local %ENV = (%ENV, LD_PRELOAD => $library, EVBUS_TEST_CLOCK => $offset);
-	return $node->start;
-}
-
-start();
-$node->safe_psql('postgres', 'CREATE EXTENSION evbus');
 my $points = points($node);
 shop($node);
 $node->safe_psql('postgres', <<'SQL');
@@ -94,15 +64,15 @@ for my $how (qw(fast immediate))
 	$node->poll_query_until('postgres', qq(SELECT count(*) > 20 FROM evbus.history WHERE type = '$how'));
 	cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM evbus.scheduled'), '>', 0, "$how stop: some are left");
 	$node->stop($how);
-	start();
+	start_moved($node);
 	once("$how stop while they become due");
 }
 
 # They are due while the server is down.
 $node->safe_psql('postgres', q(SELECT schedule('down', 50, 60000, 10)));
 $node->stop('immediate');
-jump(120);
-start();
+move_clock(120);
+start_moved($node);
 once('due while the server was down');
 
 SKIP:
@@ -154,7 +124,7 @@ for my $when ('at once', 'without a scheduler', 'after a restart')
 	if ($when eq 'after a restart')
 	{
 		$node->stop('immediate');
-		start();
+		start_moved($node);
 	}
 	$node->safe_psql('postgres', qq(COMMIT PREPARED '$gid'));
 	once("COMMIT PREPARED, $when");
@@ -195,7 +165,7 @@ $other->quit;
 my $size = q(SELECT sum(pg_total_relation_size(('evbus.scheduled_' || n)::regclass)) FROM generate_series(0, 7) AS n WHERE pg_relation_size(('evbus.scheduled_' || n)::regclass) > 0);
 my $now = $node->safe_psql('postgres', 'SELECT extract(epoch FROM clock_timestamp())::bigint') - 120;
 my $quarter = int(($now + 900) / 900) * 900 - $now + 480;    # the second half of a quarter of an hour, from the clock of the start
-jump($quarter);
+move_clock($quarter);
 # In each leaf: two for this quarter and the next ones, five for some days.
 $node->safe_psql('postgres', qq(SELECT schedule('q.' || d, 500, d * 1000, 0) FROM unnest('{60,900,1800,7200,90000,172800}'::int[]) AS d));
 cmp_ok($node->safe_psql('postgres', $size), '>', 500_000, 'scheduled events take space');
@@ -204,7 +174,7 @@ my $left = 3000;
 my $quarters = 1;
 for my $step (map({ $quarter + 900 * $_ } 1 .. 5), map({ $quarter + 43200 + 86400 * $_ } 1 .. 5))
 {
-	jump($step);
+	move_clock($step);
 	# The leaf of the turn before this one is truncated, wherever the turns are just now.
 	$node->poll_query_until('postgres', 'SELECT coalesce(min(due_at) > clock_timestamp(), true) FROM evbus.scheduled');
 	$node->poll_query_until('postgres', <<~'SQL');
@@ -226,7 +196,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE copy');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('copy'), $dump ], 'is restored');
 is($node->safe_psql('copy', q(SELECT string_agg(payload #>> '{}', ',' ORDER BY due_at) FROM evbus.scheduled_list)), '15 seconds,1 day,1 month', 'with the delayed events');
 is($node->safe_psql('copy', q(SELECT evbus.publish('orders', 'dumped', '1', dedup_key => '1 day') = id FROM evbus.scheduled_list WHERE payload = '"1 day"')), 't', 'and the keys');
-jump($quarter + 43200 + 86400 * 5 + 60);
+move_clock($quarter + 43200 + 86400 * 5 + 60);
 answers($node, 'copy', q(SELECT count(*) FROM evbus.history WHERE type = 'dumped'), '1', 'they are published there');
 $node->stop;
 

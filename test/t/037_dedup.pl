@@ -1,49 +1,19 @@
 # Dedup keys at the edges: between the two tables, under load, through crashes, with prepared transactions; and what they leave on disk.
-#
-# test/module/clock.c, preloaded into the server, reads from a file by how much the wall clock is moved.
 
 use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 use EvbusTest;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $offset = PostgreSQL::Test::Utils::tempdir() . '/offset';
-my $library = PostgreSQL::Test::Utils::tempdir() . '/clock.so';
-system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', $library, "$FindBin::RealBin/../module/clock.c");
-append_to_file($offset, pack 'q', 0);
-
-sub jump
-{
-	my ($seconds) = @_;
-	open my $file, '+<', $offset or die $!;
-	syswrite($file, pack 'q', $seconds) == 8 or die $!;
-	close $file;
-	return;
-}
-
-my $node = PostgreSQL::Test::Cluster->new('dedup');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'evbus'
-max_worker_processes = 24
+my $node = new_node('dedup', clock => 1, conf => <<'CONF');
 max_prepared_transactions = 10
-log_min_messages = info
 evbus.upkeep_interval = '100ms'
 CONF
 
-sub start
-{
-	local %ENV = (%ENV, LD_PRELOAD => $library, EVBUS_TEST_CLOCK => $offset);
-	return $node->start;
-}
-
-start();
-$node->safe_psql('postgres', 'CREATE EXTENSION evbus');
 my $points = points($node);
 $node->safe_psql('postgres', q(SELECT evbus.create_bus('b', dedup_window => '1 second')));
 
@@ -140,7 +110,7 @@ my $open = $node->background_psql('postgres');
 $open->query_safe('BEGIN; ' . sprintf($publish, 'open'));
 $node->stop('immediate');
 eval { $open->quit };
-start();
+start_moved($node);
 is(publish('crash'), $id, 'a key outlives a crash');
 publish('open');
 is(stored('open'), '1', 'one that was not committed is free');
@@ -149,7 +119,7 @@ for my $end (qw(COMMIT ROLLBACK))
 {
 	$node->safe_psql('postgres', 'BEGIN; ' . sprintf($publish, "p $end") . "; PREPARE TRANSACTION 'p'");
 	$node->stop('immediate');
-	start();
+	start_moved($node);
 	my $waits = $node->background_psql('postgres');
 	$waits->query_until(qr/asked/, "\\echo asked\n" . sprintf($publish, "p $end") . ";\n");
 	ok($node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'transactionid')), 'a prepared transaction is waited for, after a restart as well');
@@ -164,13 +134,13 @@ for my $end (qw(COMMIT ROLLBACK))
 $node->safe_psql('postgres', q(SELECT evbus.create_bus('short', dedup_window => '1 second')));
 $id = publish('long');
 my $short = $node->safe_psql('postgres', q(SELECT evbus.publish('short', 'a', '1', dedup_key => 'k')));
-jump(3500);
+move_clock(3500);
 is(publish('long'), $id, 'a key is taken until the window of its bus has passed');
 isnt($node->safe_psql('postgres', q(SELECT evbus.publish('short', 'a', '1', dedup_key => 'k'))), $short, 'beside one whose window is shorter');
 $node->stop('immediate');
-start();
+start_moved($node);
 is(publish('long'), $id, 'also after a restart');
-jump(3700);
+move_clock(3700);
 isnt(publish('long'), $id, 'then it is free');
 
 # A transaction that holds a key, and one that looks at the tables, hold up the turn and nobody else.
@@ -180,7 +150,7 @@ my $reader = $node->background_psql('postgres');
 $reader->query_safe('BEGIN; LOCK TABLE evbus.dedup_0, evbus.dedup_1 IN ACCESS SHARE MODE');
 for my $hour (2 .. 5)
 {
-	jump(3600 * $hour);
+	move_clock(3600 * $hour);
 	publish("hour $hour");
 }
 $holder->query_safe('COMMIT');
@@ -191,7 +161,7 @@ $reader->query_safe('COMMIT');
 $holder->quit;
 $reader->quit;
 $node->stop('fast');
-start();
+start_moved($node);
 
 # A table goes a window after the turn was raised, which is a window after its first row: by the clock, so it is moved on.
 sub emptied
@@ -199,7 +169,7 @@ sub emptied
 	my ($from) = @_;
 	for my $hour ($from .. $from + 9)
 	{
-		jump(3600 * $hour + 60 * $hour);
+		move_clock(3600 * $hour + 60 * $hour);
 		for (1 .. 40)
 		{
 			return 1 if $node->safe_psql('postgres', $sizes) eq '0';

@@ -10,11 +10,12 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node worker_pids other_worker answers receive_all fill_ledger
+our @EXPORT = qw(new_node start_moved move_clock worker_pids other_worker answers receive_all fill_ledger
 	points point reached crashed shop complete build_module test_module);
 
 # A started server with evbus preloaded; conf is added to postgresql.conf.
 # Unless database is undef, the extension is made in it ("postgres" by default).
+# clock: its wall clock can be moved; it is started again with start_moved().
 sub new_node
 {
 	my ($name, %option) = @_;
@@ -28,9 +29,33 @@ sub new_node
 		log_min_messages = info
 		CONF
 	$node->append_conf('postgresql.conf', $option{conf}) if $option{conf};
-	$node->start;
+	$option{clock} ? start_moved($node) : $node->start;
 	$node->safe_psql($database, 'CREATE EXTENSION evbus') if defined $database;
 	return $node;
+}
+
+# test/module/clock.c, preloaded into the server, adds what it reads from a file to the wall clock; the monotonic clock
+# goes on as it is.
+my $clock_file = PostgreSQL::Test::Utils::tempdir() . '/offset';
+my $clock_library = PostgreSQL::Test::Utils::tempdir() . '/clock.so';
+
+sub start_moved
+{
+	my ($node) = @_;
+	system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', $clock_library, "$FindBin::RealBin/../module/clock.c") unless -e $clock_library;
+	append_to_file($clock_file, pack 'q', 0) unless -e $clock_file;
+	local %ENV = (%ENV, LD_PRELOAD => $clock_library, EVBUS_TEST_CLOCK => $clock_file);
+	return $node->start;
+}
+
+# It is so many seconds ahead from now on.
+sub move_clock
+{
+	my ($seconds) = @_;
+	open my $file, '+<', $clock_file or die $!;
+	syswrite($file, pack 'q', $seconds) == 8 or die $!;
+	close $file;
+	return;
 }
 
 # The pids of the workers of that type, as pg_stat_activity shows them, in one string.
