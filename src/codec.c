@@ -337,13 +337,13 @@ decoded_size(const char *data, int len)
 static bool
 decode_to(char *to, Size size, const char *data, int len)
 {
-	if (data[0] == EVBUS_CODEC_PACKED)
-		return evbus_jsonb_unpack(data + 1, len - 1, to, size);
 	if (data[0] == EVBUS_CODEC_JSONB)
 		memcpy(to, data + 1, size);
-	else if (ZSTD_decompressDCtx(decompressor(), to, size, data + 1, len - 1) != size)
-		return false;
-	return evbus_jsonb_sound((const JsonbContainer *) to, size, true);	/* as unpacking does */
+	else if (data[0] == EVBUS_CODEC_PACKED)
+		return evbus_jsonb_unpack(data + 1, len - 1, to, size);
+	else
+		return ZSTD_decompressDCtx(decompressor(), to, size, data + 1, len - 1) == size;
+	return true;
 }
 
 /* NULL: it is damaged. */
