@@ -165,8 +165,10 @@ is(sql(q(SELECT count(*) FROM evbus.receive('client'))), '0', 'there is nothing 
 sql(q(SELECT evbus.replay('client', '1', '3', rate => 1)));
 ok(heard(), 'who listens is notified of a replay');
 is(scalar(receive_all($node, 'postgres', 'client', 1)), 1, 'and can receive');
-ok(heard(), 'and once more when more of it is due');
-is(sql(q(SELECT evbus.ack(ARRAY(SELECT receipt FROM evbus.receive('client', 10))))), '1', 'which then is there');
+# What he heard may still have been of the first one.
+my $got = 0;
+$got = sql(q(SELECT evbus.ack(ARRAY(SELECT receipt FROM evbus.receive('client', 10))))) while !$got && heard();
+is($got, '1', 'and is once more when more of it is due, which then is there');
 $listener->quit;
 answers($node, 'postgres', $newest, 'done 2 of 2', 'it ends');
 
