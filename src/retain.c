@@ -513,7 +513,7 @@ cut_if_full(Retention *r, EvbusRunner run)
 
 	if (r->hot.relid == InvalidOid || r->hot_bytes < Max(r->class->bytes, r->total) / CUT_SHARE)
 		return NULL;
-	r->resting = vain != NULL && evbus_uptime() < vain->not_before;
+	r->resting = resting(r->of, TO_CUT);
 	if (r->resting && r->total <= r->class->bytes)
 		return NULL;
 	r->cut_wait_ms = vain == NULL ? CUT_WAIT_MS : (int) Min(CUT_WAIT_MS * 2 * vain->rest / REST_FIRST, CUT_WAIT_MAX_MS);

@@ -36,15 +36,18 @@ sub new_node
 
 # test/module/clock.c, preloaded into the server, adds what it reads from a file to the wall clock; the monotonic clock
 # goes on as it is.
-my $clock_file = PostgreSQL::Test::Utils::tempdir() . '/offset';
-my $clock_library = PostgreSQL::Test::Utils::tempdir() . '/clock.so';
+my $clock_file;
 
 sub start_moved
 {
 	my ($node) = @_;
-	system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', $clock_library, "$FindBin::RealBin/../module/clock.c") unless -e $clock_library;
-	append_to_file($clock_file, pack 'q', 0) unless -e $clock_file;
-	local %ENV = (%ENV, LD_PRELOAD => $clock_library, EVBUS_TEST_CLOCK => $clock_file);
+	if (!defined $clock_file)
+	{
+		$clock_file = PostgreSQL::Test::Utils::tempdir() . '/offset';
+		system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', "$clock_file.so", "$FindBin::RealBin/../module/clock.c");
+		append_to_file($clock_file, pack 'q', 0);
+	}
+	local %ENV = (%ENV, LD_PRELOAD => "$clock_file.so", EVBUS_TEST_CLOCK => $clock_file);
 	return $node->start;
 }
 
