@@ -319,6 +319,10 @@ def op_handler_keyed(s, n):
 	return handle(s, n, "keyed", kind="keyed")
 
 
+def op_handler_keyed_single(s, n):
+	return handle(s, n, "keyed_single", kind="keyed")
+
+
 def receive(s, n, size, combined=False, lines=False):
 	s.fill("client", max(n // 1000, 1) * 1000)
 	s.wait_lag("client", max(n // 1000, 1) * 1000)
@@ -384,6 +388,7 @@ OPERATIONS = {
 	"handler-array": (op_handler_array, 5000, "the worker of a handler f(evbus.event[]): NULL, batch_size 1000"),
 	"handler-behind": (op_handler_behind, 5000, "the same, its events read from the log and not from the ring"),
 	"handler-keyed": (op_handler_keyed, 5000, "as handler-array, with ordering => 'key', each event with a key"),
+	"handler-keyed-single": (op_handler_keyed_single, 4000, "as handler, with ordering => 'key', each event with a key"),
 	"receive-1000": (op_receive_1000, 6000, "the backend of receive(1000), then ack, two transactions"),
 	"receive-lines": (op_receive_lines, 6000, "the backend of receive_lines(1000), then ack, two transactions"),
 	"lines-next": (op_receive_lines_next, 6000, "the backend of receive_lines(1000, ack => the last ones), one transaction"),

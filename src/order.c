@@ -129,10 +129,8 @@ evbus_order_untrack(EvbusDb *db, EvbusSub *sub, int32 i)
 	}
 	if (e->hash != EVBUS_NO_KEY)
 	{
-		int32		first;
+		int32		first = evbus_order_delist(db, lease->sub_slot, i);
 
-		evbus_order_delist(db, lease->sub_slot, i);
-		first = evbus_order_first(db, lease->sub_slot, e->hash);
 		if (first >= 0)
 		{
 			EVBUS_ORDER(db, first)->blocked = false;	/* what it waited for may have been this one's row */

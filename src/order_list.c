@@ -101,18 +101,21 @@ evbus_order_enlist(EvbusDb *db, int sub_slot, int32 i)
 	EVBUS_ORDER(db, after)->next = i;
 }
 
-/* Take an entry out of the list of its key. */
-void
+/* Take an entry out of the list of its key; the first of those that are left, -1: none. */
+int32
 evbus_order_delist(EvbusDb *db, int sub_slot, int32 i)
 {
 	EvbusOrderEntry *e = EVBUS_ORDER(db, i);
+	bool		first = e->first;
 
-	if (e->first)
+	if (first)
 	{
 		unchain(db, sub_slot, i);
-		if (e->next != i)
-			chain(db, sub_slot, e->next);
+		if (e->next == i)
+			return -1;
+		chain(db, sub_slot, e->next);
 	}
 	EVBUS_ORDER(db, e->prev)->next = e->next;
 	EVBUS_ORDER(db, e->next)->prev = e->prev;
+	return first ? e->next : evbus_order_first(db, sub_slot, e->hash);
 }

@@ -6,6 +6,6 @@
 
 extern int32 evbus_order_first(EvbusDb *db, int sub_slot, uint32 hash);
 extern void evbus_order_enlist(EvbusDb *db, int sub_slot, int32 i);
-extern void evbus_order_delist(EvbusDb *db, int sub_slot, int32 i);
+extern int32 evbus_order_delist(EvbusDb *db, int sub_slot, int32 i);
 
 #endif
