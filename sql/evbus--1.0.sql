@@ -85,11 +85,23 @@ CREATE TABLE evbus.bus (
 	created_at	timestamptz NOT NULL,
 	former_classes integer[] NOT NULL DEFAULT '{}',
 	compression	text NOT NULL DEFAULT 'zstd' CHECK (compression IN ('none', 'zstd', 'dictionary')),
-	dedup_window interval NOT NULL DEFAULT '5 minutes'
+	dedup_window interval NOT NULL DEFAULT '5 minutes',
+	max_backlog	bigint,
+	overflow	text NOT NULL DEFAULT 'reject' CHECK (overflow IN ('reject', 'block', 'drop_oldest')),
+	overflow_timeout interval NOT NULL DEFAULT '30 seconds',
+	publish_rate integer,
+	publish_burst integer,
+	rate_policy	text NOT NULL DEFAULT 'reject' CHECK (rate_policy IN ('reject', 'wait'))
 );
 COMMENT ON TABLE evbus.bus IS 'the registry of buses; changed only through evbus.create_bus() and its siblings';
 COMMENT ON COLUMN evbus.bus.former_classes IS 'storage classes the bus was in before: leaves of theirs may still hold events of it';
 COMMENT ON COLUMN evbus.bus.dedup_window IS 'for how long a dedup_key is taken';
+COMMENT ON COLUMN evbus.bus.max_backlog IS 'events that a subscription may be behind before publishers are held up as overflow says; NULL: no limit';
+COMMENT ON COLUMN evbus.bus.overflow IS 'what becomes of publishers of a full bus: reject, block, or drop_oldest';
+COMMENT ON COLUMN evbus.bus.overflow_timeout IS 'how long publishers wait at most, for space or for the rate';
+COMMENT ON COLUMN evbus.bus.publish_rate IS 'events a second that may be published; NULL: no limit';
+COMMENT ON COLUMN evbus.bus.publish_burst IS 'events that may come at once after a pause; NULL: those of a second';
+COMMENT ON COLUMN evbus.bus.rate_policy IS 'what becomes of who publishes faster: reject or wait';
 COMMENT ON COLUMN evbus.bus.slot IS 'place in shared memory, 0 to evbus.max_buses - 1';
 
 CREATE TABLE evbus.subscription (
@@ -482,16 +494,20 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.redrive_job_id_seq', '');
 CREATE FUNCTION evbus.create_bus(bus text, durability text DEFAULT 'durable', retention interval DEFAULT '7 days',
 								 partition_interval interval DEFAULT '1 day', max_payload_bytes integer DEFAULT 16777216,
 								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed', compression text DEFAULT 'zstd',
-								 dedup_window interval DEFAULT '5 minutes')
+								 dedup_window interval DEFAULT '5 minutes', max_backlog bigint DEFAULT 0, overflow text DEFAULT 'reject',
+								 overflow_timeout interval DEFAULT '30 seconds', publish_rate integer DEFAULT 0, publish_burst integer DEFAULT 0,
+								 rate_policy text DEFAULT 'reject')
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_create_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.create_bus(text, text, interval, interval, integer, bigint, text, text, interval) IS 'make a bus; the caller becomes its owner';
+COMMENT ON FUNCTION evbus.create_bus IS 'make a bus; the caller becomes its owner';
 
 CREATE FUNCTION evbus.alter_bus(bus text, retention interval DEFAULT NULL, partition_interval interval DEFAULT NULL,
 								max_payload_bytes integer DEFAULT NULL, rename_to text DEFAULT NULL,
 								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL, compression text DEFAULT NULL,
-								dedup_window interval DEFAULT NULL)
+								dedup_window interval DEFAULT NULL, max_backlog bigint DEFAULT NULL, overflow text DEFAULT NULL,
+								overflow_timeout interval DEFAULT NULL, publish_rate integer DEFAULT NULL, publish_burst integer DEFAULT NULL,
+								rate_policy text DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.alter_bus(text, interval, interval, integer, text, bigint, text, text, interval) IS 'change settings of a bus; NULL keeps a setting, retention_bytes => 0 takes that limit away';
+COMMENT ON FUNCTION evbus.alter_bus IS 'change settings of a bus; NULL keeps a setting, 0 takes a limit away';
 
 CREATE FUNCTION evbus.drop_bus(bus text, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_drop_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -826,9 +842,9 @@ CREATE FUNCTION evbus._type_matches(type text, patterns text[]) RETURNS boolean
 AS 'MODULE_PATHNAME', 'evbus_type_matches' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evbus._type_matches(text, text[]) IS 'does a type match one of the patterns, as a subscription would say';
 
-CREATE FUNCTION evbus._bus_state(OUT bus_id integer, OUT next_position bigint, OUT ticked_position bigint)
+CREATE FUNCTION evbus._bus_state(OUT bus_id integer, OUT next_position bigint, OUT ticked_position bigint, OUT rejected bigint, OUT waits bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_bus_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus._bus_state() IS 'positions of the buses in shared memory';
+COMMENT ON FUNCTION evbus._bus_state() IS 'positions of the buses in shared memory, and how often publishers were held up';
 
 CREATE FUNCTION evbus._subscription_state(OUT subscription_id integer, OUT cursor_position bigint, OUT next_position bigint,
 								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer)
@@ -845,13 +861,19 @@ CREATE VIEW evbus.bus_list AS
 SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_payload_bytes, b.paused, b.created_at,
 	   s.next_position,
 	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions,
-	   c.retention_bytes, c.retention_policy, b.compression, b.dedup_window
+	   c.retention_bytes, c.retention_policy, b.compression, b.dedup_window,
+	   b.max_backlog, b.overflow, b.overflow_timeout, b.publish_rate, b.publish_burst, b.rate_policy, s.rejected, s.waits
 FROM evbus.bus b
 	 JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
 COMMENT ON VIEW evbus.bus_list IS 'the buses of this database and their settings';
 COMMENT ON COLUMN evbus.bus_list.retention_bytes IS 'size at which its oldest events go; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.retention_policy IS 'keep_unconsumed: what a subscription still needs stays; drop_unconsumed: it goes, counted in evbus.subscription_lag';
+COMMENT ON COLUMN evbus.bus_list.max_backlog IS 'events that a subscription may be behind before publishers are held up; NULL: no limit';
+COMMENT ON COLUMN evbus.bus_list.publish_rate IS 'events a second; NULL: no limit';
+COMMENT ON COLUMN evbus.bus_list.publish_burst IS 'events at once after a pause; NULL: those of a second';
+COMMENT ON COLUMN evbus.bus_list.rejected IS 'events refused since the server started, because the bus was full or for a rate';
+COMMENT ON COLUMN evbus.bus_list.waits IS 'calls that waited for space or for a rate since the server started';
 COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';
 
 CREATE VIEW evbus.dictionary_list AS

@@ -70,6 +70,10 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		pg_atomic_write_u64(&bus->next_position, 0);
 		pg_atomic_write_u64(&bus->ticked_position, 0);
 		pg_atomic_write_u32(&bus->awaited, 0);
+		pg_atomic_write_u64(&bus->promised, 0);
+		pg_atomic_write_u64(&bus->rate_at, 0);
+		pg_atomic_write_u64(&bus->rejected, 0);
+		pg_atomic_write_u64(&bus->waits, 0);
 		for (int a = 0; a < EVBUS_ANCHORS; a++)
 			pg_atomic_write_u64(&bus->anchors[a].offset, 0);
 		bus->anchor_next = 0;

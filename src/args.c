@@ -84,6 +84,21 @@ evbus_arg_int(FunctionCallInfo fcinfo, int n, const char *name, int low, int hig
 	return value;
 }
 
+int64
+evbus_arg_bigint(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high)
+{
+	int64		value;
+
+	evbus_arg_present(fcinfo, n, name);
+	value = PG_GETARG_INT64(n);
+	if (value < low || value > high)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between " INT64_FORMAT " and " INT64_FORMAT, name, low, high),
+				 errdetail("It is " INT64_FORMAT ".", value)));
+	return value;
+}
+
 /* Microseconds of an interval that is in bounds, and back; months count 30 days. */
 int64
 evbus_interval_usecs(const Interval *span)
@@ -127,6 +142,26 @@ evbus_arg_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, 
 				 errdetail("It is %s.",
 						   DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(span))))));
 	return value;
+}
+
+/* Which of a few words an argument is; errors 22004 and 22023. */
+int
+evbus_arg_choice(FunctionCallInfo fcinfo, int n, const char *name, const char *const *choices, int n_choices)
+{
+	char	   *value = evbus_arg_text(fcinfo, n, name);
+	StringInfoData all;
+
+	initStringInfo(&all);
+	for (int i = 0; i < n_choices; i++)
+	{
+		appendStringInfo(&all, "%s\"%s\"", i == 0 ? "" : i + 1 < n_choices ? ", " : " or ", choices[i]);
+		if (strcmp(value, choices[i]) == 0)
+			return i;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s \"%s\" is not known", name, evbus_clip(value, strlen(value))),
+			 errhint("Pass %s.", all.data)));
 }
 
 /* Elements of a one-dimensional (or empty) array; errors 22004 and 22023. */

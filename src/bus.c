@@ -33,6 +33,7 @@
 #define BYTES_MIN		INT64CONST(0x100000)	/* 1 MB */
 #define BYTES_MAX		INT64CONST(0x4000000000000) /* 1 PB */
 #define DEDUP_MAX		(7 * USECS_PER_DAY)
+#define BACKLOG_MAX		INT64CONST(1000000000000)
 
 PG_FUNCTION_INFO_V1(evbus_check_preload);
 PG_FUNCTION_INFO_V1(evbus_create_bus);
@@ -167,20 +168,44 @@ read_bytes(FunctionCallInfo fcinfo, int n)
 static Datum
 read_policy(FunctionCallInfo fcinfo, int n)
 {
-	char	   *policy = evbus_arg_text(fcinfo, n, "retention_policy");
+	static const char *const policies[] = {"keep_unconsumed", "drop_unconsumed"};
 
-	if (strcmp(policy, "keep_unconsumed") != 0 && strcmp(policy, "drop_unconsumed") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("retention_policy \"%s\" is not known", evbus_clip(policy, strlen(policy))),
-				 errhint("Pass \"keep_unconsumed\" or \"drop_unconsumed\".")));
+	(void) evbus_arg_choice(fcinfo, n, "retention_policy", policies, lengthof(policies));
 	return PG_GETARG_DATUM(n);
+}
+
+/* What holds publishers up: columns of evbus.bus, and arguments, in this order. */
+enum
+{
+	FLOW_BACKLOG, FLOW_OVERFLOW, FLOW_TIMEOUT, FLOW_RATE, FLOW_BURST, FLOW_RATE_POLICY, N_FLOW
+};
+
+#define FLOW_COLUMNS	"max_backlog, overflow, overflow_timeout, publish_rate, publish_burst, rate_policy"
+
+static const Oid flow_types[N_FLOW] = {INT8OID, TEXTOID, INTERVALOID, INT4OID, INT4OID, TEXTOID};
+
+/* Read them, from argument `first` on; in alter_bus() NULL keeps what `bus` has. */
+static void
+read_flow(FunctionCallInfo fcinfo, int first, const EvbusBus *bus, Datum *values)
+{
+#define GIVEN(i)	(bus == NULL || !PG_ARGISNULL(first + (i)))
+	values[FLOW_BACKLOG] = Int64GetDatum(GIVEN(FLOW_BACKLOG) ? evbus_arg_bigint(fcinfo, first + FLOW_BACKLOG, "max_backlog", 0, BACKLOG_MAX) : bus->max_backlog);
+	values[FLOW_OVERFLOW] = CStringGetTextDatum(evbus_overflows[GIVEN(FLOW_OVERFLOW)
+								? evbus_arg_choice(fcinfo, first + FLOW_OVERFLOW, "overflow", evbus_overflows, lengthof(evbus_overflows)) : bus->overflow]);
+	values[FLOW_TIMEOUT] = evbus_interval_datum(GIVEN(FLOW_TIMEOUT)
+												? evbus_arg_interval(fcinfo, first + FLOW_TIMEOUT, "overflow_timeout", 0, USECS_PER_DAY) : bus->overflow_timeout);
+	values[FLOW_RATE] = Int32GetDatum(GIVEN(FLOW_RATE) ? evbus_arg_int(fcinfo, first + FLOW_RATE, "publish_rate", 0, EVBUS_RATE_MAX) : bus->publish_rate);
+	values[FLOW_BURST] = Int32GetDatum(GIVEN(FLOW_BURST) ? evbus_arg_int(fcinfo, first + FLOW_BURST, "publish_burst", 0, EVBUS_RATE_MAX) : bus->publish_burst);
+	values[FLOW_RATE_POLICY] = CStringGetTextDatum(evbus_rate_policies[GIVEN(FLOW_RATE_POLICY)
+								? evbus_arg_choice(fcinfo, first + FLOW_RATE_POLICY, "rate_policy", evbus_rate_policies, lengthof(evbus_rate_policies)) : bus->rate_waits]);
+#undef GIVEN
 }
 
 /*
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
  * max_payload_bytes integer, retention_bytes bigint, retention_policy text, compression text,
- * dedup_window interval) returns void
+ * dedup_window interval, max_backlog bigint, overflow text, overflow_timeout interval, publish_rate integer,
+ * publish_burst integer, rate_policy text) returns void
  *
  * bus: 1 to 63 bytes, no control characters.  durability: 'durable'.  retention:
  * 1 minute to 100 years, kept in whole leaves of partition_interval (1 minute to
@@ -191,6 +216,9 @@ read_policy(FunctionCallInfo fcinfo, int n)
  * compression: 'zstd' payloads from evbus.compress_threshold on, 'dictionary' smaller
  * ones, too, with dictionaries that are trained from the history, 'none' no payload.
  * dedup_window: 1 second to 7 days, for how long a dedup_key is taken.
+ * max_backlog: 1 to 10^12 events; overflow: 'reject', or 'block' for overflow_timeout (0 to 1 day) at most.
+ * publish_rate: 1 to 1000000 events a second, publish_burst: so many at once; rate_policy: 'reject' or 'wait'.
+ * 0 is no limit; of publish_burst, those of a second.
  * Takes effect when the caller commits.
  * Errors: 0A000 volatile, 22004, 22023, VB002 exists, VB003 no slot left.
  * Privileges: EXECUTE; the caller becomes the owner.
@@ -198,7 +226,7 @@ read_policy(FunctionCallInfo fcinfo, int n)
 Datum
 evbus_create_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
+	Oid			types[9 + N_FLOW] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
 	char	   *durability = evbus_arg_text(fcinfo, 1, "durability");
 	Keeping		keep = {
@@ -211,13 +239,15 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	EvbusBus	bus;
 	EvbusInternal state;
-	Datum		values[9];
+	Datum		values[9 + N_FLOW];
 	int			slot;
 	int32		class;
 	int32		bus_id;
 
 	keep.bytes = read_bytes(fcinfo, 5);
 	keep.policy = read_policy(fcinfo, 6);
+	memcpy(types + 9, flow_types, sizeof(flow_types));
+	read_flow(fcinfo, 9, NULL, values + 9);
 	if (strcmp(durability, "volatile") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -257,9 +287,9 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[7] = CStringGetTextDatum(compression);
 	values[8] = evbus_interval_datum(dedup_window);
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression, dedup_window)"
-			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8, $9)",
-			  9, types, values, NULL, 0);
+	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression, dedup_window, " FLOW_COLUMNS ")"
+			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8, $9, nullif($10, 0), $11, $12, nullif($13, 0), nullif($14, 0), $15)",
+			  9 + N_FLOW, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves_now(db, class);
@@ -298,7 +328,8 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 
 /*
  * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to, retention_bytes,
- * retention_policy, compression, dedup_window) returns void
+ * retention_policy, compression, dedup_window, max_backlog, overflow, overflow_timeout, publish_rate,
+ * publish_burst, rate_policy) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
  * not the owner, 55006 to be renamed while changes of a table are published to it.
@@ -306,17 +337,18 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
  * does its first retention_bytes: events already stored stay under the old one.  From
  * then on the class is its own, and all changes hold for what is stored.
  * A new dedup_window holds from then on, for the keys that are still there.
+ * Limits of publishers hold for calls after the commit.
  */
 Datum
 evbus_alter_bus(PG_FUNCTION_ARGS)
 {
-	static const Oid types[] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, INTERVALOID};
+	Oid			types[6 + N_FLOW] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, INTERVALOID};
 	EvbusBus	bus;
 	EvbusBus	other;
 	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
-	Datum		values[6];
-	char		nulls[7] = "      ";
+	Datum		values[6 + N_FLOW];
+	char		nulls[6 + N_FLOW + 1] = "            ";
 
 	own_bus(fcinfo, &bus);
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
@@ -371,12 +403,15 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	values[4] = PG_ARGISNULL(7) ? (Datum) 0 : CStringGetTextDatum(compression_arg(fcinfo, 7));
 	values[5] = evbus_interval_datum(PG_ARGISNULL(8) ? bus.dedup_window
 									 : evbus_arg_interval(fcinfo, 8, "dedup_window", USECS_PER_SEC, DEDUP_MAX));
+	memcpy(types + 6, flow_types, sizeof(flow_types));
+	read_flow(fcinfo, 9, &bus, values + 6);
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression), dedup_window = $6,"
+			  " (" FLOW_COLUMNS ") = (nullif($7, 0), $8, $9, nullif($10, 0), nullif($11, 0), $12),"
 			  " former_classes = CASE WHEN storage_class_id = $2 THEN former_classes"
 			  "                  ELSE array_append(array_remove(former_classes, storage_class_id), storage_class_id) END"
 			  " WHERE bus_id = $1",
-			  6, types, values, nulls, 0);
+			  6 + N_FLOW, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	evbus_upkeep_leaves_now(db, DatumGetInt32(values[1]));
@@ -517,14 +552,16 @@ evbus_bus_state(PG_FUNCTION_ARGS)
 	for (int i = 0; i < evbus_max_buses; i++)
 	{
 		EvbusBusState *bus = EVBUS_BUS(db, i);
-		Datum		values[3];
-		bool		nulls[3] = {0};
+		Datum		values[5];
+		bool		nulls[5] = {0};
 
 		values[0] = Int32GetDatum((int32) pg_atomic_read_u32(&bus->bus_id));
 		if (DatumGetInt32(values[0]) == 0)
 			continue;
 		values[1] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->next_position));
 		values[2] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->ticked_position));
+		values[3] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->rejected));
+		values[4] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->waits));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -32,6 +32,7 @@
 #define EVBUS_MESSAGE_MAX		2048	/* bytes of a stored error message */
 #define EVBUS_BATCH_MAX			10000	/* events per receive() or handler call */
 #define EVBUS_ATTEMPTS_MAX		1000
+#define EVBUS_RATE_MAX			1000000 /* events a second */
 #define EVBUS_DEDUP_KEY_MAX		255 /* bytes */
 #define EVBUS_SCHEDULED_LEAVES	9	/* tables that hold evbus.scheduled */
 #define EVBUS_MAX_DATABASES		64
@@ -53,6 +54,8 @@
 #define ERRCODE_EVBUS_NO_LEAF			MAKE_SQLSTATE('V','B','0','1','1')
 #define ERRCODE_EVBUS_NO_LEASES			MAKE_SQLSTATE('V','B','0','1','2')
 #define ERRCODE_EVBUS_WRONG_KIND		MAKE_SQLSTATE('V','B','0','1','3')
+#define ERRCODE_EVBUS_FULL				MAKE_SQLSTATE('V','B','0','1','4')
+#define ERRCODE_EVBUS_RATE				MAKE_SQLSTATE('V','B','0','1','5')
 
 /* ---------------------------------------------------------- publish slots */
 
@@ -166,6 +169,12 @@ typedef struct EvbusBusState
 	pg_atomic_uint64 next_position; /* below it, positions are given and readable */
 	pg_atomic_uint64 ticked_position;	/* below it, ticks are committed: acks may commit */
 	pg_atomic_uint32 awaited;	/* EVBUS_AWAITED_*: set before a sleep, cleared by the sequencer with new events */
+
+	/* Limits of publishers (limits.c), by whoever publishes; counts are since the server started */
+	pg_atomic_uint64 promised;	/* events that open transactions may add, where max_backlog is set */
+	pg_atomic_uint64 rate_at;	/* nanoseconds of evbus_uptime(): what publish_rate gave until then is used up */
+	pg_atomic_uint64 rejected;	/* events refused, because the bus is full or for a rate */
+	pg_atomic_uint64 waits;		/* calls that waited for either */
 } EvbusBusState;
 
 #define EVBUS_AWAITED_CV		1	/* somebody sleeps on drained_cv */

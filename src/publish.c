@@ -229,7 +229,8 @@ due_at(FunctionCallInfo fcinfo, int delay, int deliver_at)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("delay and deliver_at cannot both be given")));
-		due = now + evbus_arg_interval(fcinfo, delay, "delay", 0, DELAY_MAX);
+		(void) evbus_arg_interval(fcinfo, delay, "delay", 0, DELAY_MAX);
+		due = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now), PG_GETARG_DATUM(delay)));
 	}
 	else if (!PG_ARGISNULL(deliver_at))
 	{
@@ -295,7 +296,7 @@ later_write(Later *later)
  * not gapless.  bus: must exist.  type: 1 to 255 bytes, dotted, no wildcards.
  * payload: not NULL ('null' is JSON null); with headers at most the bus's
  * max_payload_bytes.  key: at most 1024 bytes.  headers: a JSON object.
- * delay: 0 to 36500 days from this call; deliver_at: a moment within 36500 days, at once if
+ * delay: 0 to 36500 days from this call, with months and days of the calendar; deliver_at: a moment within 36500 days, at once if
  * it is past; not both.  The id is then that of the scheduled event: when due, it is
  * published under another, with this one in the header scheduledid.
  * dedup_key: 1 to 255 bytes; if an event was published or scheduled on the bus with it within the

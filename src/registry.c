@@ -37,7 +37,8 @@
 enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
-	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_COMPRESSION, BUS_DEDUP_WINDOW
+	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_COMPRESSION, BUS_DEDUP_WINDOW,
+	BUS_MAX_BACKLOG, BUS_OVERFLOW, BUS_OVERFLOW_TIMEOUT, BUS_RATE, BUS_BURST, BUS_RATE_POLICY, BUS_COLUMNS = BUS_RATE_POLICY
 };
 enum
 {
@@ -130,11 +131,27 @@ evbus_compression_parse(const char *word, EvbusCompression *compression)
 	return false;
 }
 
+/* Columns overflow and rate_policy of evbus.bus. */
+const char *const evbus_overflows[3] = {"reject", "block", "drop_oldest"};
+const char *const evbus_rate_policies[2] = {"reject", "wait"};
+
+/* Which of these words a column has; else the first. */
+static int
+word_of(Datum value, const char *const *words, int n)
+{
+	char	   *word = TextDatumGetCString(value);
+
+	for (int i = 1; i < n; i++)
+		if (strcmp(word, words[i]) == 0)
+			return i;
+	return 0;
+}
+
 static void
 load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 {
-	Datum		values[BUS_DEDUP_WINDOW];
-	bool		nulls[BUS_DEDUP_WINDOW];
+	Datum		values[BUS_COLUMNS];
+	bool		nulls[BUS_COLUMNS];
 
 	heap_deform_tuple(tuple, desc, values, nulls);
 	bus->bus_id = DatumGetInt32(values[BUS_ID - 1]);
@@ -146,6 +163,13 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	if (!evbus_compression_parse(TextDatumGetCString(values[BUS_COMPRESSION - 1]), &bus->compression))
 		bus->compression = EVBUS_COMPRESS_ZSTD;
 	bus->dedup_window = evbus_interval_usecs(DatumGetIntervalP(values[BUS_DEDUP_WINDOW - 1]));
+	bus->max_backlog = nulls[BUS_MAX_BACKLOG - 1] ? 0 : DatumGetInt64(values[BUS_MAX_BACKLOG - 1]);
+	bus->overflow = (EvbusOverflow) word_of(values[BUS_OVERFLOW - 1], evbus_overflows, lengthof(evbus_overflows));
+	bus->overflow_timeout = evbus_interval_usecs(DatumGetIntervalP(values[BUS_OVERFLOW_TIMEOUT - 1]));
+	bus->publish_rate = nulls[BUS_RATE - 1] ? 0 : DatumGetInt32(values[BUS_RATE - 1]);
+	bus->publish_burst = nulls[BUS_BURST - 1] ? 0 : DatumGetInt32(values[BUS_BURST - 1]);
+	bus->rate_waits = word_of(values[BUS_RATE_POLICY - 1], evbus_rate_policies, lengthof(evbus_rate_policies)) == 1;
+	bus->bounded = bus->max_backlog > 0 || bus->publish_rate > 0;
 	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
 }
 
@@ -259,7 +283,7 @@ load_table(Oid relid)
 	Relation	rel = table_open(relid, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
-	int			columns = relid == cached_bus_relid ? BUS_DEDUP_WINDOW : relid == cached_sub_relid ? SUB_DEAD_FULL : REPLAY_CREATED;
+	int			columns = relid == cached_bus_relid ? BUS_COLUMNS : relid == cached_sub_relid ? SUB_DEAD_FULL : REPLAY_CREATED;
 
 	/* A library of another version than the tables must not read past their rows. */
 	if (RelationGetNumberOfAttributes(rel) != columns)

@@ -12,6 +12,14 @@ typedef enum EvbusCompression
 	EVBUS_COMPRESS_NONE
 } EvbusCompression;
 
+/* What becomes of an event for a bus that is full. */
+typedef enum EvbusOverflow
+{
+	EVBUS_OVERFLOW_REJECT,
+	EVBUS_OVERFLOW_BLOCK,		/* its publisher waits, overflow_timeout at most */
+	EVBUS_OVERFLOW_DROP			/* the oldest ones go */
+} EvbusOverflow;
+
 typedef struct EvbusBus
 {
 	int32		bus_id;
@@ -22,6 +30,13 @@ typedef struct EvbusBus
 	bool		paused;
 	EvbusCompression compression;
 	int64		dedup_window;	/* microseconds */
+	int64		max_backlog;	/* events; 0: no limit */
+	EvbusOverflow overflow;
+	int64		overflow_timeout;	/* microseconds */
+	int			publish_rate;	/* events a second; 0: no limit */
+	int			publish_burst;	/* events at once; 0: those of a second */
+	bool		rate_waits;		/* who is too fast waits; else he is refused */
+	bool		bounded;		/* any of these */
 	char		name[EVBUS_NAME_MAX + 1];
 } EvbusBus;
 
@@ -66,6 +81,8 @@ extern bool evbus_bus_find(const char *name, EvbusBus *bus);
 extern bool evbus_bus_by_id(int32 id, EvbusBus *bus);
 extern EvbusBus *evbus_buses(int *count);
 extern void evbus_bus_get(const char *name, EvbusBus *bus);
+extern const char *const evbus_overflows[3];
+extern const char *const evbus_rate_policies[2];
 extern bool evbus_compression_parse(const char *word, EvbusCompression *compression);
 extern EvbusSubscription *evbus_subscription_get(const char *name, bool missing_ok);
 extern EvbusSubscription *evbus_subscription_by_id(int32 id);

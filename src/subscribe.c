@@ -143,27 +143,11 @@ static void
 set_choice(FunctionCallInfo fcinfo, int n, const char *name, const char *const *choices, int n_choices, bool optional,
 		   Settings *set, int column)
 {
-	char	   *value;
-	StringInfoData all;
-
 	if (optional && PG_ARGISNULL(n))
 		return;
-	value = evbus_arg_text(fcinfo, n, name);
-	initStringInfo(&all);
-	for (int i = 0; i < n_choices; i++)
-	{
-		appendStringInfo(&all, "%s\"%s\"", i == 0 ? "" : i + 1 < n_choices ? ", " : " or ", choices[i]);
-		if (strcmp(value, choices[i]) == 0)
-		{
-			set->values[column] = PG_GETARG_DATUM(n);
-			set->nulls[column] = ' ';
-			return;
-		}
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("%s \"%s\" is not known", name, value),
-			 errhint("Pass %s.", all.data)));
+	(void) evbus_arg_choice(fcinfo, n, name, choices, n_choices);
+	set->values[column] = PG_GETARG_DATUM(n);
+	set->nulls[column] = ' ';
 }
 
 /*
