@@ -131,13 +131,26 @@ CREATE TABLE evbus.subscription (
 	ordering	text NOT NULL DEFAULT 'none',
 	on_failure	text NOT NULL DEFAULT 'block_key',
 	max_dead_letters integer,
-	dead_letters_full text NOT NULL DEFAULT 'pause'
+	dead_letters_full text NOT NULL DEFAULT 'pause',
+	delivery_rate integer,
+	delivery_burst integer
 );
 COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
 COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
 COMMENT ON COLUMN evbus.subscription.start_position IS 'first position of this epoch';
 COMMENT ON COLUMN evbus.subscription.handler_owner IS 'owner of the handler when it was chosen: a function of another role by that name is not called';
 COMMENT ON COLUMN evbus.subscription.handler_schema IS 'handler kept by name, because a regprocedure column would block pg_upgrade';
+
+CREATE TABLE evbus.publish_limit (
+	bus_id		integer NOT NULL,
+	role		regrole NOT NULL,
+	slot		smallint NOT NULL UNIQUE,
+	rate		integer NOT NULL,
+	burst		integer,
+	PRIMARY KEY (bus_id, role)
+);
+COMMENT ON TABLE evbus.publish_limit IS 'rates of roles that publish; changed only through evbus.limit_publisher(), read it through evbus.publish_limit_list';
+COMMENT ON COLUMN evbus.publish_limit.slot IS 'place in shared memory';
 
 /* Ids are never used again: a stored payload names its dictionary by id. */
 CREATE TABLE evbus.dictionary (
@@ -459,6 +472,7 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.bus_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.dictionary', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.dictionary_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.publish_limit', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.replay', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.replay_log', '');
@@ -512,6 +526,10 @@ COMMENT ON FUNCTION evbus.alter_bus IS 'change settings of a bus; NULL keeps a s
 CREATE FUNCTION evbus.drop_bus(bus text, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_drop_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.drop_bus(text, boolean) IS 'remove a bus and its subscriptions; refused while a subscription has undelivered events or events are scheduled, unless forced';
+
+CREATE FUNCTION evbus.limit_publisher(bus text, role regrole, rate integer, burst integer DEFAULT 0)
+RETURNS void AS 'MODULE_PATHNAME', 'evbus_limit_publisher' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.limit_publisher(text, regrole, integer, integer) IS 'bound how many events a second a role publishes to a bus; rate 0 takes the bound away';
 
 CREATE FUNCTION evbus.pause_bus(bus text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_pause_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -680,9 +698,9 @@ CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAUL
 								backoff_max interval DEFAULT '1 hour', lease interval DEFAULT '30 seconds',
 								timeout interval DEFAULT '30 seconds', notify boolean DEFAULT true, ordering text DEFAULT 'none',
 								on_failure text DEFAULT 'block_key', max_dead_letters integer DEFAULT 0,
-								dead_letters_full text DEFAULT 'pause')
+								dead_letters_full text DEFAULT 'pause', delivery_rate integer DEFAULT 0, delivery_burst integer DEFAULT 0)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_subscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.subscribe(text, text, text[], regprocedure, text, integer, integer, integer, interval, interval, interval, interval, boolean, text, text, integer, text)
+COMMENT ON FUNCTION evbus.subscribe
 	IS 'make a subscription owned by the caller and return the position it starts at; with a handler evbus calls it, without one clients receive and ack';
 
 CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT NULL, handler regprocedure DEFAULT NULL,
@@ -691,10 +709,10 @@ CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT
 								backoff_max interval DEFAULT NULL, lease interval DEFAULT NULL,
 								timeout interval DEFAULT NULL, notify boolean DEFAULT NULL, ordering text DEFAULT NULL,
 								on_failure text DEFAULT NULL, max_dead_letters integer DEFAULT NULL,
-								dead_letters_full text DEFAULT NULL)
+								dead_letters_full text DEFAULT NULL, delivery_rate integer DEFAULT NULL, delivery_burst integer DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.alter_subscription(text, text[], regprocedure, integer, integer, integer, interval, interval, interval, interval, boolean, text, text, integer, text)
-	IS 'change settings of a subscription; NULL keeps a setting, max_dead_letters => 0 takes the quota away';
+COMMENT ON FUNCTION evbus.alter_subscription
+	IS 'change settings of a subscription; NULL keeps a setting, 0 takes a quota or rate away';
 
 CREATE FUNCTION evbus.unsubscribe(subscription text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_unsubscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -862,7 +880,8 @@ SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_pa
 	   s.next_position,
 	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions,
 	   c.retention_bytes, c.retention_policy, b.compression, b.dedup_window,
-	   b.max_backlog, b.overflow, b.overflow_timeout, b.publish_rate, b.publish_burst, b.rate_policy, s.rejected, s.waits
+	   b.max_backlog, b.overflow, b.overflow_timeout, b.publish_rate,
+	   CASE WHEN b.publish_rate IS NOT NULL THEN coalesce(b.publish_burst, b.publish_rate) END AS publish_burst, b.rate_policy, s.rejected, s.waits
 FROM evbus.bus b
 	 JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
@@ -871,10 +890,17 @@ COMMENT ON COLUMN evbus.bus_list.retention_bytes IS 'size at which its oldest ev
 COMMENT ON COLUMN evbus.bus_list.retention_policy IS 'keep_unconsumed: what a subscription still needs stays; drop_unconsumed: it goes, counted in evbus.subscription_lag';
 COMMENT ON COLUMN evbus.bus_list.max_backlog IS 'events that a subscription may be behind before publishers are held up; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.publish_rate IS 'events a second; NULL: no limit';
-COMMENT ON COLUMN evbus.bus_list.publish_burst IS 'events at once after a pause; NULL: those of a second';
+COMMENT ON COLUMN evbus.bus_list.publish_burst IS 'events that may come at once after a pause';
 COMMENT ON COLUMN evbus.bus_list.rejected IS 'events refused since the server started, because the bus was full or for a rate';
 COMMENT ON COLUMN evbus.bus_list.waits IS 'calls that waited for space or for a rate since the server started';
 COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';
+
+CREATE VIEW evbus.publish_limit_list AS
+SELECT b.bus, l.role, l.rate, coalesce(l.burst, l.rate) AS burst
+FROM evbus.publish_limit l JOIN evbus.bus b USING (bus_id) JOIN pg_catalog.pg_roles r ON r.oid = l.role;
+COMMENT ON VIEW evbus.publish_limit_list IS 'how much single roles may publish to a bus';
+COMMENT ON COLUMN evbus.publish_limit_list.rate IS 'events a second';
+COMMENT ON COLUMN evbus.publish_limit_list.burst IS 'events at once after a pause';
 
 CREATE VIEW evbus.dictionary_list AS
 SELECT d.dictionary_id, b.bus, d.trained_at, d.checked_at, d.samples, pg_catalog.octet_length(d.raw) AS dictionary_bytes,
@@ -898,13 +924,16 @@ SELECT x.subscription, b.bus, x.owner, x.types,
 	   CASE WHEN x.handler_name IS NULL AND x.notify THEN evbus.channel(x.subscription) END AS channel,
 	   x.batch_size, x.concurrency, x.max_attempts, x.backoff_initial, x.backoff_max, x.lease, x.timeout,
 	   x.ordering, CASE WHEN x.ordering <> 'none' THEN x.on_failure END AS on_failure, x.paused, x.paused_reason, x.created_at,
-	   x.max_dead_letters, CASE WHEN x.max_dead_letters IS NOT NULL THEN x.dead_letters_full END AS dead_letters_full
+	   x.max_dead_letters, CASE WHEN x.max_dead_letters IS NOT NULL THEN x.dead_letters_full END AS dead_letters_full,
+	   x.delivery_rate, CASE WHEN x.delivery_rate IS NOT NULL THEN coalesce(x.delivery_burst, x.delivery_rate) END AS delivery_burst
 FROM evbus.subscription x JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.subscription_list IS 'the subscriptions of this database and their settings';
 COMMENT ON COLUMN evbus.subscription_list.ordering IS 'key: one delivery of a key at a time, in the order of positions; strict: of all of them; none: as they come';
 COMMENT ON COLUMN evbus.subscription_list.on_failure IS 'block_key: those that would wait for a failed event do so until it succeeded or is a dead letter; skip: they go on';
 COMMENT ON COLUMN evbus.subscription_list.max_dead_letters IS 'its quota of dead letters, see evbus.dead_letter_quota; NULL: none';
 COMMENT ON COLUMN evbus.subscription_list.dead_letters_full IS 'what happens then: pause the subscription, or drop_oldest';
+COMMENT ON COLUMN evbus.subscription_list.delivery_rate IS 'deliveries a second, retries and replays among them; NULL: as many as there are';
+COMMENT ON COLUMN evbus.subscription_list.delivery_burst IS 'deliveries that may come at once after a pause';
 COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of new deliveries; NULL with a handler or notify => false';
 
 CREATE VIEW evbus.subscription_lag AS
@@ -1159,7 +1188,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

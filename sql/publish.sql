@@ -46,6 +46,20 @@ SELECT * FROM evbus.publish_batch('regress publish', NULL, '{1}');
 SELECT * FROM evbus.publish_batch('regress publish', '{a,b..c}', '{1,2}');
 SELECT * FROM evbus.publish_batch('regress publish', '{a,b}', ARRAY['1', to_jsonb(repeat('x', 2000))]);
 
+-- limits of publishers
+SELECT evbus.create_bus('regress full', max_backlog => 2);
+SELECT evbus.subscribe('regress full', 'regress behind');
+SELECT count(*) FROM evbus.publish_batch('regress full', '{a}', '{1,2}');
+SELECT evbus.publish('regress full', 'a', '3');
+SELECT * FROM evbus.publish_batch('regress full', '{a}', '{1,2,3}');
+SELECT evbus.alter_bus('regress full', overflow => 'wait');
+SELECT evbus.alter_bus('regress full', overflow => 'drop_oldest');
+SELECT evbus.alter_bus('regress full', rate_policy => 'block');
+SELECT evbus.alter_bus('regress full', max_backlog => -1);
+SELECT evbus.alter_bus('regress full', publish_rate => 1000001);
+SELECT evbus.limit_publisher('regress full', 'regress_nobody', 10);
+SELECT evbus.drop_bus('regress full', force => true);
+
 -- a read-only transaction
 BEGIN READ ONLY;
 SELECT evbus.publish('regress publish', 'a.b', '{}');

@@ -62,6 +62,8 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		pg_atomic_write_u64(&db->scheduled_due[i], 0);
 	pg_atomic_write_u64(&db->scheduler_until, 0);
 	pg_atomic_write_u64(&db->dedup_turn, 0);
+	for (int i = 0; i < EVBUS_ROLE_LIMITS_MAX; i++)
+		pg_atomic_write_u64(&db->role_rate_at[i], 0);
 	for (int i = 0; i < evbus_max_buses; i++)
 	{
 		EvbusBusState *bus = EVBUS_BUS(db, i);

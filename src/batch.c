@@ -32,11 +32,13 @@
 #include "commands/prepare.h"
 #include "cursor.h"
 #include "executor/spi.h"
+#include "flow.h"
 #include "funcapi.h"
 #include "hand.h"
 #include "inflight.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "pace.h"
 #include "pgstat.h"
 #include "pin.h"
 #include "point.h"
@@ -482,13 +484,16 @@ run_retries(const EvbusSubscription *sub)
 {
 	EvbusEvent	events[RETRIES_MAX];
 	EvbusEvents found = {.events = events};
+	int			due;
 	int			n;
 
 	if ((int64) pg_atomic_read_u64(&EVBUS_SUB(db, sub->slot)->retry_due) > GetCurrentTimestamp())
 		return false;
 	begin();
 	hand.each = true;
-	n = evbus_retry_claim(db, sub, Min(RETRIES_MAX, sub->batch_size), events, evbus_hand_room(&hand, RETRIES_MAX));
+	due = evbus_pace_take(db, sub, Min(RETRIES_MAX, sub->batch_size), true);
+	n = due == 0 ? 0 : evbus_retry_claim(db, sub, due, events, evbus_hand_room(&hand, RETRIES_MAX));
+	evbus_pace_put_back(db, sub, due - n, true);
 	hand.n = n;
 	if (n > 0 && !aim(sub))
 	{
@@ -605,6 +610,7 @@ evbus_batch_run(const EvbusSubscription *sub)
 {
 	bool		worked;
 
+	evbus_flow_reads(sub->bus_slot);
 	MemoryContextSwitchTo(batch_context);
 	worked = run_retries(sub);
 	worked = run_batch(sub) || worked;

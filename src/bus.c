@@ -201,6 +201,17 @@ read_flow(FunctionCallInfo fcinfo, int first, const EvbusBus *bus, Datum *values
 #undef GIVEN
 }
 
+/* The log of a durable bus is not cut by whoever publishes: its retention says what goes. */
+static void
+check_overflow(const char *bus, Datum overflow)
+{
+	if (strcmp(TextDatumGetCString(overflow), evbus_overflows[EVBUS_OVERFLOW_DROP]) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("durable bus \"%s\" cannot drop the oldest events when it is full", bus),
+				 errhint("Give it retention_policy => 'drop_unconsumed' with a retention or retention_bytes, or let publishers be refused ('reject') or wait ('block').")));
+}
+
 /*
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
  * max_payload_bytes integer, retention_bytes bigint, retention_policy text, compression text,
@@ -220,7 +231,7 @@ read_flow(FunctionCallInfo fcinfo, int first, const EvbusBus *bus, Datum *values
  * publish_rate: 1 to 1000000 events a second, publish_burst: so many at once; rate_policy: 'reject' or 'wait'.
  * 0 is no limit; of publish_burst, those of a second.
  * Takes effect when the caller commits.
- * Errors: 0A000 volatile, 22004, 22023, VB002 exists, VB003 no slot left.
+ * Errors: 0A000 volatile or drop_oldest, 22004, 22023, VB002 exists, VB003 no slot left.
  * Privileges: EXECUTE; the caller becomes the owner.
  */
 Datum
@@ -248,6 +259,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	keep.policy = read_policy(fcinfo, 6);
 	memcpy(types + 9, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, NULL, values + 9);
+	check_overflow(name, values[9 + FLOW_OVERFLOW]);
 	if (strcmp(durability, "volatile") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -277,6 +289,9 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	evbus_internal_end(&state);
 	class = find_class(&keep, keep.bytes > 0 ? bus_id : 0);
 
+	/* Of another bus that had the place before. */
+	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->rejected, 0);
+	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->waits, 0);
 	values[0] = CStringGetTextDatum(name);
 	values[1] = Int16GetDatum(slot);
 	values[2] = Int32GetDatum(class);
@@ -405,6 +420,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 									 : evbus_arg_interval(fcinfo, 8, "dedup_window", USECS_PER_SEC, DEDUP_MAX));
 	memcpy(types + 6, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, &bus, values + 6);
+	check_overflow(bus.name, values[6 + FLOW_OVERFLOW]);
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression), dedup_window = $6,"
 			  " (" FLOW_COLUMNS ") = (nullif($7, 0), $8, $9, nullif($10, 0), nullif($11, 0), $12),"
@@ -499,6 +515,7 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	evbus_sql(NULL, "DELETE FROM evbus.retry WHERE subscription_id IN (SELECT subscription_id FROM evbus.subscription WHERE bus_id = $1)",
 			  1, types, values, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.subscription WHERE bus_id = $1", 1, types, values, NULL, 0);
+	evbus_sql(NULL, "DELETE FROM evbus.publish_limit WHERE bus_id = $1", 1, types, values, NULL, 0);
 	evbus_sql(NULL, "DELETE FROM evbus.bus WHERE bus_id = $1", 1, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -541,23 +558,24 @@ evbus_resume_bus(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* evbus._bus_state(): a row for each bus in shared memory. */
+/* evbus._bus_state(): a row for each bus; positions are NULL until they are loaded. */
 Datum
 evbus_bus_state(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
+	int			n;
+	EvbusBus   *buses = evbus_buses(&n);
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < evbus_max_buses; i++)
+	for (int i = 0; i < n; i++)
 	{
-		EvbusBusState *bus = EVBUS_BUS(db, i);
+		EvbusBusState *bus = EVBUS_BUS(db, buses[i].slot);
 		Datum		values[5];
 		bool		nulls[5] = {0};
 
-		values[0] = Int32GetDatum((int32) pg_atomic_read_u32(&bus->bus_id));
-		if (DatumGetInt32(values[0]) == 0)
-			continue;
+		nulls[1] = nulls[2] = (int32) pg_atomic_read_u32(&bus->bus_id) != buses[i].bus_id;
+		values[0] = Int32GetDatum(buses[i].bus_id);
 		values[1] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->next_position));
 		values[2] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->ticked_position));
 		values[3] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->rejected));

@@ -26,6 +26,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "flow.h"
 #include "fmgr.h"
 #include "jsonb_parse.h"
 #include "publish.h"
@@ -257,7 +258,8 @@ publish_change(Changes *c, Verb verb, TupleTableSlot *old_row, TupleTableSlot *n
 			key = evbus_row_json_key(&c->json, new_row ? new_row : old_row);
 		/* A statement that changes nothing does not count as publishing. */
 		if (c->db == NULL)
-			c->db = evbus_publish_prepare(c->bus_name, "evbus.publish_changes()", &c->bus);
+			c->db = evbus_publish_prepare(c->bus_name, "evbus.publish_changes()", 0, &c->bus);
+		evbus_flow_publish(c->db, &c->bus, 1);
 		(void) evbus_publish_event(c->db, &c->bus, c->types[verb], key, NULL,
 								   evbus_jsonb_parse(c->parser, c->text.data, c->text.len));
 	}

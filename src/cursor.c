@@ -76,7 +76,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->n_returned = shared->n_held = 0;
 		shared->next_expiry = 0;
 		shared->stop = sub->replay_of != 0 ? sub->stop_position : PG_INT64_MAX;
-		evbus_pace_begin(shared, sub->rate);
+		evbus_pace_begin(shared);
 		pg_atomic_write_u32(&shared->owed, 0);
 		shared->ordering = EVBUS_ORDER_NONE;
 		shared->order_ready = shared->order_full = shared->retry_waits = false;
@@ -513,8 +513,8 @@ evbus_cursor_has_work(EvbusDb *db, const EvbusSubscription *sub, TimestampTz now
 			 (!(ordered && shared->order_full) && (shared->n_returned > (known ? shared->n_deferred : 0) ||
 												   ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&
 													evbus_sub_end(shared, bus) > shared->frontier)))) &&
-			(shared->rate == 0 || evbus_pace_wait(shared) == 0)) ||
-		(int64) pg_atomic_read_u64(&shared->retry_due) <= now ||
+			evbus_pace_wait(db, sub, false) == 0) ||
+		((int64) pg_atomic_read_u64(&shared->retry_due) <= now && evbus_pace_wait(db, sub, true) == 0) ||
 		(shared->next_expiry != 0 && shared->next_expiry <= now);
 }
 

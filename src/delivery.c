@@ -39,7 +39,6 @@
 
 #define CLAIM_MAX		4096	/* positions looked at per claim */
 #define KEEP_BYTES		(8 * 1024 * 1024)	/* of freed memory, by a process that receives batches */
-#define PLACE_WAIT_MS	100		/* for the sequencer; it may just be at something else */
 #define WAIT_STEP_MS	100		/* leases and retries become due without a wake-up */
 #define WAIT_MAX		(60 * USECS_PER_SEC)
 #define REPLAY_SHARE	8		/* of so many deliveries one is of a replay, if there is one */
@@ -248,27 +247,19 @@ take_in_order(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *sh
 	pfree(claims);
 }
 
-/*
- * What was committed before the call is to be found by it: wait until what was in
- * the ring then has its positions.  The sequencer may nap, but not for long.
- */
+/* Of what was committed before the call, on the buses of these subscriptions, is everything to be found by it. */
 void
 evbus_wait_placed(EvbusDb *db, const EvbusSubscription *subs, int n, uint64 tail)
 {
-	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), PLACE_WAIT_MS);
+	int		   *slots;
 
 	if (pg_atomic_read_u64(&db->ring_drained) >= tail)
 		return;
-	ConditionVariablePrepareToSleep(&db->drained_cv);
-	for (;;)
-	{
-		for (int i = 0; i < n; i++)
-			evbus_ring_await(db, subs[i].bus_slot, EVBUS_AWAITED_CV);
-		if (pg_atomic_read_u64(&db->ring_drained) >= tail || evbus_uptime() >= deadline)
-			break;
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 1, PG_WAIT_EXTENSION);
-	}
-	ConditionVariableCancelSleep();
+	slots = palloc(sizeof(int) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		slots[i] = subs[i].bus_slot;
+	evbus_ring_wait_placed(db, slots, n, tail);
+	pfree(slots);
 }
 
 static bool
@@ -284,7 +275,6 @@ any_has_work(EvbusDb *db, const EvbusSubscription *subs, int n)
 static void
 take_from(EvbusTaken *t, const EvbusSubscription *from, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
 {
-	EvbusSub   *shared = EVBUS_SUB(t->db, from->slot);
 	const EvbusSubscription *of = t->sub;
 	int			end = t->n + max;
 	int			before;
@@ -292,14 +282,17 @@ take_from(EvbusTaken *t, const EvbusSubscription *from, int max, int64 bytes_max
 	bool		short_here = false;
 
 	t->sub = from;
-	take_retries(t, end, bytes_max);
 	before = t->n;
-	due = evbus_pace_take(shared, end - before);
+	due = evbus_pace_take(t->db, from, max, true);
+	take_retries(t, before + due, bytes_max);
+	evbus_pace_put_back(t->db, from, due - (t->n - before), true);
+	before = t->n;
+	due = evbus_pace_take(t->db, from, end - before, false);
 	if (due > 0 && from->ordering == EVBUS_ORDER_NONE)
 		take_events(t, before + due, bytes_max, lsn, &short_here);
 	else if (due > 0)
 		take_in_order(t, before + due, bytes_max, lsn, &short_here);
-	evbus_pace_put_back(shared, due - (t->n - before));
+	evbus_pace_put_back(t->db, from, due - (t->n - before), false);
 	*short_of_leases = *short_of_leases || short_here;
 	t->sub = of;
 }

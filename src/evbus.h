@@ -33,6 +33,7 @@
 #define EVBUS_BATCH_MAX			10000	/* events per receive() or handler call */
 #define EVBUS_ATTEMPTS_MAX		1000
 #define EVBUS_RATE_MAX			1000000 /* events a second */
+#define EVBUS_ROLE_LIMITS_MAX	256		/* rates of roles on buses, in a database */
 #define EVBUS_DEDUP_KEY_MAX		255 /* bytes */
 #define EVBUS_SCHEDULED_LEAVES	9	/* tables that hold evbus.scheduled */
 #define EVBUS_MAX_DATABASES		64
@@ -143,6 +144,7 @@ typedef struct EvbusDb
 	pg_atomic_uint64 scheduled_due[EVBUS_SCHEDULED_LEAVES];
 	pg_atomic_uint64 scheduler_until;	/* it sleeps until then, 0: it is awake; written by it alone */
 	pg_atomic_uint64 dedup_turn;	/* leaf in use is turn % 2; raised by the maintainer alone */
+	pg_atomic_uint64 role_rate_at[EVBUS_ROLE_LIMITS_MAX];	/* as EvbusBusState.rate_at, of a role on a bus (flow.c) */
 
 	LWLock		lease_lock;		/* tranche "EvbusLease"; guards the free list */
 	int32		lease_free;		/* head of the free list, -1: none */
@@ -170,7 +172,7 @@ typedef struct EvbusBusState
 	pg_atomic_uint64 ticked_position;	/* below it, ticks are committed: acks may commit */
 	pg_atomic_uint32 awaited;	/* EVBUS_AWAITED_*: set before a sleep, cleared by the sequencer with new events */
 
-	/* Limits of publishers (limits.c), by whoever publishes; counts are since the server started */
+	/* Limits of publishers (flow.c), by whoever publishes; counts are since the server started */
 	pg_atomic_uint64 promised;	/* events that open transactions may add, where max_backlog is set */
 	pg_atomic_uint64 rate_at;	/* nanoseconds of evbus_uptime(): what publish_rate gave until then is used up */
 	pg_atomic_uint64 rejected;	/* events refused, because the bus is full or for a rate */
@@ -287,8 +289,7 @@ typedef struct EvbusSub
 	int32		n_tracked;		/* of those HELD */
 	int32		n_deferred;		/* of those RETURNED that are no retries */
 	int64		stop;			/* of a replay: positions from here on are not for it; else PG_INT64_MAX */
-	int32		rate;			/* of a replay: events a second; 0: as many as there are */
-	int64		paced_at;		/* by evbus_uptime(): what was due until then is given out (pace.c) */
+	int64		paced_at;		/* by evbus_uptime(): what a rate gave until then is given out (pace.c) */
 	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one; about */
 	pg_atomic_uint64 may_block; /* 0: no rows in evbus.retry; raised, before the lease of their event ends, by evbus_sub_may_block() */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */

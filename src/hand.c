@@ -63,7 +63,7 @@ take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, Evbus
 		CHECK_FOR_INTERRUPTS();
 	}
 	/* Where it is about a rate: no more than are due. */
-	if (sub->rate > 0 && found->n > size && evbus_cursor_cut(db, &claims[0], found->events[size - 1].position + 1))
+	if ((sub->rate > 0 || sub->delivery_rate > 0) && found->n > size && evbus_cursor_cut(db, &claims[0], found->events[size - 1].position + 1))
 		found->n = size;
 	return true;
 }
@@ -72,11 +72,10 @@ take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, Evbus
 bool
 evbus_hand_take(EvbusDb *db, const EvbusSubscription *sub, EvbusHand *hand, EvbusEvents *found)
 {
-	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
-	int			due = evbus_pace_take(shared, sub->batch_size);
+	int			due = evbus_pace_take(db, sub, sub->batch_size, false);
 	bool		took = due > 0 && take(db, sub, due, hand, found);
 
-	evbus_pace_put_back(shared, due - found->n);
+	evbus_pace_put_back(db, sub, due - found->n, false);
 	return took;
 }
 

@@ -154,8 +154,8 @@ idle_ms(EvbusSubscription *subs, int n)
 		int64		due = (int64) pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->retry_due);
 
 		if (due != PG_INT64_MAX)
-			ms = Min(ms, Max((due - now) / 1000 + 1, 1));
-		due = evbus_pace_wait(EVBUS_SUB(db, subs[i].slot));
+			ms = Min(ms, Max(Max(due - now, evbus_pace_wait(db, &subs[i], true)) / 1000 + 1, 1));
+		due = evbus_pace_wait(db, &subs[i], false);
 		if (due > 0)
 			ms = Min(ms, due / 1000 + 1);
 	}

@@ -1,12 +1,12 @@
-/* pace.h: so many first deliveries a second, and no more */
+/* pace.h: so many deliveries a second, and no more */
 #ifndef EVBUS_PACE_H
 #define EVBUS_PACE_H
 
-#include "evbus.h"
+#include "registry.h"
 
-extern void evbus_pace_begin(EvbusSub *sub, int rate);
-extern int64 evbus_pace_wait(EvbusSub *sub);
-extern int	evbus_pace_take(EvbusSub *sub, int max);
-extern void evbus_pace_put_back(EvbusSub *sub, int n);
+extern void evbus_pace_begin(EvbusSub *shared);
+extern int64 evbus_pace_wait(EvbusDb *db, const EvbusSubscription *sub, bool retries);
+extern int	evbus_pace_take(EvbusDb *db, const EvbusSubscription *sub, int max, bool retries);
+extern void evbus_pace_put_back(EvbusDb *db, const EvbusSubscription *sub, int n, bool retries);
 
 #endif

@@ -218,6 +218,16 @@ evbus_pin_keep(int count)
 	n_pins = count;
 }
 
+/* Does this transaction hold, or settle, deliveries of a bus? */
+bool
+evbus_pin_reads(EvbusDb *db, int bus_slot)
+{
+	for (int i = 0; i < n_pins; i++)
+		if (pins[i].db == db && EVBUS_SUB(db, pins[i].sub_slot)->bus_slot == bus_slot)
+			return true;
+	return false;
+}
+
 /* Has this transaction written rows into evbus.retry for a subscription? */
 bool
 evbus_pin_retries(EvbusDb *db, int sub_slot)

@@ -40,6 +40,7 @@ extern bool evbus_pin_part(EvbusDb *db, const EvbusClaim *claim, int64 lo);
 extern int	evbus_pin_count(void);
 extern void evbus_pin_keep(int count);
 extern bool evbus_pin_retries(EvbusDb *db, int sub_slot);
+extern bool evbus_pin_reads(EvbusDb *db, int bus_slot);
 extern bool evbus_pin_acks_in_order(void);
 extern bool evbus_pinned_here(const EvbusClaim *claim, EvbusPinAction action);
 extern void evbus_pin_look(EvbusDb *db, int sub_slot);

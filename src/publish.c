@@ -22,6 +22,7 @@
 #include "clock.h"
 #include "dedup.h"
 #include "eventlog.h"
+#include "flow.h"
 #include "funcapi.h"
 #include "late.h"
 #include "leaf.h"
@@ -152,9 +153,12 @@ evbus_publish_check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb 
 				 errhint("Publish a reference to the data, or raise the limit with evbus.alter_bus(max_payload_bytes => ...).")));
 }
 
-/* What does not depend on the event: the bus, the transaction, a leaf to write to. */
+/*
+ * What does not depend on the event: the bus, its limits, the transaction, a leaf to write to.
+ * n: that the caller will publish; 0: it minds the limits itself.
+ */
 EvbusDb *
-evbus_publish_prepare(const char *bus_name, const char *what, EvbusBus *bus)
+evbus_publish_prepare(const char *bus_name, const char *what, int64 n, EvbusBus *bus)
 {
 	EvbusDb    *db;
 	EvbusLeaf	leaf;
@@ -166,6 +170,7 @@ evbus_publish_prepare(const char *bus_name, const char *what, EvbusBus *bus)
 	PreventCommandIfParallelMode(what);
 	PreventCommandDuringRecovery(what);
 	db = evbus_db();
+	evbus_flow_publish(db, bus, n);
 	if (!pub.active)
 		begin(db);
 	else if (pub.db != db)
@@ -304,7 +309,7 @@ later_write(Later *later)
  * that uses it just now.
  * Takes effect when the caller commits; a rollback leaves nothing behind.
  * Errors: 22004, 22023, 25006 read-only transaction, 54000 too large, VB001 no
- * such bus, VB011 no leaf.  Privileges: EXECUTE.
+ * such bus, VB011 no leaf, VB014 the bus is full, VB015 faster than its rate.  Privileges: EXECUTE.
  */
 Datum
 evbus_publish(PG_FUNCTION_ARGS)
@@ -330,7 +335,7 @@ evbus_publish(PG_FUNCTION_ARGS)
 	dedup_key = PG_ARGISNULL(7) ? NULL : check_dedup_key(PG_GETARG_TEXT_PP(7));
 
 	evbus_publish_check_type(type);
-	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", &bus);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", due == 0, &bus);
 	evbus_publish_check_headers(headers);
 	if (due == 0 && dedup_key == NULL)
 		PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, headers, payload));
@@ -398,7 +403,7 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 		later.leaf = evbus_scheduled_leaf(later.due);
 	(void) evbus_arg_optional_array(fcinfo, 6, "dedup_keys", "payloads", n, &dedup_keys, &dedup_nulls);
 
-	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", &bus);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", later.due == 0 ? n : 0, &bus);
 	*count = n;
 	if (n == 0)
 		return NULL;
@@ -542,12 +547,14 @@ publish_xact(XactEvent event, void *arg)
 			past_precommit = false;
 			if (pub.active)
 				after_commit();
+			evbus_flow_end();
 			break;
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
 			past_precommit = false;
 			if (pub.active)
 				forget();
+			evbus_flow_end();
 			break;
 		default:
 			break;
@@ -557,6 +564,7 @@ publish_xact(XactEvent event, void *arg)
 static void
 publish_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
+	evbus_flow_subxact(event);
 	if (pub.active)
 		evbus_outbox_subxact(event);
 }

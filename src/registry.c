@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  * registry.c
- *	  Which buses, subscriptions and replays there are.
+ *	  Which buses, subscriptions and replays there are, and rates of roles.
  *
  * The tables are the registry; here is a cache of them, local to the process and
  * dropped by the relcache invalidations that every change of evbus.bus,
- * evbus.subscription and evbus.replay sends.  So it is transactional: own changes
+ * evbus.subscription, evbus.replay and evbus.publish_limit sends.  So it is transactional: own changes
  * are seen at once, those of others once they commit, none of a rollback.
  *
  * A replay is a subscription without a name: a copy of the one it is of, with
@@ -46,7 +46,11 @@ enum
 	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_HANDLER_OWNER, SUB_BATCH_SIZE, SUB_CONCURRENCY,
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
 	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE, SUB_MAX_DEAD,
-	SUB_DEAD_FULL
+	SUB_DEAD_FULL, SUB_RATE, SUB_BURST, SUB_COLUMNS = SUB_BURST
+};
+enum
+{
+	LIMIT_BUS = 1, LIMIT_ROLE, LIMIT_SLOT, LIMIT_RATE, LIMIT_BURST
 };
 enum
 {
@@ -64,9 +68,12 @@ static int	n_cached_buses;
 static EvbusSubscription *cached_subs;	/* replays behind the others */
 static int	n_cached_subs;
 static int	n_cached_replays;	/* of those */
+static EvbusRoleLimit *cached_limits;
+static int	n_cached_limits;
 static Oid	cached_bus_relid = InvalidOid;
 static Oid	cached_sub_relid = InvalidOid;
 static Oid	cached_replay_relid = InvalidOid;
+static Oid	cached_limit_relid = InvalidOid;
 static uint64 cache_generation = 0;
 static uint64 n_invalidations = 0;
 static uint64 cache_signature = 0;	/* of the rows that were read */
@@ -75,7 +82,8 @@ static EvbusDb *changed_db = NULL;	/* this transaction changes the tables */
 static void
 registry_invalidate(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == cached_bus_relid || relid == cached_sub_relid || relid == cached_replay_relid)
+	if (relid == InvalidOid || relid == cached_bus_relid || relid == cached_sub_relid || relid == cached_replay_relid ||
+		relid == cached_limit_relid)
 	{
 		cache_valid = false;
 		n_invalidations++;
@@ -153,6 +161,7 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	Datum		values[BUS_COLUMNS];
 	bool		nulls[BUS_COLUMNS];
 
+	memset(bus, 0, sizeof(*bus));
 	heap_deform_tuple(tuple, desc, values, nulls);
 	bus->bus_id = DatumGetInt32(values[BUS_ID - 1]);
 	bus->slot = DatumGetInt16(values[BUS_SLOT - 1]);
@@ -199,8 +208,8 @@ load_types(Datum array, EvbusSubscription *sub)
 static void
 load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 {
-	Datum		values[SUB_DEAD_FULL];
-	bool		nulls[SUB_DEAD_FULL];
+	Datum		values[SUB_COLUMNS];
+	bool		nulls[SUB_COLUMNS];
 	char	   *ordering;
 
 	memset(sub, 0, sizeof(*sub));
@@ -233,6 +242,9 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 		strcmp(TextDatumGetCString(values[SUB_ON_FAILURE - 1]), "block_key") == 0;
 	sub->max_dead_letters = nulls[SUB_MAX_DEAD - 1] ? 0 : DatumGetInt32(values[SUB_MAX_DEAD - 1]);
 	sub->drop_dead_letters = strcmp(TextDatumGetCString(values[SUB_DEAD_FULL - 1]), "drop_oldest") == 0;
+	sub->live_slot = sub->slot;
+	sub->delivery_rate = nulls[SUB_RATE - 1] ? 0 : DatumGetInt32(values[SUB_RATE - 1]);
+	sub->delivery_burst = nulls[SUB_BURST - 1] ? sub->delivery_rate : DatumGetInt32(values[SUB_BURST - 1]);
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
@@ -276,6 +288,30 @@ load_replay(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	return true;
 }
 
+static void
+load_limit(HeapTuple tuple, TupleDesc desc)
+{
+	Datum		values[LIMIT_BURST];
+	bool		nulls[LIMIT_BURST];
+	EvbusRoleLimit *limit = &cached_limits[n_cached_limits];
+
+	if (n_cached_limits == EVBUS_ROLE_LIMITS_MAX)
+		return;
+	heap_deform_tuple(tuple, desc, values, nulls);
+	limit->bus_id = DatumGetInt32(values[LIMIT_BUS - 1]);
+	limit->role = DatumGetObjectId(values[LIMIT_ROLE - 1]);
+	limit->slot = DatumGetInt16(values[LIMIT_SLOT - 1]);
+	limit->rate = DatumGetInt32(values[LIMIT_RATE - 1]);
+	limit->burst = nulls[LIMIT_BURST - 1] ? 0 : DatumGetInt32(values[LIMIT_BURST - 1]);
+	for (int i = 0; i < n_cached_buses; i++)
+		if (cached_buses[i].bus_id == limit->bus_id)
+		{
+			cached_buses[i].role_limits = cached_buses[i].bounded = true;
+			n_cached_limits++;
+			break;
+		}
+}
+
 /* Scan one of the tables into the cache. */
 static void
 load_table(Oid relid)
@@ -283,7 +319,8 @@ load_table(Oid relid)
 	Relation	rel = table_open(relid, AccessShareLock);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	HeapTuple	tuple;
-	int			columns = relid == cached_bus_relid ? BUS_COLUMNS : relid == cached_sub_relid ? SUB_DEAD_FULL : REPLAY_CREATED;
+	int			columns = relid == cached_bus_relid ? BUS_COLUMNS : relid == cached_sub_relid ? SUB_COLUMNS
+		: relid == cached_limit_relid ? LIMIT_BURST : REPLAY_CREATED;
 
 	/* A library of another version than the tables must not read past their rows. */
 	if (RelationGetNumberOfAttributes(rel) != columns)
@@ -298,6 +335,8 @@ load_table(Oid relid)
 			if (n_cached_buses < evbus_max_buses)
 				load_bus(tuple, RelationGetDescr(rel), &cached_buses[n_cached_buses++]);
 		}
+		else if (relid == cached_limit_relid)
+			load_limit(tuple, RelationGetDescr(rel));
 		else if (n_cached_subs == evbus_max_subscriptions)
 			break;
 		else if (relid == cached_sub_relid)
@@ -316,7 +355,7 @@ load_table(Oid relid)
 static uint64
 signature(void)
 {
-	Oid			relids[] = {cached_bus_relid, cached_sub_relid, cached_replay_relid};
+	Oid			relids[] = {cached_bus_relid, cached_sub_relid, cached_replay_relid, cached_limit_relid};
 	uint64		sum = 0;
 
 	for (int i = 0; i < lengthof(relids); i++)
@@ -350,16 +389,19 @@ cache_load(void)
 		cached_bus_relid = evbus_relid("bus");
 		cached_sub_relid = evbus_relid("subscription");
 		cached_replay_relid = evbus_relid("replay");
+		cached_limit_relid = evbus_relid("publish_limit");
 		if (cache_context == NULL)
 			cache_context = AllocSetContextCreate(TopMemoryContext, "evbus registry", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextReset(cache_context);
-		n_cached_buses = n_cached_subs = n_cached_replays = 0;
+		n_cached_buses = n_cached_subs = n_cached_replays = n_cached_limits = 0;
 		old = MemoryContextSwitchTo(cache_context);
 		cached_buses = palloc(sizeof(EvbusBus) * evbus_max_buses);
 		cached_subs = palloc(sizeof(EvbusSubscription) * evbus_max_subscriptions);
+		cached_limits = palloc(sizeof(EvbusRoleLimit) * EVBUS_ROLE_LIMITS_MAX);
 		load_table(cached_bus_relid);
 		load_table(cached_sub_relid);
 		load_table(cached_replay_relid);
+		load_table(cached_limit_relid);
 		MemoryContextSwitchTo(old);
 		cache_signature = signature();
 		cache_generation++;
@@ -426,6 +468,20 @@ evbus_bus_by_id(int32 id, EvbusBus *bus)
 		if (cached_buses[i].bus_id == id)
 		{
 			*bus = cached_buses[i];
+			return true;
+		}
+	return false;
+}
+
+/* The rate of a role on a bus; false: it has none of its own. */
+bool
+evbus_role_limit(int32 bus_id, Oid role, EvbusRoleLimit *limit)
+{
+	cache_load();
+	for (int i = 0; i < n_cached_limits; i++)
+		if (cached_limits[i].bus_id == bus_id && cached_limits[i].role == role)
+		{
+			*limit = cached_limits[i];
 			return true;
 		}
 	return false;

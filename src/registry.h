@@ -36,6 +36,7 @@ typedef struct EvbusBus
 	int			publish_rate;	/* events a second; 0: no limit */
 	int			publish_burst;	/* events at once; 0: those of a second */
 	bool		rate_waits;		/* who is too fast waits; else he is refused */
+	bool		role_limits;	/* roles have rates of their own on it */
 	bool		bounded;		/* any of these */
 	char		name[EVBUS_NAME_MAX + 1];
 } EvbusBus;
@@ -70,13 +71,27 @@ typedef struct EvbusSubscription
 	bool		uncommitted;	/* this transaction made or changed it */
 	int32		replay_of;		/* it is a replay (replay.c) of this subscription, and not one of its own; else 0 */
 	int64		stop_position;	/* of a replay */
-	int			rate;			/* of a replay: events a second; 0: not bounded */
+	int			rate;			/* of a replay: first deliveries a second; 0: not bounded */
+	int			delivery_rate;	/* deliveries a second, with retries and those of replays; 0: not bounded */
+	int			delivery_burst; /* so many may come at once after a pause */
+	int			live_slot;		/* slot where that is kept: of itself, or of the subscription that it is a replay of */
 	int			n_types;
 	char	   *types;			/* n_types times: length byte, pattern */
 	char		name[EVBUS_NAME_MAX + 1];
 	char		bus_name[EVBUS_NAME_MAX + 1];
 } EvbusSubscription;
 
+/* A rate of a role on a bus. */
+typedef struct EvbusRoleLimit
+{
+	int32		bus_id;
+	Oid			role;
+	int			slot;			/* in EvbusDb.role_rate_at */
+	int			rate;			/* events a second */
+	int			burst;			/* events at once; 0: those of a second */
+} EvbusRoleLimit;
+
+extern bool evbus_role_limit(int32 bus_id, Oid role, EvbusRoleLimit *limit);
 extern bool evbus_bus_find(const char *name, EvbusBus *bus);
 extern bool evbus_bus_by_id(int32 id, EvbusBus *bus);
 extern EvbusBus *evbus_buses(int *count);

@@ -16,8 +16,12 @@
  */
 #include "ring.h"
 
+#include "clock.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "utils/timestamp.h"
+
+#define PLACE_WAIT_MS	100		/* for the sequencer; it may just be at something else */
 
 /* Sizes as Linux has them; where they are others, it is slower. */
 #define TOUCH_PAGE		4096
@@ -149,6 +153,29 @@ evbus_ring_await(EvbusDb *db, int bus_slot, uint32 how)
 	(void) pg_atomic_fetch_or_u32(&EVBUS_BUS(db, bus_slot)->awaited, how);
 	if (pg_atomic_read_u64(&db->ring_tail) != pg_atomic_read_u64(&db->ring_drained))
 		wake_sequencer(db);
+}
+
+/*
+ * What was committed before the call is to be found by it: wait until what was in
+ * the ring then has its positions.  The sequencer may nap, but not for long.
+ */
+void
+evbus_ring_wait_placed(EvbusDb *db, const int *bus_slots, int n, uint64 tail)
+{
+	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), PLACE_WAIT_MS);
+
+	if (pg_atomic_read_u64(&db->ring_drained) >= tail)
+		return;
+	ConditionVariablePrepareToSleep(&db->drained_cv);
+	for (;;)
+	{
+		for (int i = 0; i < n; i++)
+			evbus_ring_await(db, bus_slots[i], EVBUS_AWAITED_CV);
+		if (pg_atomic_read_u64(&db->ring_drained) >= tail || evbus_uptime() >= deadline)
+			break;
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 1, PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
 }
 
 /* Is there an entry without a position that somebody waits for?  For the sequencer. */

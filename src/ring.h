@@ -28,6 +28,7 @@ extern uint64 evbus_ring_put(EvbusDb *db, uint64 offset, const void *from, Size 
 extern void evbus_ring_end(EvbusDb *db, uint64 offset);
 extern void evbus_ring_wake(EvbusDb *db, bool awaited);
 extern void evbus_ring_await(EvbusDb *db, int bus_slot, uint32 how);
+extern void evbus_ring_wait_placed(EvbusDb *db, const int *bus_slots, int n, uint64 tail);
 extern bool evbus_ring_awaited(EvbusDb *db);
 extern void evbus_ring_want_ticks(EvbusDb *db);
 extern uint64 evbus_ring_oldest(EvbusDb *db);

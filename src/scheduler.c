@@ -24,6 +24,7 @@
 #include "access/xact.h"
 #include "args.h"
 #include "clock.h"
+#include "flow.h"
 #include "fmgr.h"
 #include "handler.h"
 #include "internal.h"
@@ -104,10 +105,11 @@ publish_due(EvbusDb *of, int max)
 		{
 			if (!evbus_bus_by_id(due[i].bus_id, &bus))
 				continue;
-			(void) evbus_publish_prepare(bus.name, "evbus.publish()", &bus);
+			(void) evbus_publish_prepare(bus.name, "evbus.publish()", 0, &bus);
 		}
 		if (due[i].bus_id != bus.bus_id)
 			continue;			/* and now there is another of its name */
+		evbus_flow_due(of, &bus, 1);
 		evbus_publish_add(&bus, evbus_clock_take(&of->clock, 1), due[i].type, due[i].key,
 						  with_id(due[i].headers, due[i].scheduled_id), due[i].payload);
 	}

@@ -50,7 +50,7 @@ enum
 {
 	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_HANDLER_OWNER, SET_BATCH_SIZE, SET_CONCURRENCY,
 	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, SET_ORDERING, SET_ON_FAILURE,
-	SET_MAX_DEAD, SET_DEAD_FULL, N_SETTINGS
+	SET_MAX_DEAD, SET_DEAD_FULL, SET_RATE, SET_BURST, N_SETTINGS
 };
 
 typedef struct Settings
@@ -60,7 +60,7 @@ typedef struct Settings
 } Settings;
 
 static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, OIDOID, INT4OID, INT4OID,
-INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID, TEXTOID, TEXTOID, INT4OID, TEXTOID};
+INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID};
 
 /* ----------------------------------------------------------------- checking */
 
@@ -199,6 +199,8 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 	set_choice(fcinfo, first + 9, "on_failure", on_failures, lengthof(on_failures), optional, set, SET_ON_FAILURE);
 	set_int(fcinfo, first + 10, "max_dead_letters", 0, DEAD_LETTERS_MAX, optional, set, SET_MAX_DEAD);
 	set_choice(fcinfo, first + 11, "dead_letters_full", dead_letters_full, lengthof(dead_letters_full), optional, set, SET_DEAD_FULL);
+	set_int(fcinfo, first + 12, "delivery_rate", 0, EVBUS_RATE_MAX, optional, set, SET_RATE);
+	set_int(fcinfo, first + 13, "delivery_burst", 0, EVBUS_RATE_MAX, optional, set, SET_BURST);
 }
 
 /* ---------------------------------------------------------------- positions */
@@ -219,10 +221,11 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
  * evbus.subscribe(bus text, subscription text, types text[], handler regprocedure, start_from text,
  * batch_size integer, concurrency integer, max_attempts integer, backoff_initial interval,
  * backoff_max interval, lease interval, timeout interval, notify boolean, ordering text, on_failure text,
- * max_dead_letters integer, dead_letters_full text) returns bigint
+ * max_dead_letters integer, dead_letters_full text, delivery_rate integer, delivery_burst integer) returns bigint
  *
  * Returns the position it starts at.  Bounds are in the guide and in the errors;
- * start_from: 'now', 'beginning', a position, or a time.  max_dead_letters: 0 is no quota.  Takes effect when the
+ * start_from: 'now', 'beginning', a position, or a time.  max_dead_letters: 0 is no quota.  delivery_rate: 1
+ * to 1000000 deliveries a second, retries and replays among them; 0: as many as there are.  Takes effect when the
  * caller commits.
  * Errors: 22004, 22023, 22007 not a time, VB001, VB005 exists, VB007 no slot left,
  * VB010 handler not usable.  Privileges: EXECUTE; the caller becomes the owner.
@@ -280,9 +283,9 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	evbus_sql(NULL,
 			  "INSERT INTO evbus.subscription (subscription_id, subscription, slot, bus_id, owner, epoch, start_position, types,"
 			  " handler_schema, handler_name, handler_batch, handler_owner, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
-			  " lease, timeout, notify, ordering, on_failure, max_dead_letters, dead_letters_full, paused, created_at)"
-			  " VALUES (nextval('evbus.subscription_id_seq'), $18, $19, $20, $21::regrole, nextval('evbus.subscription_id_seq'), $22, $1,"
-			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, nullif($16, 0), $17, false, now())",
+			  " lease, timeout, notify, ordering, on_failure, max_dead_letters, dead_letters_full, delivery_rate, delivery_burst, paused, created_at)"
+			  " VALUES (nextval('evbus.subscription_id_seq'), $20, $21, $22, $23::regrole, nextval('evbus.subscription_id_seq'), $24, $1,"
+			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, nullif($16, 0), $17, nullif($18, 0), nullif($19, 0), false, now())",
 			  N_SETTINGS + 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -302,7 +305,7 @@ own_subscription(FunctionCallInfo fcinfo)
 /*
  * evbus.alter_subscription(subscription text, types, handler, batch_size, concurrency, max_attempts,
  * backoff_initial, backoff_max, lease, timeout, notify, ordering, on_failure, max_dead_letters,
- * dead_letters_full) returns void
+ * dead_letters_full, delivery_rate, delivery_burst) returns void
  *
  * NULL keeps a setting.  Takes effect with the first batch after the caller
  * commits.  Errors as evbus.subscribe(), and VB004, 42501 not the owner.
@@ -334,8 +337,9 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 			  " max_attempts = coalesce($8, max_attempts), backoff_initial = coalesce($9, backoff_initial),"
 			  " backoff_max = coalesce($10, backoff_max), lease = coalesce($11, lease), timeout = coalesce($12, timeout),"
 			  " notify = coalesce($13, notify), ordering = coalesce($14, ordering), on_failure = coalesce($15, on_failure),"
-			  " max_dead_letters = nullif(coalesce($16, max_dead_letters), 0), dead_letters_full = coalesce($17, dead_letters_full)"
-			  " WHERE subscription_id = $18",
+			  " max_dead_letters = nullif(coalesce($16, max_dead_letters), 0), dead_letters_full = coalesce($17, dead_letters_full),"
+			  " delivery_rate = nullif(coalesce($18, delivery_rate), 0), delivery_burst = nullif(coalesce($19, delivery_burst), 0)"
+			  " WHERE subscription_id = $20",
 			  N_SETTINGS + 1, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();

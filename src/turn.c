@@ -83,11 +83,6 @@ load_bus(int32 bus_id, int slot)
 	if (!evbus_turn_find_bus(bus_id, &found) || found.slot != slot)
 		return false;
 	next = evbus_tick_next_position(bus_id);
-	if ((int32) pg_atomic_read_u32(&bus->bus_id) != bus_id)
-	{
-		pg_atomic_write_u64(&bus->rejected, 0);
-		pg_atomic_write_u64(&bus->waits, 0);
-	}
 	pg_atomic_write_u32(&bus->bus_id, 0);
 	pg_write_barrier();
 	for (int i = 0; i < EVBUS_ANCHORS; i++)

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(914);
+SELECT plan(925);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -18,7 +18,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.create_bus(NULL)$$, $$evbus.create_bus('x', durability => NULL)$$, $$evbus.create_bus('x', retention => NULL)$$,
 	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$, $$evbus.create_bus('x', compression => NULL)$$, $$evbus.create_bus('x', dedup_window => NULL)$$, $$evbus.cancel_scheduled(NULL)$$,
 	$$evbus.train_dictionary(NULL)$$, $$evbus.train_dictionary('b', samples => NULL)$$, $$evbus.train_dictionary('b', size => NULL)$$, $$evbus.train_dictionary('b', dry_run => NULL)$$,
-	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$,
+	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$, $$evbus.limit_publisher(NULL, 'postgres', 1)$$, $$evbus.limit_publisher('b', NULL, 1)$$, $$evbus.limit_publisher('b', 'postgres', NULL)$$, $$evbus.limit_publisher('b', 'postgres', 1, NULL)$$,
 	$$evbus.publish(NULL, 'a', '1')$$, $$evbus.publish('b', NULL, '1')$$, $$evbus.publish('b', 'a', NULL)$$,
 	$$evbus.publish_lines(NULL, 'a', '1')$$, $$evbus.publish_lines('b', NULL, '1')$$, $$evbus.publish_lines('b', 'a', NULL)$$,
 	$$evbus.publish_changes(NULL, 'b')$$, $$evbus.publish_changes('bad', NULL)$$, $$evbus.publish_changes('bad', 'b', columns => '{n,NULL}')$$, $$evbus.publish_changes('bad', 'b', key_columns => '{NULL}')$$,
@@ -46,7 +46,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 
 INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 	(VALUES ('VB001', $$evbus.alter_bus(%L, retention => '1 day')$$), ('VB001', $$evbus.drop_bus(%L)$$), ('VB001', $$evbus.drop_bus(%L, true)$$), ('VB001', $$evbus.pause_bus(%L)$$), ('VB001', $$evbus.train_dictionary(%L)$$),
-		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.publish_changes('bad', %L)$$),
+		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.limit_publisher(%L, 'postgres', 1)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.publish_changes('bad', %L)$$),
 		('VB001', $$evbus.publish_cloud_event(%L, '{"specversion": "1.0", "id": "1", "source": "/", "type": "a"}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
 		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.history_page(%L)$$), ('VB001', $$evbus.redrive(bus => %L, rate => 1)$$), ('VB001', $$evbus.discard(bus => %L, reason => 'x')$$), ('VB004', $$evbus.discard(subscription => %L, reason => 'x')$$), ('VB004', $$evbus.redrive(subscription => %L, dry_run => true)$$),
 		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),

@@ -1,0 +1,426 @@
+/*-------------------------------------------------------------------------
+ * flow.c
+ *	  What holds publishers up, where that was asked for: rates, and a full bus.
+ *
+ * All of it happens in the call that publishes, before it opens a slot or takes an
+ * id: a commit can neither fail nor wait.  A bus without limits costs one branch.
+ *
+ * A rate is one number in shared memory: the moment until which what it gave is used
+ * up.  Who publishes n events moves it on by n/rate seconds by compare-and-swap, if
+ * it is not too far ahead; a pause lets it fall behind, by a burst at most.  (The
+ * generic cell rate algorithm, ITU-T I.371, which is a token bucket without
+ * tokens.)  More events at once than a burst wait for a full one, and are then
+ * paid for afterwards, so the average holds whatever batches there are.
+ *
+ * A backlog is what a subscription has not done, and what open transactions may
+ * add to it, which they promise first, and look then: so of two that come at once
+ * one sees the other.  A promise ends when the events are in the ring.  To know
+ * how far a subscription is takes its lock, so what room was found is kept by the
+ * process, and used until the positions that were given since have used it up.
+ * Close to the limit, what is in the ring without positions may matter: then the
+ * sequencer is waited for.
+ *
+ * Who waits polls: nobody who acks shall have to look for publishers.
+ *-------------------------------------------------------------------------
+ */
+#include "flow.h"
+
+#include "clock.h"
+#include "cursor.h"
+#include "ledger.h"
+#include "miscadmin.h"
+#include "pin.h"
+#include "ring.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+
+#define NANOSECONDS		INT64CONST(1000000000)
+#define WAIT_MIN_MS		1
+#define WAIT_MAX_MS		32		/* naps of who waits for space, doubling */
+
+/* What the current transaction has promised, by level of subtransactions; a stack. */
+typedef struct Promise
+{
+	int			nesting;
+	int			bus_slot;
+	EvbusDb    *db;
+	int64		n;
+} Promise;
+
+static Promise *promises;
+static int	n_promises = 0;
+static int	max_promises = 0;
+
+/* Room that was found: up to this position of the bus, as long as the registry does not change. */
+typedef struct Room
+{
+	EvbusDb    *db;
+	int32		bus_id;
+	uint64		generation;
+	int64		until;
+} Room;
+
+/* Place of the bus whose deliveries this process hands to a handler; -1: none. */
+static int	handled_bus = -1;
+
+#define ROOMS			8
+static Room rooms[ROOMS];
+
+/* -------------------------------------------------------------------- rates */
+
+/*
+ * Take n events of a rate; 0: they are the caller's, else the nanoseconds until they
+ * may be.  burst: so many may come at once, after a pause.
+ */
+static int64
+take_rate(pg_atomic_uint64 *at, int64 n, int rate, int burst)
+{
+	int64		each = NANOSECONDS / rate;
+	int64		depth = (int64) burst * NANOSECONDS / rate;
+	int64		now = evbus_uptime() * 1000;
+	uint64		used = pg_atomic_read_u64(at);
+
+	for (;;)
+	{
+		int64		from = Max((int64) used, now - depth);
+		int64		wait = from + Min(n * each, depth) - now;
+
+		if (wait > 0)
+			return wait;
+		if (pg_atomic_compare_exchange_u64(at, &used, (uint64) (from + n * NANOSECONDS / rate)))
+			return 0;
+	}
+}
+
+/* ------------------------------------------------------------------ backlog */
+
+static void
+promise(EvbusDb *db, int bus_slot, int64 n)
+{
+	int			nesting = GetCurrentTransactionNestLevel();
+	Promise    *top = n_promises > 0 ? &promises[n_promises - 1] : NULL;
+
+	if (top == NULL || top->nesting != nesting || top->bus_slot != bus_slot || top->db != db)
+	{
+		if (n_promises == max_promises)
+		{
+			int			wanted = Max(max_promises * 2, 8);
+
+			promises = promises ? repalloc(promises, sizeof(Promise) * wanted)
+				: MemoryContextAlloc(TopMemoryContext, sizeof(Promise) * wanted);
+			max_promises = wanted;
+		}
+		top = &promises[n_promises++];
+		*top = (Promise) {.nesting = nesting, .bus_slot = bus_slot, .db = db};
+	}
+	top->n += n;
+	pg_atomic_fetch_add_u64(&EVBUS_BUS(db, bus_slot)->promised, n);
+}
+
+/* Of the promise just made. */
+static void
+take_back(int64 n)
+{
+	Promise    *top = &promises[n_promises - 1];
+
+	top->n -= n;
+	pg_atomic_fetch_sub_u64(&EVBUS_BUS(top->db, top->bus_slot)->promised, n);
+}
+
+/* End the promises from `first` on. */
+static void
+drop_promises(int first)
+{
+	while (n_promises > first)
+	{
+		Promise    *top = &promises[--n_promises];
+
+		pg_atomic_fetch_sub_u64(&EVBUS_BUS(top->db, top->bus_slot)->promised, top->n);
+	}
+}
+
+/* What this transaction has promised the bus. */
+static int64
+own_promises(const EvbusDb *db, int bus_slot)
+{
+	int64		sum = 0;
+
+	for (int i = 0; i < n_promises; i++)
+		if (promises[i].db == db && promises[i].bus_slot == bus_slot)
+			sum += promises[i].n;
+	return sum;
+}
+
+static Room *
+room_of(EvbusDb *db, const EvbusBus *bus)
+{
+	Room	   *room = &rooms[bus->bus_id % ROOMS];
+
+	if (room->db != db || room->bus_id != bus->bus_id || room->generation != evbus_registry_generation())
+		*room = (Room) {.db = db, .bus_id = bus->bus_id, .generation = evbus_registry_generation()};
+	return room;
+}
+
+/* Events that the subscription of the bus that is furthest behind has not done, and its name; replays do not count. */
+static int64
+furthest_behind(EvbusDb *db, const EvbusBus *bus, char *name)
+{
+	int			n;
+	EvbusSubscription *subs = evbus_subscriptions(&n);
+	int64		most = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		EvbusCursorState state;
+
+		if (subs[i].bus_id != bus->bus_id || subs[i].replay_of != 0)
+			continue;
+		(void) evbus_ledger_attach(db, &subs[i]);
+		if (evbus_cursor_progress(db, &subs[i], &state) && state.undelivered > most)
+		{
+			most = state.undelivered;
+			strlcpy(name, subs[i].name, EVBUS_NAME_MAX + 1);
+		}
+	}
+	return most;
+}
+
+/* Why there was no room. */
+typedef struct Full
+{
+	char		name[EVBUS_NAME_MAX + 1];	/* who is furthest behind; empty: nobody is */
+	int64		behind;
+	int64		promised;		/* by all open transactions, what was asked for among it */
+} Full;
+
+/* Is there room for what was promised?  If so, what is left is remembered. */
+static bool
+has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
+{
+	EvbusBusState *state = EVBUS_BUS(db, bus->slot);
+	Room	   *room = room_of(db, bus);
+	int64		promised = (int64) pg_atomic_read_u64(&state->promised);
+	uint64		tail;
+	uint64		drained;
+	int64		next;
+	int64		behind;
+	MemoryContext context;
+	MemoryContext old;
+
+	/* Whose promise has ended has pushed before, and so is below the tail; and what is not below drained has no position. */
+	pg_read_barrier();
+	tail = pg_atomic_read_u64(&db->ring_tail);
+	drained = pg_atomic_read_u64(&db->ring_drained);
+	pg_read_barrier();
+	next = (int64) pg_atomic_read_u64(&state->next_position);
+
+	/* As if all that is in the ring without a position were of this bus. */
+	if (next + promised + (int64) ((tail - drained) / sizeof(EvbusRingEntry)) <= room->until)
+		return true;
+	evbus_ring_wait_placed(db, &bus->slot, 1, tail);
+	evbus_db_require_ready(db);
+	next = (int64) pg_atomic_read_u64(&state->next_position);
+	context = AllocSetContextCreate(CurrentMemoryContext, "evbus flow", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	full->name[0] = '\0';
+	full->promised = promised;
+	full->behind = behind = furthest_behind(db, bus, full->name);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	room = room_of(db, bus);
+	room->until = next + bus->max_backlog - behind;
+	return promised + behind <= bus->max_backlog;
+}
+
+/* ------------------------------------------------------------------ waiting */
+
+static void
+refuse_full(EvbusDb *db, const EvbusBus *bus, int64 n, const char *detail, const char *hint)
+{
+	pg_atomic_fetch_add_u64(&EVBUS_BUS(db, bus->slot)->rejected, n);
+	ereport(ERROR,
+			(errcode(ERRCODE_EVBUS_FULL),
+			 errmsg("bus \"%s\" is full", bus->name),
+			 errdetail("%s", detail),
+			 errhint("%s", hint)));
+}
+
+static void
+refuse_rate(EvbusDb *db, const EvbusBus *bus, int64 n, int64 wait, const EvbusRoleLimit *limit)
+{
+	pg_atomic_fetch_add_u64(&EVBUS_BUS(db, bus->slot)->rejected, n);
+	ereport(ERROR,
+			(errcode(ERRCODE_EVBUS_RATE),
+			 limit ? errmsg("role \"%s\" publishes to bus \"%s\" faster than it may", GetUserNameFromId(limit->role, false), bus->name)
+			 : errmsg("more is published to bus \"%s\" than it takes", bus->name),
+			 errdetail("It may be %d events a second; the next is possible in %.3f s.", limit ? limit->rate : bus->publish_rate, wait / 1e9),
+			 errhint("Try again later; see evbus.%s.", limit ? "publish_limit_list" : "bus_list")));
+}
+
+/* Sleep; the caller may be cancelled meanwhile. */
+static void
+nap(int64 ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, (long) Max(ms, 1), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Counted once a call that waits. */
+static void
+count_wait(EvbusDb *db, const EvbusBus *bus, bool *counted)
+{
+	if (!*counted)
+		pg_atomic_fetch_add_u64(&EVBUS_BUS(db, bus->slot)->waits, 1);
+	*counted = true;
+}
+
+/* n events of the bus's rate, or of that of a role; waits until `deadline` by evbus_uptime() if the bus says so. */
+static void
+pass_rate(EvbusDb *db, const EvbusBus *bus, const EvbusRoleLimit *limit, int64 n, int64 deadline, bool *waited)
+{
+	pg_atomic_uint64 *at = limit ? &db->role_rate_at[limit->slot] : &EVBUS_BUS(db, bus->slot)->rate_at;
+	int			rate = limit ? limit->rate : bus->publish_rate;
+	int			burst = limit ? limit->burst : bus->publish_burst;
+	int64		wait;
+
+	while ((wait = take_rate(at, n, rate, burst > 0 ? burst : rate)) > 0)
+	{
+		int64		left = deadline - evbus_uptime();
+
+		if (!bus->rate_waits || left <= 0)
+			refuse_rate(db, bus, n, wait, limit);
+		count_wait(db, bus, waited);
+		nap(Min(wait / 1000, left) / 1000 + 1);
+	}
+}
+
+static char *
+why_full(const EvbusBus *bus, const Full *full, int64 n)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	if (full->behind > 0)
+		appendStringInfo(&text, "Subscription \"%s\" has " INT64_FORMAT " events to do; ", full->name, full->behind);
+	if (full->promised > n)
+		appendStringInfo(&text, "open transactions may add " INT64_FORMAT "; ", full->promised - n);
+	appendStringInfo(&text, "max_backlog is " INT64_FORMAT ".", bus->max_backlog);
+	text.data[0] = pg_toupper((unsigned char) text.data[0]);
+	return text.data;
+}
+
+static void
+pass_backlog(EvbusDb *db, const EvbusBus *bus, int64 n, bool may_wait, int64 deadline, bool *waited)
+{
+	int64		own = own_promises(db, bus->slot);
+	int64		ms = WAIT_MIN_MS;
+	Full		full;
+
+	if (own + n > bus->max_backlog)
+		refuse_full(db, bus, n, psprintf("The transaction publishes at least " INT64_FORMAT " events to it; max_backlog is " INT64_FORMAT ".",
+										 own + n, bus->max_backlog),
+					"Publish less in one transaction, or raise it with evbus.alter_bus(max_backlog => ...).");
+	for (;;)
+	{
+		promise(db, bus->slot, n);
+		if (has_room(db, bus, &full))
+			return;
+		take_back(n);
+		if (bus->overflow == EVBUS_OVERFLOW_BLOCK && may_wait && (handled_bus == bus->slot || evbus_pin_reads(db, bus->slot)))
+			refuse_full(db, bus, n, why_full(bus, &full, n),
+						"This transaction holds deliveries of the bus, so it cannot wait until they are done; try again later.");
+		if (bus->overflow != EVBUS_OVERFLOW_BLOCK || !may_wait || evbus_uptime() >= deadline)
+			refuse_full(db, bus, n, why_full(bus, &full, n),
+						"Try again later, see evbus.subscription_lag, or raise the limit with evbus.alter_bus(max_backlog => ...).");
+		count_wait(db, bus, waited);
+		nap(ms);
+		ms = Min(ms * 2, WAIT_MAX_MS);
+	}
+}
+
+/*
+ * n events that were scheduled are due: no rate is asked, as they were not published
+ * now, and nobody waits, as others are due as well.  Errors VB014.
+ */
+void
+evbus_flow_due(EvbusDb *db, const EvbusBus *bus, int64 n)
+{
+	bool		waited = false;
+
+	if (bus->max_backlog > 0)
+		pass_backlog(db, bus, n, false, 0, &waited);
+}
+
+/*
+ * n events are about to be published: takes what the limits of their bus ask for, or errors.
+ * Errors VB014, VB015.
+ */
+void
+evbus_flow_publish(EvbusDb *db, const EvbusBus *bus, int64 n)
+{
+	int64		deadline;
+	bool		waited = false;
+	EvbusRoleLimit limit;
+
+	if (!bus->bounded || n == 0)
+		return;
+	deadline = evbus_uptime() + bus->overflow_timeout;
+	if (bus->max_backlog > 0)
+		pass_backlog(db, bus, n, true, deadline, &waited);
+	if (bus->role_limits && evbus_role_limit(bus->bus_id, GetUserId(), &limit))
+		pass_rate(db, bus, &limit, n, deadline, &waited);
+	if (bus->publish_rate > 0)
+		pass_rate(db, bus, NULL, n, deadline, &waited);
+}
+
+/* From here on handlers run in this process that read this bus. */
+void
+evbus_flow_reads(int bus_slot)
+{
+	handled_bus = bus_slot;
+}
+
+/* ---------------------------------------------------------------- callbacks */
+
+/* Of a subtransaction that has ended. */
+void
+evbus_flow_subxact(SubXactEvent event)
+{
+	int			nesting = GetCurrentTransactionNestLevel();
+	int			first = n_promises;
+
+	while (first > 0 && promises[first - 1].nesting >= nesting)
+		first--;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		drop_promises(first);
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		int			end = first;
+
+		/* They are the parent's now; of each bus it has one, or loops would make the stack grow without end. */
+		for (int i = first; i < n_promises; i++)
+		{
+			int			same = end - 1;
+
+			while (same >= 0 && promises[same].nesting == nesting - 1 &&
+				   (promises[same].bus_slot != promises[i].bus_slot || promises[same].db != promises[i].db))
+				same--;
+			if (same >= 0 && promises[same].nesting == nesting - 1)
+				promises[same].n += promises[i].n;
+			else
+			{
+				promises[end] = promises[i];
+				promises[end++].nesting = nesting - 1;
+			}
+		}
+		n_promises = end;
+	}
+}
+
+/* The transaction is over, and its events are in the ring; cannot fail. */
+void
+evbus_flow_end(void)
+{
+	drop_promises(0);
+}

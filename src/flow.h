@@ -1,0 +1,15 @@
+/* flow.h: what holds publishers up, where that was asked for: rates, and a backlog */
+#ifndef EVBUS_FLOW_H
+#define EVBUS_FLOW_H
+
+#include "registry.h"
+
+#include "access/xact.h"
+
+extern void evbus_flow_publish(EvbusDb *db, const EvbusBus *bus, int64 n);
+extern void evbus_flow_due(EvbusDb *db, const EvbusBus *bus, int64 n);
+extern void evbus_flow_subxact(SubXactEvent event);
+extern void evbus_flow_reads(int bus_slot);
+extern void evbus_flow_end(void);
+
+#endif

@@ -1,0 +1,205 @@
+-- What holds publishers up: a full bus, rates of buses and of roles; and delivery_rate of a subscription.
+\ir include/helpers.sql
+SELECT plan(94);
+
+CREATE FUNCTION publish_many(n integer, bus text DEFAULT 'b') RETURNS bigint LANGUAGE sql AS $$
+	SELECT count(*) FROM evbus.publish_batch(bus, '{a}', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, n) i));
+$$;
+CREATE FUNCTION flow(bus text DEFAULT 'b') RETURNS text LANGUAGE sql AS $$ SELECT rejected || ' rejected, ' || waits || ' waits' FROM evbus.bus_list l WHERE l.bus = flow.bus $$;
+
+-- settings
+
+SELECT evbus.create_bus('b', max_backlog => 3), evbus.create_bus('free');
+SELECT results_eq('SELECT bus, max_backlog, overflow, overflow_timeout, publish_rate, publish_burst, rate_policy FROM evbus.bus_list ORDER BY bus',
+	$$VALUES ('b', 3::bigint, 'reject', interval '30 seconds', NULL::integer, NULL::integer, 'reject'), ('free', NULL, 'reject', '30 seconds', NULL, NULL, 'reject')$$, 'by default there is no limit');
+SELECT evbus.alter_bus('free', max_backlog => 7, overflow => 'block', overflow_timeout => '1 minute', publish_rate => 10, publish_burst => 5, rate_policy => 'wait');
+SELECT results_eq('SELECT max_backlog, overflow, overflow_timeout, publish_rate, publish_burst, rate_policy FROM evbus.bus_list WHERE bus = ''free''',
+	$$VALUES (7::bigint, 'block', interval '1 minute', 10, 5, 'wait')$$, 'each can be changed');
+SELECT evbus.alter_bus('free', max_payload_bytes => 1000);
+SELECT results_eq('SELECT max_backlog, overflow, overflow_timeout, publish_rate, publish_burst, rate_policy FROM evbus.bus_list WHERE bus = ''free''',
+	$$VALUES (7::bigint, 'block', interval '1 minute', 10, 5, 'wait')$$, 'and is kept where it is not given');
+SELECT evbus.alter_bus('free', max_backlog => 0, publish_rate => 0, publish_burst => 0);
+SELECT results_eq('SELECT max_backlog, publish_rate, publish_burst FROM evbus.bus_list WHERE bus = ''free''', 'VALUES (NULL::bigint, NULL::integer, NULL::integer)', '0 takes a limit away');
+SELECT throws_ok(q, '22023', NULL, q) FROM unnest(ARRAY[
+	$$SELECT evbus.create_bus('x', max_backlog => -1)$$, $$SELECT evbus.alter_bus('b', max_backlog => 1000000000001)$$, $$SELECT evbus.create_bus('x', overflow => 'Block')$$,
+	$$SELECT evbus.alter_bus('b', overflow => '')$$, $$SELECT evbus.create_bus('x', overflow_timeout => '-1 second')$$, $$SELECT evbus.alter_bus('b', overflow_timeout => '2 days')$$,
+	$$SELECT evbus.create_bus('x', publish_rate => -1)$$, $$SELECT evbus.alter_bus('b', publish_rate => 1000001)$$, $$SELECT evbus.create_bus('x', publish_burst => -1)$$,
+	$$SELECT evbus.alter_bus('b', rate_policy => 'block')$$, $$SELECT evbus.limit_publisher('b', 'postgres', -1)$$, $$SELECT evbus.limit_publisher('b', 'postgres', 1, 1000001)$$]) q;
+SELECT throws_ok(q, '22004', NULL, q) FROM unnest(ARRAY[
+	$$SELECT evbus.create_bus('x', max_backlog => NULL)$$, $$SELECT evbus.create_bus('x', overflow => NULL)$$, $$SELECT evbus.create_bus('x', overflow_timeout => NULL)$$,
+	$$SELECT evbus.create_bus('x', publish_rate => NULL)$$, $$SELECT evbus.create_bus('x', publish_burst => NULL)$$, $$SELECT evbus.create_bus('x', rate_policy => NULL)$$,
+	$$SELECT evbus.limit_publisher(NULL, 'postgres', 1)$$, $$SELECT evbus.limit_publisher('b', NULL, 1)$$, $$SELECT evbus.limit_publisher('b', 'postgres', NULL)$$]) q;
+
+-- a full bus refuses
+
+SELECT publish_many(3) AS n \gset
+SELECT is(publish_many(3), 3::bigint, 'where nobody subscribes, nothing is behind');
+SELECT evbus.subscribe('b', 'c') AS p \gset
+SELECT evbus.publish('b', 'a', '1') AS e \gset
+SELECT evbus.publish('b', 'a', '2') AS e \gset
+SELECT evbus.publish('b', 'a', '3') AS e \gset
+SELECT throws_ok($$SELECT evbus.publish('b', 'a', '4')$$, 'VB014', 'bus "b" is full', 'the event after the last that is allowed is refused, at once');
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'in a batch');
+SELECT throws_ok($$SELECT evbus.publish_lines('b', 'a', '1')$$, 'VB014', 'bus "b" is full', 'and as lines');
+SELECT is(flow(), '3 rejected, 0 waits', 'what is refused is counted');
+SELECT is((SELECT lag FROM evbus.subscription_lag), 3::bigint, 'and none of it is there');
+SELECT is(consume('c', 1), 'a', 'one is done');
+SELECT ok(evbus.publish('b', 'a', '5') > 0, 'then there is room for one');
+SELECT throws_ok($$SELECT evbus.publish('b', 'a', '6')$$, 'VB014', 'bus "b" is full', 'and no more');
+SELECT is(consume('c', 3), 'a a a', 'all is done');
+SELECT throws_ok($$SELECT publish_many(4)$$, 'VB014', 'bus "b" is full', 'a transaction larger than max_backlog is refused on an empty bus');
+SELECT is(publish_many(3), 3::bigint, 'one as large is not');
+SELECT is(consume('c', 3), 'a a a', 'all is done');
+
+-- what was promised and did not come
+
+BEGIN;
+SELECT publish_many(3) AS n \gset
+ROLLBACK;
+SELECT is(publish_many(3), 3::bigint, 'a rollback gives its room back');
+SELECT is(consume('c', 3), 'a a a', 'all is done');
+BEGIN;
+SELECT publish_many(1) AS n \gset
+SAVEPOINT s;
+SELECT publish_many(1) AS n \gset
+SAVEPOINT t;
+SELECT publish_many(1) AS n \gset
+RELEASE t;
+ROLLBACK TO s;
+SELECT is(publish_many(2), 2::bigint, 'so does a rollback to a savepoint');
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'but only what was given back');
+COMMIT;
+SELECT is(consume('c', 3), 'a a a', 'all is done');
+BEGIN;
+SELECT publish_many(1) AS n \gset
+SAVEPOINT s;
+SELECT publish_many(2) AS n \gset
+RELEASE s;
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'what a subtransaction published counts when it is over');
+ROLLBACK;
+DO $$
+BEGIN
+	FOR i IN 1 .. 2000 LOOP
+		BEGIN
+			PERFORM evbus.publish('b', 'a', '1');
+			RAISE 'no' USING ERRCODE = 'ZZ001';
+		EXCEPTION WHEN SQLSTATE 'ZZ001' THEN
+		END;
+	END LOOP;
+END $$;
+SELECT is(publish_many(3), 3::bigint, 'a loop of two thousand failed subtransactions leaves nothing');
+SELECT is(consume('c', 3), 'a a a', 'all is done');
+
+-- who counts
+
+SELECT evbus.pause('c') AS v \gset
+SELECT publish_many(3) AS n \gset
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'a paused subscription is behind like any');
+SELECT evbus.resume('c') AS v \gset
+SELECT evbus.subscribe('b', 'new') AS p \gset
+SELECT is(consume('c', 3), 'a a a', 'it is about the one that is furthest behind');
+SELECT publish_many(3) AS n \gset
+SELECT is(consume('c', 3), 'a a a', 'one has done it');
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'the other has not');
+SELECT evbus.unsubscribe('new') AS v \gset
+SELECT is(publish_many(1), 1::bigint, 'it is gone, and with it the limit');
+SELECT is(consume('c', 1), 'a', 'all is done');
+SELECT evbus.replay('c', 'beginning') > 0 AS r \gset
+SELECT is(publish_many(3), 3::bigint, 'a replay does not count');
+SELECT evbus.cancel_replay(replay_id) AS n FROM evbus.replay_list WHERE state = 'running' \gset
+SELECT is(consume('c', 3), 'a a a', 'all is done');
+SELECT evbus.seek('c', 'beginning') AS p \gset
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'who goes back is behind');
+SELECT evbus.seek('c', 'now') AS p \gset
+SELECT is(publish_many(3), 3::bigint, 'and again, when it goes on');
+SELECT evbus.alter_bus('b', max_backlog => 4);
+SELECT is(publish_many(1), 1::bigint, 'a higher limit holds at once');
+SELECT evbus.alter_bus('b', max_backlog => 2);
+SELECT is(consume('c', 1), 'a', 'one is done');
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'so does a lower one');
+SELECT evbus.alter_bus('b', max_backlog => 0);
+SELECT is(publish_many(100), 100::bigint, 'none: there is room');
+SELECT evbus.seek('c', 'now') AS p \gset
+
+-- who waits
+
+SELECT evbus.alter_bus('b', max_backlog => 3, overflow => 'block', overflow_timeout => '300 milliseconds');
+SELECT publish_many(3) AS n \gset
+SELECT flow() AS before \gset
+SELECT clock_timestamp() AS t \gset
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'who waits is refused in the end');
+SELECT ok(clock_timestamp() - :'t'::timestamptz >= interval '300 milliseconds', 'not before overflow_timeout');
+SELECT isnt(flow(), :'before', 'and was counted');
+SELECT clock_timestamp() AS t \gset
+SELECT throws_ok($$SELECT publish_many(4)$$, 'VB014', 'bus "b" is full', 'what can never fit does not wait');
+SELECT ok(clock_timestamp() - :'t'::timestamptz < interval '300 milliseconds', 'at all');
+BEGIN;
+SELECT evbus.ack(ARRAY(SELECT receipt FROM evbus.receive('c', 3))) AS n \gset
+SELECT clock_timestamp() AS t \gset
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'nor who would wait for himself');
+SELECT ok(clock_timestamp() - :'t'::timestamptz < interval '300 milliseconds', 'who is told at once');
+COMMIT;
+
+-- scheduled events
+
+SELECT evbus.alter_bus('b', overflow => 'reject');
+SELECT publish_many(3) AS n \gset
+SELECT ok(evbus.publish('b', 'later', '1', delay => '100 milliseconds') > 0, 'a full bus takes what is not due');
+SELECT becomes('SELECT due_at < clock_timestamp() FROM evbus.scheduled_list', 'true', 'when it is due, and there is no room,');
+SELECT is(consume('c', 3), 'a a a', 'it waits for some');
+SELECT is(consume('c', 1), 'later', 'and is published then');
+
+-- rates
+
+SELECT evbus.create_bus('r', publish_rate => 10, publish_burst => 2);
+SELECT is(publish_many(2, 'r'), 2::bigint, 'a burst');
+SELECT throws_ok($$SELECT publish_many(1, 'r')$$, 'VB015', 'more is published to bus "r" than it takes', 'and who is faster is refused');
+SELECT is(flow('r'), '1 rejected, 0 waits', 'counted');
+SELECT evbus.alter_bus('r', rate_policy => 'wait');
+SELECT clock_timestamp() AS t \gset
+SELECT is((SELECT count(publish_many(1, 'r')) FROM generate_series(1, 6)), 6::bigint, 'or waits');
+SELECT cmp_ok(clock_timestamp() - :'t'::timestamptz, '>=', interval '390 milliseconds', 'six at ten a second, of which two may have been saved, take four tenths of a second');
+SELECT evbus.alter_bus('r', overflow_timeout => '0');
+SELECT is(publish_many(0, 'r'), 0::bigint, 'no events need nothing');
+SELECT throws_ok($$SELECT publish_many(1, 'r') FROM generate_series(1, 4)$$, 'VB015', NULL, 'no longer than overflow_timeout');
+SELECT evbus.create_bus('large', publish_rate => 1000, publish_burst => 1);
+SELECT is(publish_many(50, 'large'), 50::bigint, 'more at once than a burst come with a full one');
+SELECT throws_ok($$SELECT publish_many(1, 'large')$$, 'VB015', NULL, 'and are paid for afterwards');
+
+CREATE ROLE flow_p;
+GRANT USAGE ON SCHEMA evbus TO flow_p;
+GRANT EXECUTE ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text), evbus.limit_publisher(text, regrole, integer, integer) TO flow_p;
+SELECT evbus.alter_bus('free', rate_policy => 'reject');
+SELECT evbus.limit_publisher('free', 'flow_p', 10, 1);
+SELECT results_eq('SELECT bus, role::text, rate, burst FROM evbus.publish_limit_list', $$VALUES ('free', 'flow_p', 10, 1)$$, 'a rate of a role');
+SET ROLE flow_p;
+SELECT throws_ok($$SELECT evbus.limit_publisher('free', 'flow_p', 0)$$, '42501', 'must be owner of bus "free"', 'it may not lift it');
+SELECT throws_ok($$SELECT evbus.publish('free', 'a', '1') FROM generate_series(1, 2)$$, 'VB015', NULL, 'it is held to it');
+RESET ROLE;
+SELECT is(publish_many(100, 'free'), 100::bigint, 'others are not');
+SELECT evbus.limit_publisher('free', 'flow_p', 1000000);
+SELECT results_eq('SELECT bus, role::text, rate, burst FROM evbus.publish_limit_list', $$VALUES ('free', 'flow_p', 1000000, 1000000)$$, 'it can be changed');
+SELECT evbus.limit_publisher('free', 'flow_p', 0);
+SELECT is_empty('SELECT FROM evbus.publish_limit', 'and taken away');
+SELECT evbus.limit_publisher('free', 'flow_p', 5);
+SELECT evbus.drop_bus('free');
+SELECT is_empty('SELECT FROM evbus.publish_limit', 'it goes with the bus');
+DROP OWNED BY flow_p;
+DROP ROLE flow_p;
+
+-- deliveries
+
+SELECT throws_ok(q, '22023', NULL, q) FROM unnest(ARRAY[$$SELECT evbus.subscribe('r', 'x', delivery_rate => -1)$$, $$SELECT evbus.alter_subscription('c', delivery_burst => 1000001)$$]) q;
+SELECT evbus.create_bus('d');
+SELECT evbus.subscribe('d', 'paced', delivery_rate => 20, delivery_burst => 2) AS p \gset
+SELECT results_eq($$SELECT delivery_rate, delivery_burst FROM evbus.subscription_list WHERE subscription = 'paced'$$, 'VALUES (20, 2)', 'deliveries have a rate');
+SELECT publish_many(12, 'd') AS n \gset
+SELECT clock_timestamp() AS t \gset
+SELECT cmp_ok((SELECT count(*) FROM evbus.receive('paced', 100, wait => '1 second')), '<=', 2::bigint, 'no more than a burst comes at once');
+SELECT is((SELECT count(*) FROM take('paced', 10)), 10::bigint, 'but all in the end');
+SELECT cmp_ok(clock_timestamp() - :'t'::timestamptz, '>=', interval '480 milliseconds', 'twelve at twenty a second');
+SELECT evbus.alter_subscription('paced', delivery_rate => 0);
+SELECT publish_many(100, 'd') AS n \gset
+SELECT is((SELECT count(*) FROM evbus.receive('paced', 100, wait => '1 second')), 100::bigint, 'without a rate they come at once');
+
+SELECT * FROM finish();
