@@ -241,11 +241,15 @@ def op_copy(s, n):
 	return s.dump(s.client.pid)
 
 
-def op_publish(s, n):
+def op_publish(s, n, bus="quiet"):
 	with s.held(s.pid("evbus sequencer")):
 		s.dump(s.client.pid)
-		s.publish("quiet", n)
+		s.publish(bus, n)
 		return s.dump(s.client.pid)
+
+
+def op_publish_limited(s, n):
+	return op_publish(s, n, "limited")
 
 
 def op_publish_many(s, n, publish):
@@ -380,6 +384,7 @@ OPERATIONS = {
 	"insert": (op_insert, 500, "reference: the backend of INSERT, one row a transaction, the row of evbus with a primary key"),
 	"copy": (op_copy, 3000, "reference: the backend of COPY of such rows, 1000 a transaction"),
 	"publish": (op_publish, 500, "the backend of publish(), one a transaction, prepared"),
+	"publish-limited": (op_publish_limited, 500, "the same, to a bus with max_backlog, publish_rate, and a rate of the role"),
 	"publish-batch": (op_publish_batch, 3000, "the backend of publish_batch() of 1000"),
 	"publish-lines": (op_publish_lines, 3000, "the backend of publish_lines() of 1000"),
 	"sequencer": (op_sequencer, 24000, "the sequencer, per event of one turn with many"),

@@ -193,6 +193,15 @@ typedef struct Full
 	int64		promised;		/* by all open transactions, what was asked for among it */
 } Full;
 
+/* Events in the ring, below a tail of it, that have no position, at most: as if all of them were small, and of one bus. */
+static int64
+without_position(EvbusDb *db, uint64 tail)
+{
+	uint64		drained = pg_atomic_read_u64(&db->ring_drained);
+
+	return drained < tail ? (int64) ((tail - drained) / sizeof(EvbusRingEntry)) : 0;
+}
+
 /* Is there room for what was promised?  If so, what is left is remembered. */
 static bool
 has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
@@ -201,7 +210,7 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	Room	   *room = room_of(db, bus);
 	int64		promised = (int64) pg_atomic_read_u64(&state->promised);
 	uint64		tail;
-	uint64		drained;
+	int64		unplaced;
 	int64		next;
 	int64		behind;
 	MemoryContext context;
@@ -210,15 +219,14 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	/* Whose promise has ended has pushed before, and so is below the tail; and what is not below drained has no position. */
 	pg_read_barrier();
 	tail = pg_atomic_read_u64(&db->ring_tail);
-	drained = pg_atomic_read_u64(&db->ring_drained);
+	unplaced = without_position(db, tail);
 	pg_read_barrier();
 	next = (int64) pg_atomic_read_u64(&state->next_position);
-
-	/* As if all that is in the ring without a position were of this bus. */
-	if (next + promised + (int64) ((tail - drained) / sizeof(EvbusRingEntry)) <= room->until)
+	if (next + promised + unplaced <= room->until)
 		return true;
 	evbus_ring_wait_placed(db, &bus->slot, 1, tail);
 	evbus_db_require_ready(db);
+	unplaced = without_position(db, tail);
 	next = (int64) pg_atomic_read_u64(&state->next_position);
 	context = AllocSetContextCreate(CurrentMemoryContext, "evbus flow", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -229,7 +237,7 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	MemoryContextDelete(context);
 	room = room_of(db, bus);
 	room->until = next + bus->max_backlog - behind;
-	return promised + behind <= bus->max_backlog;
+	return promised + unplaced + behind <= bus->max_backlog;
 }
 
 /* ------------------------------------------------------------------ waiting */
