@@ -1,6 +1,6 @@
 -- What holds publishers up: a full bus, rates of buses and of roles; and delivery_rate of a subscription.
 \ir include/helpers.sql
-SELECT plan(94);
+SELECT plan(100);
 
 CREATE FUNCTION publish_many(n integer, bus text DEFAULT 'b') RETURNS bigint LANGUAGE sql AS $$
 	SELECT count(*) FROM evbus.publish_batch(bus, '{a}', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, n) i));
@@ -76,6 +76,9 @@ SAVEPOINT s;
 SELECT publish_many(2) AS n \gset
 RELEASE s;
 SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'what a subtransaction published counts when it is over');
+SAVEPOINT u;
+ROLLBACK TO u;
+SELECT throws_ok($$SELECT publish_many(1)$$, 'VB014', 'bus "b" is full', 'also when another one is rolled back');
 ROLLBACK;
 DO $$
 BEGIN
@@ -201,5 +204,19 @@ SELECT cmp_ok(clock_timestamp() - :'t'::timestamptz, '>=', interval '480 millise
 SELECT evbus.alter_subscription('paced', delivery_rate => 0);
 SELECT publish_many(100, 'd') AS n \gset
 SELECT is((SELECT count(*) FROM evbus.receive('paced', 100, wait => '1 second')), 100::bigint, 'without a rate they come at once');
+
+SELECT evbus.create_bus('slow');
+SELECT evbus.subscribe('slow', 'slow', delivery_rate => 1, delivery_burst => 1) AS p \gset
+SELECT publish_many(1, 'slow') AS n \gset
+SELECT clock_timestamp() AS t \gset
+SELECT is(evbus.nack(ARRAY(SELECT receipt FROM take('slow', 1)), delay => '0'), 1, 'a delivery fails');
+SELECT is((SELECT string_agg(attempt::text, '') || ' ' || evbus.ack(array_agg(receipt)) FROM take('slow', 1)), '2 1', 'and is retried');
+SELECT cmp_ok(clock_timestamp() - :'t'::timestamptz, '>=', interval '980 milliseconds', 'when the rate allows');
+SELECT evbus.seek('slow', 'now') AS p \gset
+SELECT evbus.replay('slow', 'beginning') > 0 AS r \gset
+SELECT publish_many(1, 'slow') AS n \gset
+SELECT clock_timestamp() AS t \gset
+SELECT is((SELECT string_agg(replayed::text, ' ' ORDER BY position) FROM take('slow', 2)), 'true false', 'a replay and what is new');
+SELECT cmp_ok(clock_timestamp() - :'t'::timestamptz, '>=', interval '980 milliseconds', 'have one rate together');
 
 SELECT * FROM finish();
