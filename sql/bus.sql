@@ -14,7 +14,7 @@ SELECT evbus.create_bus(repeat('x', 64));
 SELECT evbus.create_bus(E'regress\nbus');
 
 -- settings
-SELECT evbus.create_bus('regress2', durability => 'volatile');
+SELECT evbus.create_bus('regress2', durability => 'volatile', compression => 'dictionary');
 SELECT evbus.create_bus('regress2', durability => 'solid');
 SELECT evbus.create_bus('regress2', retention => '-1 day');
 SELECT evbus.create_bus('regress2', retention => '10 seconds');

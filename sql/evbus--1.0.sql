@@ -865,7 +865,7 @@ RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_bus_state' LANGUAGE C VOLATILE
 COMMENT ON FUNCTION evbus._bus_state() IS 'positions of the buses in shared memory, and how often publishers were held up';
 
 CREATE FUNCTION evbus._subscription_state(OUT subscription_id integer, OUT cursor_position bigint, OUT next_position bigint,
-								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer)
+								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer, OUT dropped bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_subscription_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._subscription_state() IS 'progress of the subscriptions in shared memory';
 
@@ -883,9 +883,11 @@ SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_pa
 	   b.max_backlog, b.overflow, b.overflow_timeout, b.publish_rate,
 	   CASE WHEN b.publish_rate IS NOT NULL THEN coalesce(b.publish_burst, b.publish_rate) END AS publish_burst, b.rate_policy, s.rejected, s.waits
 FROM evbus.bus b
-	 JOIN evbus.storage_class c USING (storage_class_id)
+	 LEFT JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
 COMMENT ON VIEW evbus.bus_list IS 'the buses of this database and their settings';
+COMMENT ON COLUMN evbus.bus_list.durability IS 'durable: in tables; volatile: in shared memory only, so a restart of the server loses its events';
+COMMENT ON COLUMN evbus.bus_list.retention IS 'how long its events are kept; NULL: it is volatile';
 COMMENT ON COLUMN evbus.bus_list.retention_bytes IS 'size at which its oldest events go; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.retention_policy IS 'keep_unconsumed: what a subscription still needs stays; drop_unconsumed: it goes, counted in evbus.subscription_lag';
 COMMENT ON COLUMN evbus.bus_list.max_backlog IS 'events that a subscription may be behind before publishers are held up; NULL: no limit';
@@ -894,6 +896,29 @@ COMMENT ON COLUMN evbus.bus_list.publish_burst IS 'events that may come at once 
 COMMENT ON COLUMN evbus.bus_list.rejected IS 'events refused since the server started, because the bus was full or for a rate';
 COMMENT ON COLUMN evbus.bus_list.waits IS 'calls that waited for space or for a rate since the server started';
 COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';
+
+CREATE FUNCTION evbus._volatile_state(OUT bus_id integer, OUT ring_bytes bigint, OUT used_bytes bigint, OUT events bigint, OUT first_position bigint,
+								OUT oldest_position bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_volatile_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._volatile_state() IS 'the rings of the volatile buses';
+
+CREATE VIEW evbus.volatile_list AS
+SELECT b.bus, v.ring_bytes, v.used_bytes, v.events, v.oldest_position, s.next_position, b.overflow, s.rejected, s.waits,
+	   (SELECT coalesce(pg_catalog.sum(p.dropped), 0)::bigint FROM evbus._subscription_state() p JOIN evbus.subscription x USING (subscription_id)
+		WHERE x.bus_id = b.bus_id) AS dropped
+FROM evbus.bus b
+	 LEFT JOIN evbus._volatile_state() v USING (bus_id)
+	 LEFT JOIN evbus._bus_state() s USING (bus_id)
+WHERE b.durability = 'volatile';
+COMMENT ON VIEW evbus.volatile_list IS 'the volatile buses, how full their rings are, and what that has led to; NULL where a bus was not used since the server started';
+COMMENT ON COLUMN evbus.volatile_list.ring_bytes IS 'size of its ring, evbus.volatile_ring_size';
+COMMENT ON COLUMN evbus.volatile_list.used_bytes IS 'of these, what some subscription has not settled, and what open transactions have published; with overflow => drop_oldest it may be more';
+COMMENT ON COLUMN evbus.volatile_list.events IS 'events that are still in the ring, settled or not';
+COMMENT ON COLUMN evbus.volatile_list.oldest_position IS 'position of the oldest one: how far back evbus.seek() can go';
+COMMENT ON COLUMN evbus.volatile_list.next_position IS 'position the next event gets';
+COMMENT ON COLUMN evbus.volatile_list.rejected IS 'events refused since the server started, because the bus was full';
+COMMENT ON COLUMN evbus.volatile_list.waits IS 'calls that waited for space since the server started';
+COMMENT ON COLUMN evbus.volatile_list.dropped IS 'events overwritten before a subscription had settled them, once for each such subscription, since the server started';
 
 CREATE VIEW evbus.publish_limit_list AS
 SELECT b.bus, l.role, l.rate, coalesce(l.burst, l.rate) AS burst
@@ -940,7 +965,7 @@ CREATE VIEW evbus.subscription_lag AS
 SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered AS lag, s.in_flight,
 	   r.retries, r.next_retry_at, r.held_up, s.workers, x.paused OR b.paused AS paused,
 	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason,
-	   (SELECT coalesce(pg_catalog.sum(a.events), 0)::bigint FROM evbus.retention_audit a WHERE a.subscription_id = x.subscription_id) AS dropped
+	   (SELECT coalesce(pg_catalog.sum(a.events), 0)::bigint FROM evbus.retention_audit a WHERE a.subscription_id = x.subscription_id) + coalesce(s.dropped, 0) AS dropped
 FROM evbus.subscription x
 	 JOIN evbus.bus b USING (bus_id)
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
@@ -954,7 +979,7 @@ COMMENT ON COLUMN evbus.subscription_lag.lag IS 'positions not yet settled, thos
 COMMENT ON COLUMN evbus.subscription_lag.in_flight IS 'positions leased to workers or clients now';
 COMMENT ON COLUMN evbus.subscription_lag.retries IS 'failed deliveries that wait for their next attempt';
 COMMENT ON COLUMN evbus.subscription_lag.held_up IS 'events put aside until one of the same key that failed is settled';
-COMMENT ON COLUMN evbus.subscription_lag.dropped IS 'events that retention dropped before the subscription had settled them, see evbus.retention_audit; 0 unless the retention_policy of its bus is drop_unconsumed';
+COMMENT ON COLUMN evbus.subscription_lag.dropped IS 'events that were dropped before the subscription had settled them: by retention, where the retention_policy of its bus is drop_unconsumed, see evbus.retention_audit; by overflow => ''drop_oldest'' of a volatile bus, since the server started';
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
 
 CREATE VIEW evbus.replay_list AS
@@ -1188,7 +1213,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text) TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

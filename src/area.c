@@ -20,6 +20,7 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
+#include "volatile.h"
 
 /* The area of this database, once attached. */
 static EvbusDb *my_db = NULL;
@@ -69,6 +70,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		EvbusBusState *bus = EVBUS_BUS(db, i);
 
 		pg_atomic_write_u32(&bus->bus_id, 0);
+		pg_atomic_write_u32(&bus->ring, 0);
 		pg_atomic_write_u64(&bus->next_position, 0);
 		pg_atomic_write_u64(&bus->ticked_position, 0);
 		pg_atomic_write_u32(&bus->awaited, 0);
@@ -87,6 +89,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		pg_atomic_write_u32(&EVBUS_SUB(db, i)->notify, 0);
 		pg_atomic_write_u32(&EVBUS_SUB(db, i)->died, 0);
 	}
+	evbus_volatile_reset(db);
 	for (int i = 0; i < EVBUS_NOTES_MAX; i++)
 		EVBUS_NOTE(db, i)->of = 0;
 	for (int i = 0; i < evbus_max_leases; i++)

@@ -59,6 +59,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
+#include "volatile_outbox.h"
 #include "worker.h"
 
 #define SINGLES_MAX		60		/* subtransactions in one transaction: more overflow the snapshot */
@@ -150,10 +151,11 @@ disarm(void)
 
 /* These events are claimed and read. */
 static void
-take_in_hand(const EvbusSubscription *sub, EvbusEvent *events, int n)
+take_in_hand(const EvbusSubscription *sub, EvbusEvent *events, int n, bool retry)
 {
 	in_hand = events;
-	evbus_inflight_take(sub, events, n);
+	/* What a crash of the server takes along does not come again, unless it is a retry. */
+	evbus_inflight_take(sub, events, sub->is_volatile && !retry ? 0 : n);
 }
 
 /* Their handler, or a trigger at its commit, runs from here on; n = 0: none does. */
@@ -504,7 +506,7 @@ run_retries(const EvbusSubscription *sub)
 	CommitTransactionCommand();
 	for (int i = 0; i < n; i++)
 	{
-		take_in_hand(sub, &events[i], 1);
+		take_in_hand(sub, &events[i], 1, true);
 		settle_one(sub, &found, i, hand.claims[i].suspect, NULL);	/* of the one that ran */
 	}
 	hand.n = 0;
@@ -543,7 +545,7 @@ run_batch(const EvbusSubscription *sub)
 		took = evbus_hand_take(db, sub, &hand, &found);
 		for (int i = 0; i < found.n; i++)
 			found.events[i].attempt = 1;
-		take_in_hand(sub, found.events, found.n);
+		take_in_hand(sub, found.events, found.n, false);
 		if (took && found.n == 0)
 		{
 			if (!evbus_cursor_skip(db, &hand.claims[0]))
@@ -612,6 +614,7 @@ evbus_batch_run(const EvbusSubscription *sub)
 
 	evbus_flow_reads(sub->bus_slot);
 	MemoryContextSwitchTo(batch_context);
+	evbus_volatile_served = sub->is_volatile ? sub->bus_id : 0;
 	worked = run_retries(sub);
 	worked = run_batch(sub) || worked;
 	clean_session();

@@ -201,11 +201,50 @@ read_flow(FunctionCallInfo fcinfo, int first, const EvbusBus *bus, Datum *values
 #undef GIVEN
 }
 
+/* Column durability. */
+static const char *const durabilities[] = {"durable", "volatile"};
+
+static void
+refuse_dictionary(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("a volatile bus cannot use dictionaries"),
+			 errdetail("They are trained on what is stored of a bus."),
+			 errhint("Pass compression => 'zstd'.")));
+}
+
+/* Errors VB003 if there are as many volatile buses as rings. */
+static void
+check_rings(const char *name)
+{
+	EvbusInternal state;
+	int64		n;
+
+	evbus_internal_begin(&state);
+	evbus_sql(NULL, "SELECT count(*) FROM evbus.bus WHERE durability = 'volatile'", 0, NULL, NULL, NULL, 1);
+	n = DatumGetInt64(evbus_column(0, 1, NULL));
+	evbus_internal_end(&state);
+	if (n >= evbus_max_volatile_buses)
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_TOO_MANY_BUSES),
+				 errmsg("cannot create volatile bus \"%s\": all %d rings are in use", name, evbus_max_volatile_buses),
+				 errhint("Drop a volatile bus that is no longer used, or raise evbus.max_volatile_buses and restart the server.")));
+}
+
 /* The log of a durable bus is not cut by whoever publishes: its retention says what goes. */
 static void
-check_overflow(const char *bus, Datum overflow)
+check_overflow(const char *bus, bool is_volatile, const Datum *flow)
 {
-	if (strcmp(TextDatumGetCString(overflow), evbus_overflows[EVBUS_OVERFLOW_DROP]) == 0)
+	bool		drops = strcmp(TextDatumGetCString(flow[FLOW_OVERFLOW]), evbus_overflows[EVBUS_OVERFLOW_DROP]) == 0;
+
+	if (drops && is_volatile && DatumGetInt64(flow[FLOW_BACKLOG]) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("bus \"%s\" cannot have both max_backlog and overflow => 'drop_oldest'", bus),
+				 errdetail("Where the oldest events are dropped no publisher is held up."),
+				 errhint("Pass max_backlog => 0, or another overflow.")));
+	if (drops && !is_volatile)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("durable bus \"%s\" cannot drop the oldest events when it is full", bus),
@@ -218,7 +257,8 @@ check_overflow(const char *bus, Datum overflow)
  * dedup_window interval, max_backlog bigint, overflow text, overflow_timeout interval, publish_rate integer,
  * publish_burst integer, rate_policy text) returns void
  *
- * bus: 1 to 63 bytes, no control characters.  durability: 'durable'.  retention:
+ * bus: 1 to 63 bytes, no control characters.  durability: 'durable', or 'volatile': in shared memory
+ * only, where settings of retention and dedup_window are of no use.  retention:
  * 1 minute to 100 years, kept in whole leaves of partition_interval (1 minute to
  * 31 days).  max_payload_bytes: 1 to 255 MB, of payload and headers as jsonb.
  * retention_bytes: 1 MB to 1 PB of tables, indexes and TOAST, above which the oldest
@@ -231,7 +271,8 @@ check_overflow(const char *bus, Datum overflow)
  * publish_rate: 1 to 1000000 events a second, publish_burst: so many at once; rate_policy: 'reject' or 'wait'.
  * 0 is no limit; of publish_burst, those of a second.
  * Takes effect when the caller commits.
- * Errors: 0A000 volatile or drop_oldest, 22004, 22023, VB002 exists, VB003 no slot left.
+ * Errors: 0A000 a volatile bus with dictionaries, drop_oldest of a durable one or with max_backlog, 22004, 22023,
+ * VB002 exists, VB003 no slot or ring left.
  * Privileges: EXECUTE; the caller becomes the owner.
  */
 Datum
@@ -239,7 +280,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 {
 	Oid			types[9 + N_FLOW] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
-	char	   *durability = evbus_arg_text(fcinfo, 1, "durability");
+	bool		is_volatile;
 	Keeping		keep = {
 		.retention = evbus_arg_interval(fcinfo, 2, "retention", USECS_PER_MINUTE, RETENTION_MAX),
 		.interval = evbus_arg_interval(fcinfo, 3, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX)
@@ -259,17 +300,10 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	keep.policy = read_policy(fcinfo, 6);
 	memcpy(types + 9, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, NULL, values + 9);
-	check_overflow(name, values[9 + FLOW_OVERFLOW]);
-	if (strcmp(durability, "volatile") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("volatile buses are not supported yet"),
-				 errhint("Make the bus with durability => 'durable'.")));
-	if (strcmp(durability, "durable") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("durability must be 'durable'"),
-				 errdetail("It is \"%s\".", durability)));
+	is_volatile = evbus_arg_choice(fcinfo, 1, "durability", durabilities, lengthof(durabilities)) == 1;
+	if (is_volatile && strcmp(compression, "dictionary") == 0)
+		refuse_dictionary();
+	check_overflow(name, is_volatile, values + 9);
 
 	PreventCommandIfReadOnly("evbus.create_bus()");
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);	/* one at a time */
@@ -287,7 +321,9 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	evbus_sql(NULL, "SELECT nextval('evbus.bus_id_seq')::integer", 0, NULL, NULL, NULL, 1);
 	bus_id = DatumGetInt32(evbus_column(0, 1, NULL));
 	evbus_internal_end(&state);
-	class = find_class(&keep, keep.bytes > 0 ? bus_id : 0);
+	if (is_volatile)
+		check_rings(name);
+	class = is_volatile ? 0 : find_class(&keep, keep.bytes > 0 ? bus_id : 0);
 
 	/* Of another bus that had the place before. */
 	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->rejected, 0);
@@ -296,7 +332,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[1] = Int16GetDatum(slot);
 	values[2] = Int32GetDatum(class);
 	values[3] = ObjectIdGetDatum(GetUserId());
-	values[4] = CStringGetTextDatum(durability);
+	values[4] = CStringGetTextDatum(durabilities[is_volatile]);
 	values[5] = Int32GetDatum(max_payload);
 	values[6] = Int32GetDatum(bus_id);
 	values[7] = CStringGetTextDatum(compression);
@@ -307,7 +343,8 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 			  9 + N_FLOW, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
-	evbus_upkeep_leaves_now(db, class);
+	if (!is_volatile)
+		evbus_upkeep_leaves_now(db, class);
 	PG_RETURN_VOID();
 }
 
@@ -370,6 +407,12 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	own_bus(fcinfo, &bus);
 	values[0] = Int32GetDatum(bus.bus_id);
 	values[1] = Int32GetDatum(bus.storage_class_id);
+	if (bus.is_volatile && (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(5) || !PG_ARGISNULL(6)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("bus \"%s\" is volatile: it has no retention", bus.name),
+				 errdetail("Its events are kept until every subscription has settled them."),
+				 errhint("What becomes of publishers when it is full, overflow says.")));
 	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(5) || !PG_ARGISNULL(6))
 	{
 		MemoryContext context = CurrentMemoryContext;
@@ -416,11 +459,13 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	}
 	nulls[4] = PG_ARGISNULL(7) ? 'n' : ' ';
 	values[4] = PG_ARGISNULL(7) ? (Datum) 0 : CStringGetTextDatum(compression_arg(fcinfo, 7));
+	if (bus.is_volatile && !PG_ARGISNULL(7) && strcmp(TextDatumGetCString(values[4]), "dictionary") == 0)
+		refuse_dictionary();
 	values[5] = evbus_interval_datum(PG_ARGISNULL(8) ? bus.dedup_window
 									 : evbus_arg_interval(fcinfo, 8, "dedup_window", USECS_PER_SEC, DEDUP_MAX));
 	memcpy(types + 6, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, &bus, values + 6);
-	check_overflow(bus.name, values[6 + FLOW_OVERFLOW]);
+	check_overflow(bus.name, bus.is_volatile, values + 6);
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression), dedup_window = $6,"
 			  " (" FLOW_COLUMNS ") = (nullif($7, 0), $8, $9, nullif($10, 0), nullif($11, 0), $12),"
@@ -430,7 +475,8 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 			  6 + N_FLOW, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
-	evbus_upkeep_leaves_now(db, DatumGetInt32(values[1]));
+	if (!bus.is_volatile)
+		evbus_upkeep_leaves_now(db, DatumGetInt32(values[1]));
 	PG_RETURN_VOID();
 }
 

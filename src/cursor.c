@@ -22,10 +22,12 @@
  */
 #include "cursor.h"
 
+#include "dropped.h"
 #include "miscadmin.h"
 #include "order.h"
 #include "pace.h"
 #include "utils/timestamp.h"
+#include "volatile.h"
 
 /* ------------------------------------------------------------- coming, going */
 
@@ -62,14 +64,20 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 	bool		ok = true;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (!evbus_cursor_loaded(db, sub))
+	/* What a volatile one has done is known here alone: who has not heard of a seek must not undo it. */
+	if (!evbus_cursor_loaded(db, sub) &&
+		!(sub->is_volatile && shared->subscription_id == sub->subscription_id && shared->epoch > sub->epoch))
 	{
 		if (shared->subscription_id != sub->subscription_id)
+		{
+			shared->dropped = 0;
 			shared->workers = 0;	/* a seek keeps the workers that are at it */
+		}
 		clear(db, shared);
 		shared->epoch = sub->epoch;
 		shared->bus_slot = sub->bus_slot;
 		shared->bus_id = sub->bus_id;
+		shared->is_volatile = sub->is_volatile;
 		shared->frontier = shared->skipped_from = progress->frontier;
 		memset(shared->hints, 0, sizeof(shared->hints));
 		shared->open_head = shared->open_tail = shared->retry_head = -1;
@@ -151,6 +159,8 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 	}
 	if (shared->ordering != EVBUS_ORDER_NONE)
 		evbus_order_off(db, shared);
+	if (shared->is_volatile)
+		evbus_dropped_pass(db, shared);
 	claim->sub_slot = sub->slot;
 	claim->suspect = 0;
 	if (shared->n_returned > 0)
@@ -243,7 +253,9 @@ evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim)
 	{
 		EvbusLease *above = lease->next >= 0 ? EVBUS_LEASE(db, lease->next) : NULL;
 
-		if (lease->hi == shared->frontier)
+		if (shared->is_volatile)
+			;					/* there are no ledger rows to be saved, and publishers may wait for the space */
+		else if (lease->hi == shared->frontier)
 			shared->skipped_from = Min(shared->skipped_from, lease->lo);
 		/* Not of one that was given back: whoever takes that would look here again, for ever if it is far. */
 		else if (above && above->lo == lease->hi && above->state == EVBUS_LEASE_HELD && !above->pinned)
@@ -254,6 +266,7 @@ evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim)
 			evbus_lease_remove(db, shared, claim->lease);
 	}
 	LWLockRelease(&shared->lock);
+	evbus_volatile_freed(db);
 	return done;
 }
 
@@ -532,6 +545,9 @@ evbus_cursor_progress(EvbusDb *db, const EvbusSubscription *sub, EvbusCursorStat
 	if (loaded)
 	{
 		evbus_lease_expire(db, shared, GetCurrentTimestamp());
+		if (shared->is_volatile)
+			evbus_dropped_pass(db, shared);
+		state->dropped = shared->dropped;
 		state->next_position = shared->frontier;
 		if ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id)
 			state->next_position = Max(state->next_position, evbus_sub_end(shared, bus));

@@ -31,6 +31,7 @@ typedef struct EvbusCursorState
 	int64		next_position;	/* of the bus */
 	int64		in_flight;
 	int64		undelivered;
+	int64		dropped;		/* of a volatile bus, overwritten before they were settled */
 	int			workers;
 } EvbusCursorState;
 

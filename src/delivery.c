@@ -396,7 +396,7 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 		t->replays = evbus_subscription_replays(t->sub, &t->n_replays);
 	}
 
-	tail = pg_atomic_read_u64(&db->ring_tail);
+	tail = t->sub->is_volatile ? 0 : pg_atomic_read_u64(&db->ring_tail);	/* those of a volatile bus have their positions */
 	if (max > 1)
 		evbus_keep_memory(KEEP_BYTES);
 	if (last_bytes > KEEP_BYTES)

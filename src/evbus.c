@@ -45,6 +45,8 @@ int			evbus_max_subscriptions = 256;
 int			evbus_max_leases = 32768;
 int			evbus_ring_size = 32768;
 int			evbus_max_handler_workers = 4;
+int			evbus_max_volatile_buses = 4;
+int			evbus_volatile_ring_size = 4096;
 
 static ProcessUtility_hook_type prev_utility_hook = NULL;
 
@@ -257,6 +259,10 @@ define_settings(void)
 	DefineCustomIntVariable("evbus.max_subscriptions",
 							gettext_noop("Sets the maximum number of subscriptions in a database."), NULL,
 							&evbus_max_subscriptions, 256, 1, 32767, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.max_volatile_buses",
+							gettext_noop("Sets the maximum number of volatile buses in a database."),
+							gettext_noop("Each reserves shared memory for its ring, in every database."),
+							&evbus_max_volatile_buses, 4, 0, EVBUS_MAX_VOLATILE, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.notify_interval",
 							gettext_noop("Sets the least time between two notifications of a subscription."), NULL,
 							&evbus_notify_interval, 10, 1, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
@@ -267,6 +273,10 @@ define_settings(void)
 	DefineCustomIntVariable("evbus.upkeep_interval",
 							gettext_noop("Sets the time between two looks at leaves, retention and the ledger."), NULL,
 							&evbus_upkeep_interval, 10000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.volatile_ring_size",
+							gettext_noop("Sets the size of the ring of each volatile bus."),
+							gettext_noop("It holds what its subscriptions have not settled, and what open transactions have published to it."),
+							&evbus_volatile_ring_size, 4096, 64, 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.worker_idle_timeout",
 							gettext_noop("Sets how long an idle handler worker stays."), NULL,
 							&evbus_worker_idle_timeout, 60000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);

@@ -5,7 +5,8 @@
  * Everything in shared memory is of fixed size, holds no pointers, and is a
  * cache: wiped at any instant, nothing durable is lost (docs/architecture.md).
  *
- * Order of locks: EvbusShared.lock, EvbusSub.lock, EvbusDb.lease_lock.  EvbusDb.ring_lock is taken with none of them held.
+ * Order of locks: EvbusShared.lock, EvbusSub.lock, EvbusDb.lease_lock.  EvbusDb.ring_lock is taken with none of them held,
+ * EvbusVolatile.lock with none but EvbusShared.lock.
  * Under any of them: no palloc, no catalog access, nothing that can
  * ereport(ERROR).
  *-------------------------------------------------------------------------
@@ -35,6 +36,7 @@
 #define EVBUS_RATE_MAX			1000000 /* events a second */
 #define EVBUS_ROLE_LIMITS_MAX	256		/* rates of roles on buses, in a database */
 #define EVBUS_DEDUP_KEY_MAX		255 /* bytes */
+#define EVBUS_MAX_VOLATILE		1024	/* volatile buses of a database */
 #define EVBUS_SCHEDULED_LEAVES	9	/* tables that hold evbus.scheduled */
 #define EVBUS_MAX_DATABASES		64
 #define EVBUS_MAX_WORKERS		256
@@ -146,6 +148,9 @@ typedef struct EvbusDb
 	pg_atomic_uint64 dedup_turn;	/* leaf in use is turn % 2; raised by the maintainer alone */
 	pg_atomic_uint64 role_rate_at[EVBUS_ROLE_LIMITS_MAX];	/* as EvbusBusState.rate_at, of a role on a bus (flow.c) */
 
+	ConditionVariable space_cv; /* who waits for space in the ring of a volatile bus */
+	pg_atomic_uint32 space_awaited; /* set before he sleeps, cleared by who wakes him */
+
 	LWLock		lease_lock;		/* tranche "EvbusLease"; guards the free list */
 	int32		lease_free;		/* head of the free list, -1: none */
 	int32		leases_used;
@@ -167,7 +172,8 @@ typedef struct EvbusBusState
 	EvbusAnchor anchors[EVBUS_ANCHORS]; /* the sequencer writes them in turn */
 	uint64		anchor_next;	/* sequencer only */
 	uint64		anchor_last;	/* sequencer only: offset of the newest */
-	pg_atomic_uint32 bus_id;	/* 0: not loaded; written by the sequencer */
+	pg_atomic_uint32 bus_id;	/* 0: not loaded; written by the sequencer; of a volatile bus by who attaches its ring */
+	pg_atomic_uint32 ring;		/* of a volatile bus: which EvbusVolatile, + 1; 0: it is durable */
 	pg_atomic_uint64 next_position; /* below it, positions are given and readable */
 	pg_atomic_uint64 ticked_position;	/* below it, ticks are committed: acks may commit */
 	pg_atomic_uint32 awaited;	/* EVBUS_AWAITED_*: set before a sleep, cleared by the sequencer with new events */
@@ -179,8 +185,42 @@ typedef struct EvbusBusState
 	pg_atomic_uint64 waits;		/* calls that waited for either */
 } EvbusBusState;
 
+/*
+ * Raise next_position or ticked_position of a bus, which its place may no longer be of.
+ * Whoever makes it another's writes bus_id 0, then the field, then bus_id; positions of
+ * two buses differ, or are of one that nobody has read.
+ */
+static inline void
+evbus_bus_raise(EvbusBusState *bus, int32 bus_id, pg_atomic_uint64 *field, int64 position)
+{
+	uint64		old = pg_atomic_read_u64(field);
+
+	pg_memory_barrier();
+	if ((int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
+		(void) pg_atomic_compare_exchange_u64(field, &old, (uint64) position);
+}
+
 #define EVBUS_AWAITED_CV		1	/* somebody sleeps on drained_cv */
 #define EVBUS_AWAITED_LATCH		2	/* the maintainer */
+
+/* ---------------------------------------------------------- volatile buses */
+
+/*
+ * The ring of a volatile bus (volatile.c).  Whose it is changes under EvbusShared.lock
+ * and lock; the rest changes under lock, but for claimed, and is read without.
+ */
+typedef struct EvbusVolatile
+{
+	LWLock		lock;			/* tranche "EvbusVolatile": EXCLUSIVE to push */
+	int32		bus_id;			/* 0: free */
+	uint32		epoch;			/* raised whenever it becomes another bus's */
+	pg_atomic_uint64 claimed;	/* bytes ever pushed, and those promised to open transactions */
+	pg_atomic_uint64 tail;		/* bytes ever pushed */
+	pg_atomic_uint64 mark;		/* those below may be overwritten */
+	pg_atomic_uint64 first_position;	/* with which the bus began, in this ring */
+	pg_atomic_uint64 oldest_position;	/* those below are overwritten, or about to be */
+	pg_atomic_uint64 next_position;
+} EvbusVolatile;
 
 /* -------------------------------------------------- subscriptions and leases */
 
@@ -283,6 +323,8 @@ typedef struct EvbusSub
 	uint8		ordering;		/* EvbusOrdering that the entries are kept for */
 	bool		order_ready;	/* one that had to wait may have its turn now */
 	bool		order_full;		/* no more can be taken before something is settled */
+	bool		is_volatile;	/* its bus is: nothing of this is in the ledger */
+	int64		dropped;		/* of a volatile bus: positions overwritten before they were settled */
 	bool		retry_waits;	/* a due retry was passed over, because of what is in hand */
 	uint32		takes;			/* takings so far */
 	uint32		settled;		/* tracked entries that ended or came back so far */
@@ -380,6 +422,9 @@ extern EvbusOrderEntry *evbus_order_entries;
 extern EvbusOrderBucket *evbus_order_buckets;
 extern EvbusNote *evbus_notes;
 extern char *evbus_rings;
+extern EvbusVolatile *evbus_volatiles;
+extern char *evbus_volatile_rings;
+extern pg_atomic_uint64 *evbus_volatile_offsets;
 
 /* Settings that size shared memory; PGC_POSTMASTER, defined in evbus.c. */
 extern int	evbus_max_databases;
@@ -388,6 +433,8 @@ extern int	evbus_max_subscriptions;
 extern int	evbus_max_leases;
 extern int	evbus_ring_size;	/* kB */
 extern int	evbus_max_handler_workers;
+extern int	evbus_max_volatile_buses;	/* per database */
+extern int	evbus_volatile_ring_size;	/* kB */
 
 #define EVBUS_DB_INDEX(db)		((int) ((db) - evbus_dbs))
 #define EVBUS_BUS(db, slot)		(&evbus_bus_states[EVBUS_DB_INDEX(db) * evbus_max_buses + (slot)])
@@ -395,6 +442,8 @@ extern int	evbus_max_handler_workers;
 #define EVBUS_LEASE(db, i)		(&evbus_leases[EVBUS_DB_INDEX(db) * evbus_max_leases + (i)])
 #define EVBUS_ORDER(db, i)		(&evbus_order_entries[EVBUS_DB_INDEX(db) * evbus_max_leases + (i)])
 #define EVBUS_NOTE(db, i)		(&evbus_notes[EVBUS_DB_INDEX(db) * EVBUS_NOTES_MAX + (i)])
+#define EVBUS_VOLATILE(db, i)	(&evbus_volatiles[EVBUS_DB_INDEX(db) * evbus_max_volatile_buses + (i)])
+#define EVBUS_VOLATILE_BYTES	((uint64) evbus_volatile_ring_size * 1024)
 #define EVBUS_RING_BYTES		((uint64) evbus_ring_size * 1024)
 #define EVBUS_RING(db)			(evbus_rings + EVBUS_DB_INDEX(db) * EVBUS_RING_BYTES)
 

@@ -81,7 +81,11 @@ evbus_clock_ensure(EvbusDb *db)
 
 	evbus_internal_begin(&state);
 	evbus_sql(&plan,
-			  "SELECT greatest((SELECT max(newest_id) FROM evbus.watermark), (SELECT max(late_id) FROM evbus.late), 0)",
+			  "SELECT greatest((SELECT max(newest_id) FROM evbus.watermark), (SELECT max(late_id) FROM evbus.late), 0,"
+			  /* Of a volatile bus nothing else is on disk. */
+			  " (SELECT max(r.event_id) FROM evbus.bus b JOIN evbus.subscription s USING (bus_id), LATERAL"
+			  "  (SELECT event_id FROM evbus.retry t WHERE t.subscription_id = s.subscription_id ORDER BY event_id DESC LIMIT 1) r"
+			  "  WHERE b.durability = 'volatile'))",
 			  0, NULL, NULL, NULL, 1);
 	newest = Max(newest, DatumGetInt64(evbus_column(0, 1, NULL)));
 	evbus_internal_end(&state);

@@ -35,6 +35,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "varint.h"
+#include "volatile.h"
 
 #define LEDGER_LEAVES	3
 #define ACK_COLUMNS		5
@@ -120,11 +121,14 @@ merge_ranges(EvbusRange *ranges, int n)
 void
 evbus_ledger_append(EvbusDb *db, const EvbusSubscription *sub, const EvbusRange *ranges, int n)
 {
-	EvbusRange *merged = palloc(sizeof(EvbusRange) * Max(n, 1));
+	EvbusRange *merged;
 	Relation	rel;
 	HeapTuple	tuple;
 	uint64		turn;
 
+	if (sub->is_volatile)
+		return;					/* the leases in shared memory are all there is */
+	merged = palloc(sizeof(EvbusRange) * Max(n, 1));
 	memcpy(merged, ranges, sizeof(EvbusRange) * n);
 	n = merge_ranges(merged, n);
 	for (;;)
@@ -255,6 +259,14 @@ load(EvbusDb *db, const EvbusSubscription *subs, int n)
 		Loading    *loading = &loads[i];
 		EvbusProgress progress = {.sub = loading->sub, .frontier = loading->sub->start_position};
 		int			done = merge_ranges(loading->done, loading->n);
+		EvbusVolatile *v = NULL;
+
+		if (loading->sub->is_volatile && (v = evbus_volatile_attach(db, loading->sub->bus_slot, loading->sub->bus_id)) != NULL)
+		{
+			/* Of a dump, or after the clock went back, it may be ahead. */
+			progress.frontier = Min(progress.frontier, (int64) pg_atomic_read_u64(&v->next_position));
+			evbus_volatile_hold(db, v, progress.frontier);
+		}
 
 		progress.open = palloc(sizeof(EvbusRange) * (done + 1));
 		for (int r = 0; r < done; r++)
@@ -289,8 +301,8 @@ evbus_ledger_attach(EvbusDb *db, const EvbusSubscription *sub)
 	evbus_pin_init();
 	if (evbus_cursor_loaded(db, sub))
 		return true;
-	if (sub->uncommitted && EVBUS_SUB(db, sub->slot)->subscription_id != 0)
-		return false;
+	if (sub->uncommitted && (sub->is_volatile || EVBUS_SUB(db, sub->slot)->subscription_id != 0))
+		return false;			/* where nothing is on disk, what a rollback would undo must not get there */
 	load(db, sub, 1);
 	return true;
 }
@@ -421,6 +433,8 @@ checkpoint(EvbusDb *db, uint64 turn)
 		int			n_ranges;
 		int64		frontier;
 
+		if (subs[i].is_volatile)
+			continue;
 		if (evbus_ledger_open_ranges(db, &subs[i], &frontier, &ranges, &n_ranges))
 		{
 			HeapTuple	tuple = form_row(rel, &subs[i], turn, &frontier, ranges, n_ranges);

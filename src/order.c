@@ -32,6 +32,7 @@
 
 #include "common/hashfn.h"
 #include "cursor.h"
+#include "dropped.h"
 #include "order_list.h"
 #include "utils/timestamp.h"
 
@@ -456,6 +457,8 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 	bool		known;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (shared->is_volatile)
+		evbus_dropped_pass(db, shared);
 	known = same_order(shared, taking) && (!shared->order_full || taking->acked);
 	if (known && shared->n_returned > shared->n_deferred)
 		for (i = shared->open_head; i >= 0; i = lease->next)

@@ -15,6 +15,7 @@
 #include "order.h"
 #include "point.h"
 #include "utils/memutils.h"
+#include "volatile.h"
 
 #define PIN_CHUNK	256			/* leases looked at under one hold of a subscription's lock */
 
@@ -424,6 +425,7 @@ pin_xact(XactEvent event, void *arg)
 			/* Acks make no work for others, unless these wait for leases, or for their turn. */
 			wake = n_dues > 0 || evbus_lease_for_worker || db->leases_used >= evbus_max_leases / 4 * 3;
 			wake = end_pins(0, event == XACT_EVENT_COMMIT) || wake;
+			evbus_volatile_freed(db);
 			for (int i = 0; i < n_dues && event == XACT_EVENT_COMMIT; i++)
 			{
 				pg_atomic_uint64 *due = &EVBUS_SUB(dues[i].db, dues[i].sub_slot)->retry_due;

@@ -9,8 +9,27 @@
 #include "tick.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "volatile.h"
 
 #define DRAIN_WAIT_MS	5000
+
+/* The ring of a volatile bus, errors VB003 if it has none; NULL: the bus is durable. */
+static EvbusVolatile *
+volatile_ring(EvbusDb *db, int32 bus_id)
+{
+	EvbusBus	bus;
+
+	return evbus_bus_by_id(bus_id, &bus) && bus.is_volatile ? evbus_volatile_get(db, &bus) : NULL;
+}
+
+/* The oldest position of a bus that can be read; the next one where there is none. */
+int64
+evbus_position_first(EvbusDb *db, int32 bus_id)
+{
+	EvbusVolatile *v = volatile_ring(db, bus_id);
+
+	return v ? (int64) pg_atomic_read_u64(&v->oldest_position) : evbus_tick_first_position(bus_id);
+}
 
 /*
  * The next position of a bus, once everything committed before the call has got
@@ -20,7 +39,10 @@ int64
 evbus_position_now(EvbusDb *db, int32 bus_id, int bus_slot)
 {
 	EvbusBusState *bus = EVBUS_BUS(db, bus_slot);
+	EvbusVolatile *v = volatile_ring(db, bus_id);
 
+	if (v)
+		return (int64) pg_atomic_read_u64(&v->next_position);
 	if (evbus_db_wait_drained(db, DRAIN_WAIT_MS) && (int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
 		return (int64) pg_atomic_read_u64(&bus->ticked_position);
 	return evbus_tick_next_position(bus_id);
@@ -30,6 +52,8 @@ evbus_position_now(EvbusDb *db, int32 bus_id, int bus_slot)
 void
 evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, EvbusPlace *place)
 {
+	EvbusVolatile *ring;
+
 	if (strcmp(text, "now") == 0)
 	{
 		place->kind = EVBUS_PLACE_NOW;
@@ -39,7 +63,7 @@ evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, E
 	if (strcmp(text, "beginning") == 0)
 	{
 		place->kind = EVBUS_PLACE_BEGINNING;
-		place->position = evbus_tick_first_position(bus_id);
+		place->position = evbus_position_first(db, bus_id);
 		return;
 	}
 	if (text[0] != '\0' && strspn(text, "0123456789") == strlen(text))
@@ -68,5 +92,6 @@ evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, E
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	place->position = evbus_tick_position_at(bus_id, place->time);
+	ring = volatile_ring(db, bus_id);
+	place->position = ring ? evbus_volatile_position_at(db, ring, place->time) : evbus_tick_position_at(bus_id, place->time);
 }

@@ -11,6 +11,8 @@
  * IDLE after the push.  If the sequencer made it LATE meanwhile, or there is too
  * much for the ring, or the transaction is prepared, the ids go to evbus.late in
  * the same transaction instead of to the ring.
+ *
+ * Events of volatile buses go neither to the log nor to that ring: volatile_outbox.c.
  *-------------------------------------------------------------------------
  */
 #include "publish.h"
@@ -37,6 +39,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "volatile_outbox.h"
 
 #define DELAY_MAX		(36500 * USECS_PER_DAY)
 #define LATER_ROWS		256		/* scheduled events stored together */
@@ -50,6 +53,9 @@ static struct
 	EvbusSlot  *slot;
 	bool		late;			/* rows in evbus.late were written */
 }			pub;
+
+/* Where the volatile bus prepared last is. */
+static EvbusDb *volatile_db;
 
 /* Our PRE_COMMIT has run: whatever comes now is written through. */
 static bool past_precommit = false;
@@ -171,6 +177,13 @@ evbus_publish_prepare(const char *bus_name, const char *what, int64 n, EvbusBus 
 	PreventCommandDuringRecovery(what);
 	db = evbus_db();
 	evbus_flow_publish(db, bus, n);
+	if (bus->is_volatile)
+	{
+		evbus_volatile_check(bus);
+		evbus_clock_ensure(db);
+		volatile_db = db;
+		return db;
+	}
 	if (!pub.active)
 		begin(db);
 	else if (pub.db != db)
@@ -203,6 +216,11 @@ write_through(const EvbusBus *bus, int64 id)
 void
 evbus_publish_add(const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, Jsonb *payload)
 {
+	if (bus->is_volatile)
+	{
+		evbus_volatile_add(volatile_db, bus, id, type, key, headers, payload);
+		return;
+	}
 	evbus_outbox_add(bus, id, type, key, headers, payload, !past_precommit);
 	write_through(bus, id);
 }
@@ -215,7 +233,10 @@ evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, Jso
 
 	evbus_publish_check_event(bus, key, headers, payload);
 	id = evbus_clock_take(&db->clock, 1);
-	evbus_publish_add(bus, id, type, key, headers, payload);
+	if (bus->is_volatile)
+		evbus_volatile_add(db, bus, id, type, key, headers, payload);
+	else
+		evbus_publish_add(bus, id, type, key, headers, payload);
 	return id;
 }
 
@@ -249,6 +270,15 @@ due_at(FunctionCallInfo fcinfo, int delay, int deliver_at)
 	else
 		return 0;
 	return due > now ? due : 0;
+}
+
+/* Both need tables. */
+static void
+check_durable(const EvbusBus *bus, bool later)
+{
+	if (bus->is_volatile)
+		evbus_volatile_refuse(bus, later ? "its events cannot be delayed" : "a dedup_key cannot be kept",
+							  "Publish to a durable bus.");
 }
 
 static text *
@@ -308,8 +338,11 @@ later_write(Later *later)
  * bus's dedup_window, nothing is stored and that one's id is returned.  Waits for a transaction
  * that uses it just now.
  * Takes effect when the caller commits; a rollback leaves nothing behind.
+ * On a volatile bus the event is in shared memory only, and lost with it; space is taken at the call.
  * Errors: 22004, 22023, 25006 read-only transaction, 54000 too large, VB001 no
- * such bus, VB011 no leaf, VB014 the bus is full, VB015 faster than its rate.  Privileges: EXECUTE.
+ * such bus, VB011 no leaf, VB014 the bus is full, VB015 faster than its rate; of a volatile bus
+ * 0A000 delayed, with a dedup_key, or by a handler of the same bus, VB003 no ring.
+ * Privileges: EXECUTE.
  */
 Datum
 evbus_publish(PG_FUNCTION_ARGS)
@@ -340,6 +373,7 @@ evbus_publish(PG_FUNCTION_ARGS)
 	if (due == 0 && dedup_key == NULL)
 		PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, headers, payload));
 
+	check_durable(&bus, due != 0);
 	evbus_publish_check_event(&bus, key, headers, payload);
 	id = evbus_clock_take(&db->clock, 1);
 	if (dedup_key)
@@ -407,6 +441,8 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 	*count = n;
 	if (n == 0)
 		return NULL;
+	if (later.due != 0)
+		check_durable(&bus, true);
 	for (int i = 0; i < n_types; i++)
 		evbus_publish_check_type(DatumGetTextPP(types[i]));
 	if (n >= EVBUS_LARGE_BATCH)
@@ -426,6 +462,8 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 		evbus_publish_check_headers(header);
 		evbus_publish_check_event(&bus, key, header, payload);
 		ids[i] = first + i;
+		if (dedup_keys && !dedup_nulls[i])
+			check_durable(&bus, false);
 		if (dedup_keys && !dedup_nulls[i])
 			ids[i] = evbus_dedup(db, &bus, check_dedup_key(DatumGetTextPP(dedup_keys[i])), first + i);
 		if (ids[i] == first + i)
@@ -535,6 +573,8 @@ after_commit(void)
 static void
 publish_xact(XactEvent event, void *arg)
 {
+	if (unlikely(evbus_volatile_any()))
+		evbus_volatile_xact(event);
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
@@ -567,6 +607,8 @@ publish_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId pare
 	evbus_flow_subxact(event);
 	if (pub.active)
 		evbus_outbox_subxact(event);
+	if (unlikely(evbus_volatile_any()))
+		evbus_volatile_subxact(event);
 }
 
 /* Once per process, at load: callbacks must not miss the first PRE_COMMIT. */

@@ -7,6 +7,9 @@
  * late row placed is only in the log.  So the reader walks along the ring and
  * fills each gap from the log, where it must be: whatever is not in the ring
  * has been ticked, or is about to be.
+ *
+ * Of a volatile bus there is only its own ring, which has every position; what is not
+ * there was overwritten.
  *-------------------------------------------------------------------------
  */
 #include "reader.h"
@@ -17,10 +20,12 @@
 #include "eventlog.h"
 #include "fetch.h"
 #include "ledger.h"
+#include "dropped.h"
 #include "ring.h"
 #include "tick.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "volatile.h"
 
 #define COLD_CHUNK	1024		/* positions read from the log at once */
 #define FIRST_LOOK	16			/* events, of unknown size */
@@ -119,30 +124,92 @@ set_hint(EvbusDb *db, const EvbusSubscription *sub, int64 position, uint64 offse
 	LWLockRelease(&shared->lock);
 }
 
-/* Cut a copied entry into an event. */
+/* Cut what follows an entry's header into an event; lengths of -1: there is none. */
+static void
+cut(EvbusEvent *event, char *data, int type_len, int key_len, int headers_len, int payload_len)
+{
+	event->type = data;
+	event->type_len = type_len;
+	data += type_len;
+	if (key_len >= 0)
+	{
+		event->key = data;
+		event->key_len = key_len;
+		data += key_len;
+	}
+	if (headers_len >= 0)
+	{
+		event->headers = data;
+		event->headers_len = headers_len;
+		data += headers_len;
+	}
+	event->payload = data;
+	event->payload_len = payload_len;
+}
+
 static void
 fill(EvbusEvent *event, const EvbusRingEntry *entry, uint64 offset, char *data)
 {
 	event->ring_at = offset + 1;
 	event->event_id = entry->event_id;
 	event->position = entry->position;
-	event->type = data;
-	event->type_len = entry->type_len;
-	data += entry->type_len;
-	if (entry->key_len >= 0)
+	cut(event, data, entry->type_len, entry->key_len, entry->headers_len, entry->payload_len);
+}
+
+/* evbus_read() of a volatile bus. */
+static void
+read_volatile(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out)
+{
+	EvbusVolatile *v = evbus_volatile_find(db, sub->bus_slot, sub->bus_id);
+	int64		begin = from;		/* those before it are lost, and nothing else was read */
+	int64		lost = 0;
+
+	for (int64 at = from; at < hi && v != NULL; at++)
 	{
-		event->key = data;
-		event->key_len = entry->key_len;
-		data += entry->key_len;
+		EvbusVolatileEntry entry;
+		char	   *data = evbus_volatile_copy(db, v, at, &entry);
+
+		if (data == NULL)
+		{
+			if (begin == at)
+				begin = at + 1;
+			lost++;
+		}
+		else if (evbus_subscription_wants(sub, data, entry.type_len))
+		{
+			EvbusEvent *event = append(out);
+
+			event->event_id = entry.event_id;
+			event->position = at;
+			cut(event, data, entry.type_len, entry.key_len, entry.headers_len, entry.payload_len);
+		}
+		else
+			pfree(data);
 	}
-	if (entry->headers_len >= 0)
+	if (lost > 0)
+		evbus_dropped_found(db, sub, from, begin, lost);
+}
+
+/* evbus_read_again() of a volatile bus. */
+static void
+read_volatile_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n)
+{
+	EvbusVolatile *v = evbus_volatile_find(db, sub->bus_slot, sub->bus_id);
+
+	for (int i = 0; i < n; i++)
 	{
-		event->headers = data;
-		event->headers_len = entry->headers_len;
-		data += entry->headers_len;
+		EvbusVolatileEntry entry;
+		char	   *data = v ? evbus_volatile_copy(db, v, events[i].position, &entry) : NULL;
+
+		if (data == NULL)
+		{
+			evbus_dropped_found(db, sub, events[i].position, events[i].position, 1);
+			continue;
+		}
+		cut(&events[i], data, entry.type_len, entry.key_len, entry.headers_len, entry.payload_len);
+		if (!evbus_subscription_wants(sub, data, entry.type_len))
+			events[i].payload = NULL;
 	}
-	event->payload = data;
-	event->payload_len = entry->payload_len;
 }
 
 /*
@@ -154,9 +221,15 @@ void
 evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out)
 {
 	uint64		drained;
-	uint64		offset = find_offset(db, sub, from);
+	uint64		offset;
 	int64		at = from;
 
+	if (sub->is_volatile)
+	{
+		read_volatile(db, sub, from, hi, out);
+		return;
+	}
+	offset = find_offset(db, sub, from);
 	pg_read_barrier();
 	drained = pg_atomic_read_u64(&db->ring_drained);
 	if (offset > 0)
@@ -226,6 +299,11 @@ evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, 
 {
 	int64		cold = 0;
 
+	if (sub->is_volatile)
+	{
+		read_volatile_again(db, sub, events, n);
+		return;
+	}
 	for (int i = 0; i < n; i++)
 	{
 		EvbusRingEntry entry;

@@ -178,6 +178,7 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	bus->publish_rate = nulls[BUS_RATE - 1] ? 0 : DatumGetInt32(values[BUS_RATE - 1]);
 	bus->publish_burst = nulls[BUS_BURST - 1] ? 0 : DatumGetInt32(values[BUS_BURST - 1]);
 	bus->rate_waits = word_of(values[BUS_RATE_POLICY - 1], evbus_rate_policies, lengthof(evbus_rate_policies)) == 1;
+	bus->is_volatile = strcmp(TextDatumGetCString(values[BUS_DURABILITY - 1]), "volatile") == 0;
 	bus->bounded = bus->max_backlog > 0 || bus->publish_rate > 0;
 	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
 }
@@ -253,6 +254,7 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 		if (cached_buses[i].bus_id == sub->bus_id)
 		{
 			sub->bus_slot = cached_buses[i].slot;
+			sub->is_volatile = cached_buses[i].is_volatile;
 			sub->paused = sub->paused || cached_buses[i].paused;
 			strlcpy(sub->bus_name, cached_buses[i].name, sizeof(sub->bus_name));
 		}
@@ -612,7 +614,7 @@ evbus_check_owner(Oid owner, const char *kind, const char *name)
 
 /*
  * Lowest free slot of a registry table, if can be one that shared memory does not
- * remember another subscription at; -1: all of them are taken.
+ * remember another one at; -1: all of them are taken.
  */
 int
 evbus_registry_free_slot(const char *table, int max)
@@ -633,7 +635,7 @@ evbus_registry_free_slot(const char *table, int max)
 	for (uint64 i = 0; i < n; i++)
 	{
 		int			s = DatumGetInt32(evbus_column(i, 1, NULL));
-		bool		clean = !subs || EVBUS_SUB(db, s)->subscription_id == 0;
+		bool		clean = subs ? EVBUS_SUB(db, s)->subscription_id == 0 : pg_atomic_read_u32(&EVBUS_BUS(db, s)->bus_id) == 0;
 
 		if (slot < 0 || clean)
 			slot = s;
@@ -671,4 +673,29 @@ bool
 evbus_subscription_exists(int32 id)
 {
 	return row_exists("subscription", "subscription_pkey", id) || row_exists("replay", "replay_pkey", id);
+}
+
+/*
+ * Is there a bus of this id, committed or just being made?  True as well for one that this
+ * very transaction has dropped, since it may yet be rolled back.
+ */
+bool
+evbus_bus_exists(int32 id)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	bool		found = row_exists("bus", "bus_pkey", id);
+
+	if (found)
+		return true;
+	rel = table_open(evbus_relid("bus"), AccessShareLock);
+	ScanKeyInit(&key, BUS_ID, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
+	scan = systable_beginscan(rel, evbus_relid("bus_pkey"), true, SnapshotAny, 1, &key);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
 }

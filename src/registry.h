@@ -38,6 +38,7 @@ typedef struct EvbusBus
 	bool		rate_waits;		/* who is too fast waits; else he is refused */
 	bool		role_limits;	/* roles have rates of their own on it */
 	bool		bounded;		/* any of these */
+	bool		is_volatile;	/* volatile.c */
 	char		name[EVBUS_NAME_MAX + 1];
 } EvbusBus;
 
@@ -69,6 +70,7 @@ typedef struct EvbusSubscription
 	bool		drop_dead_letters;	/* the oldest, when it is reached; else pause */
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
+	bool		is_volatile;	/* its bus is */
 	int32		replay_of;		/* it is a replay (replay.c) of this subscription, and not one of its own; else 0 */
 	int64		stop_position;	/* of a replay */
 	int			rate;			/* of a replay: first deliveries a second; 0: not bounded */
@@ -102,6 +104,7 @@ extern bool evbus_compression_parse(const char *word, EvbusCompression *compress
 extern EvbusSubscription *evbus_subscription_get(const char *name, bool missing_ok);
 extern EvbusSubscription *evbus_subscription_by_id(int32 id);
 extern bool evbus_subscription_exists(int32 id);
+extern bool evbus_bus_exists(int32 id);
 extern EvbusSubscription *evbus_subscriptions(int *count);
 extern EvbusSubscription *evbus_subscription_replays(const EvbusSubscription *sub, int *count);
 extern uint64 evbus_registry_generation(void);

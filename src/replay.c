@@ -194,7 +194,7 @@ own_subscription(const char *name)
  * the call), 'beginning', a position, a time.  types: patterns, instead of the subscription's own;
  * NULL: those it has.  rate: first deliveries a second, 1 to 1000000; NULL: as many as
  * are asked for.  Takes effect when the caller commits.
- * Errors: 22004, 22007 not a time, 22023 (also: the range is empty, or the log does not
+ * Errors: 0A000 the bus is volatile, 22004, 22007 not a time, 22023 (also: the range is empty, or the log does not
  * go back so far), 25006, 42501 not the owner, VB004, VB007 no slot left.
  */
 Datum
@@ -227,6 +227,11 @@ evbus_replay(PG_FUNCTION_ARGS)
 
 	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* as subscribe() does */
 	sub = own_subscription(name);
+	if (sub->is_volatile)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("bus \"%s\" is volatile: it has no past to be replayed", sub->bus_name),
+				 errhint("evbus.seek() moves a subscription to what is still in its ring.")));
 	hold_log();
 	read_range(sub, db, start_from, stop_at, &start, &stop);
 	EVBUS_POINT("replay.found");

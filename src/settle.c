@@ -215,7 +215,8 @@ load_event(EvbusDb *db, const EvbusSubscription *sub, const EvbusHeld *held, Evb
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA_FOUND),
-			 errmsg("event " INT64_FORMAT " is past its retention", held->event_id),
+			 sub->is_volatile ? errmsg("event " INT64_FORMAT " of volatile bus \"%s\" was overwritten", held->event_id, sub->bus_name)
+			 : errmsg("event " INT64_FORMAT " is past its retention", held->event_id),
 			 errhint("Settle it with evbus.ack().")));
 }
 

@@ -12,6 +12,7 @@
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
+#include "volatile.h"
 
 EvbusShared *evbus_shared = NULL;
 EvbusDb    *evbus_dbs;
@@ -23,6 +24,9 @@ EvbusOrderEntry *evbus_order_entries;
 EvbusOrderBucket *evbus_order_buckets;
 EvbusNote  *evbus_notes;
 char	   *evbus_rings;
+EvbusVolatile *evbus_volatiles;
+char	   *evbus_volatile_rings;
+pg_atomic_uint64 *evbus_volatile_offsets;
 
 static shmem_request_hook_type prev_request_hook = NULL;
 static shmem_startup_hook_type prev_startup_hook = NULL;
@@ -52,6 +56,10 @@ lay_out(char *base)
 	EvbusOrderBucket *buckets = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusOrderBucket));
 	EvbusNote  *notes = cut(base, &at, mul_size(evbus_max_databases, EVBUS_NOTES_MAX), sizeof(EvbusNote));
 	char	   *rings = cut(base, &at, evbus_max_databases, EVBUS_RING_BYTES);
+	Size		n_volatile = mul_size(evbus_max_databases, evbus_max_volatile_buses);
+	EvbusVolatile *volatiles = cut(base, &at, n_volatile, sizeof(EvbusVolatile));
+	char	   *volatile_rings = cut(base, &at, n_volatile, EVBUS_VOLATILE_BYTES);
+	pg_atomic_uint64 *offsets = cut(base, &at, n_volatile, mul_size(EVBUS_VOLATILE_POSITIONS, sizeof(pg_atomic_uint64)));
 
 	if (base)
 	{
@@ -64,6 +72,9 @@ lay_out(char *base)
 		evbus_order_buckets = buckets;
 		evbus_notes = notes;
 		evbus_rings = rings;
+		evbus_volatiles = volatiles;
+		evbus_volatile_rings = volatile_rings;
+		evbus_volatile_offsets = offsets;
 		evbus_shared = shared;
 	}
 	return at;
@@ -80,7 +91,7 @@ shmem_request(void)
 static void
 init_all(void)
 {
-	static const char *const names[] = {"EvbusShared", "EvbusRing", "EvbusSub", "EvbusLease"};
+	static const char *const names[] = {"EvbusShared", "EvbusRing", "EvbusSub", "EvbusLease", "EvbusVolatile"};
 	int			tranche[lengthof(names)];
 
 	for (int i = 0; i < lengthof(names); i++)
@@ -102,6 +113,7 @@ init_all(void)
 		LWLockInitialize(&db->ring_lock, tranche[1]);
 		LWLockInitialize(&db->lease_lock, tranche[3]);
 		ConditionVariableInit(&db->drained_cv);
+		ConditionVariableInit(&db->space_cv);
 		pg_atomic_init_u64(&db->clock, 1);
 		pg_atomic_init_u64(&db->ring_reserved, 0);
 		pg_atomic_init_u64(&db->ring_tail, 0);
@@ -121,6 +133,9 @@ init_all(void)
 	memset(evbus_subs, 0, sizeof(EvbusSub) * evbus_max_databases * evbus_max_subscriptions);
 	for (int i = 0; i < evbus_max_databases * evbus_max_subscriptions; i++)
 		LWLockInitialize(&evbus_subs[i].lock, tranche[2]);
+	memset(evbus_volatiles, 0, sizeof(EvbusVolatile) * evbus_max_databases * evbus_max_volatile_buses);
+	for (int i = 0; i < evbus_max_databases * evbus_max_volatile_buses; i++)
+		LWLockInitialize(&evbus_volatiles[i].lock, tranche[4]);
 	memset(evbus_leases, 0, sizeof(EvbusLease) * evbus_max_databases * evbus_max_leases);
 }
 

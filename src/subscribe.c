@@ -212,7 +212,7 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
 	EvbusPlace	place;
 
 	evbus_position_find(db, bus_id, bus_slot, evbus_arg_text(fcinfo, n, "start_from"), &place);
-	return place.kind == EVBUS_PLACE_POSITION ? Max(place.position, evbus_tick_first_position(bus_id)) : place.position;
+	return place.kind == EVBUS_PLACE_POSITION ? Max(place.position, evbus_position_first(db, bus_id)) : place.position;
 }
 
 /* -------------------------------------------------------------------- verbs */
@@ -449,8 +449,8 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		EvbusCursorState state;
-		Datum		values[6];
-		bool		nulls[6] = {0};
+		Datum		values[7];
+		bool		nulls[7] = {0};
 
 		if (pg_atomic_read_u32(&db->ready))
 			(void) evbus_ledger_attach(db, &subs[i]);
@@ -462,6 +462,7 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 		values[3] = Int64GetDatum(state.in_flight);
 		values[4] = Int64GetDatum(state.undelivered);
 		values[5] = Int32GetDatum(state.workers);
+		values[6] = Int64GetDatum(state.dropped);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

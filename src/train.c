@@ -316,6 +316,11 @@ evbus_train_dictionary(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	evbus_bus_get(name, &bus);
 	evbus_check_owner(bus.owner, "bus", bus.name);
+	if (bus.is_volatile)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("bus \"%s\" is volatile: it has no history to be trained on", bus.name),
+				 errhint("Dictionaries are for durable buses.")));
 	PreventCommandDuringRecovery("evbus.train_dictionary()");
 	if (!dry_run)
 		PreventCommandIfReadOnly("evbus.train_dictionary()");

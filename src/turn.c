@@ -80,7 +80,7 @@ load_bus(int32 bus_id, int slot)
 	int64		next;
 	EvbusBus	found;
 
-	if (!evbus_turn_find_bus(bus_id, &found) || found.slot != slot)
+	if (!evbus_turn_find_bus(bus_id, &found) || found.slot != slot || found.is_volatile)
 		return false;
 	next = evbus_tick_next_position(bus_id);
 	pg_atomic_write_u32(&bus->bus_id, 0);
@@ -88,6 +88,7 @@ load_bus(int32 bus_id, int slot)
 	for (int i = 0; i < EVBUS_ANCHORS; i++)
 		pg_atomic_write_u64(&bus->anchors[i].offset, 0);
 	bus->anchor_next = bus->anchor_last = 0;
+	pg_atomic_write_u32(&bus->ring, 0);
 	pg_atomic_write_u64(&bus->next_position, (uint64) next);
 	pg_atomic_write_u64(&bus->ticked_position, (uint64) next);
 	pg_write_barrier();
@@ -184,8 +185,7 @@ evbus_turn_show(uint64 tail)
 		Given	   *g = &given[given_slots[i]];
 		EvbusBusState *bus = EVBUS_BUS(db, given_slots[i]);
 
-		if ((int32) pg_atomic_read_u32(&bus->bus_id) == g->bus_id)
-			pg_atomic_write_u64(&bus->next_position, (uint64) g->next_position);
+		evbus_bus_raise(bus, g->bus_id, &bus->next_position, g->next_position);
 		awaited |= pg_atomic_exchange_u32(&bus->awaited, 0);	/* a barrier: who looks in vain after this is seen */
 		g->bus_id = 0;
 	}
@@ -249,8 +249,8 @@ turn_xact(XactEvent event, void *arg)
 			if (placed[i].bus_id == 0)
 				continue;
 			/* The log has them: also what did not come through the ring may be read now. */
-			pg_atomic_write_u64(&bus->next_position, (uint64) placed[i].next_position);
-			pg_atomic_write_u64(&bus->ticked_position, (uint64) placed[i].next_position);
+			evbus_bus_raise(bus, placed[i].bus_id, &bus->next_position, placed[i].next_position);
+			evbus_bus_raise(bus, placed[i].bus_id, &bus->ticked_position, placed[i].next_position);
 		}
 		if (turn_tail != 0)
 			pg_atomic_write_u64(&db->ring_ticked, turn_tail);

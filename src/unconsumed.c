@@ -36,6 +36,8 @@ evbus_unconsumed_by(EvbusDb *db, int32 class, int64 hi)
 		EvbusInternal internal;
 		Datum		values[4];
 
+		if (subs[i].is_volatile)
+			continue;
 		(void) evbus_ledger_attach(db, &subs[i]);
 		if (!evbus_cursor_progress(db, &subs[i], &state))
 			return pstrdup(subs[i].name);	/* it changes just now: next time */

@@ -147,7 +147,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 INSERT INTO bad (sqlstate, call) SELECT '22007 22008', unnest(ARRAY[
 	$$evbus.seek('s', '')$$, $$evbus.seek('s', 'never')$$, $$evbus.seek('s', '-1')$$, $$evbus.seek('s', '2000-13-45')$$, $$evbus.seek('s', '999999-01-01')$$, $$evbus.subscribe('b', 'x', start_from => '')$$,
 	$$evbus.subscribe('b', 'x', start_from => repeat('x', 100000))$$]);
-INSERT INTO bad (sqlstate, call) VALUES ('0A000', $$evbus.create_bus('x', durability => 'volatile')$$), ('VB002', $$evbus.create_bus('b')$$), ('VB005', $$evbus.subscribe('b', 's')$$), ('P0002', $$evbus.edit_dead_letter(1, '1', 'x')$$), ('P0002', $$evbus.edit_dead_letter(-9223372036854775808, '1', 'x')$$), ('42704', $$evbus.cancel_redrive(0)$$), ('42704', $$evbus.cancel_redrive(-9223372036854775808)$$);
+INSERT INTO bad (sqlstate, call) VALUES ('0A000', $$evbus.create_bus('x', durability => 'volatile', compression => 'dictionary')$$), ('VB002', $$evbus.create_bus('b')$$), ('VB005', $$evbus.subscribe('b', 's')$$), ('P0002', $$evbus.edit_dead_letter(1, '1', 'x')$$), ('P0002', $$evbus.edit_dead_letter(-9223372036854775808, '1', 'x')$$), ('42704', $$evbus.cancel_redrive(0)$$), ('42704', $$evbus.cancel_redrive(-9223372036854775808)$$);
 
 -- retention and quotas
 

@@ -1,0 +1,89 @@
+/*-------------------------------------------------------------------------
+ * dropped.c
+ *	  Subscriptions of volatile buses: from where on the ring is theirs, and what was
+ *	  overwritten before they had settled it.
+ *
+ * The first is only asked for by publishers that need space.  The other is found out by
+ * who comes for events: what nobody has in hand, before a claim; what somebody has, when
+ * he reads it.  What is counted is taken off the range that it was in.
+ *-------------------------------------------------------------------------
+ */
+#include "dropped.h"
+
+#include "lease.h"
+#include "volatile.h"
+
+/* The lowest position that a subscription has not settled. */
+int64
+evbus_unsettled_from(EvbusDb *db, const EvbusSubscription *sub)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	int64		lowest = sub->start_position;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	if (shared->subscription_id == sub->subscription_id && shared->epoch == sub->epoch)
+		lowest = shared->open_head >= 0 ? EVBUS_LEASE(db, shared->open_head)->lo : shared->frontier;
+	LWLockRelease(&shared->lock);
+	return lowest;
+}
+
+/* Pass over what was overwritten and is in nobody's hands.  The caller holds the lock. */
+void
+evbus_dropped_pass(EvbusDb *db, EvbusSub *shared)
+{
+	EvbusVolatile *v = evbus_volatile_find(db, shared->bus_slot, shared->bus_id);
+	int64		first;
+	int64		oldest;
+
+	Assert(LWLockHeldByMe(&shared->lock));
+	if (v == NULL)
+		return;
+	first = (int64) pg_atomic_read_u64(&v->first_position); /* what was before a restart is not counted */
+	oldest = (int64) pg_atomic_read_u64(&v->oldest_position);
+	if (shared->frontier < oldest)
+	{
+		shared->dropped += oldest - Max(shared->frontier, first);
+		shared->frontier = shared->skipped_from = oldest;
+	}
+	for (int32 i = shared->open_head; i >= 0 && EVBUS_LEASE(db, i)->lo < oldest;)
+	{
+		EvbusLease *lease = EVBUS_LEASE(db, i);
+		int32		following = lease->next;
+
+		if (lease->state == EVBUS_LEASE_RETURNED && !lease->tracked)
+		{
+			shared->dropped += Max(Min(lease->hi, oldest) - Max(lease->lo, first), 0);
+			if (lease->hi <= oldest)
+				evbus_lease_remove(db, shared, i);
+			else
+				lease->lo = oldest;
+		}
+		i = following;
+	}
+}
+
+/*
+ * Who has positions from `from` on in hand found n of them overwritten, all those before
+ * `begin` among them.  (Should he roll back, others that he did read are counted as well when
+ * they are passed over, and these may be again.)  Who only looks has nothing in hand.
+ */
+void
+evbus_dropped_found(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 begin, int64 n)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (shared->subscription_id == sub->subscription_id && shared->epoch == sub->epoch)
+		for (int32 i = shared->open_head; i >= 0; i = EVBUS_LEASE(db, i)->next)
+		{
+			EvbusLease *lease = EVBUS_LEASE(db, i);
+
+			if (lease->state != EVBUS_LEASE_HELD || lease->lo > from || lease->hi <= from)
+				continue;
+			if (lease->lo == from && begin <= lease->hi)
+				lease->lo = begin;
+			shared->dropped += n;
+			break;
+		}
+	LWLockRelease(&shared->lock);
+}

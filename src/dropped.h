@@ -1,0 +1,13 @@
+/* dropped.h: subscriptions of volatile buses: what they hold, and what was overwritten before they had it */
+#ifndef EVBUS_DROPPED_H
+#define EVBUS_DROPPED_H
+
+#include "evbus.h"
+
+#include "registry.h"
+
+extern int64 evbus_unsettled_from(EvbusDb *db, const EvbusSubscription *sub);
+extern void evbus_dropped_pass(EvbusDb *db, EvbusSub *shared);
+extern void evbus_dropped_found(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 begin, int64 n);
+
+#endif
