@@ -133,7 +133,9 @@ CREATE TABLE evbus.subscription (
 	max_dead_letters integer,
 	dead_letters_full text NOT NULL DEFAULT 'pause',
 	delivery_rate integer,
-	delivery_burst integer
+	delivery_burst integer,
+	filter		jsonpath,
+	max_age		interval
 );
 COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
 COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
@@ -698,7 +700,8 @@ CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAUL
 								backoff_max interval DEFAULT '1 hour', lease interval DEFAULT '30 seconds',
 								timeout interval DEFAULT '30 seconds', notify boolean DEFAULT true, ordering text DEFAULT 'none',
 								on_failure text DEFAULT 'block_key', max_dead_letters integer DEFAULT 0,
-								dead_letters_full text DEFAULT 'pause', delivery_rate integer DEFAULT 0, delivery_burst integer DEFAULT 0)
+								dead_letters_full text DEFAULT 'pause', delivery_rate integer DEFAULT 0, delivery_burst integer DEFAULT 0,
+								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_subscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.subscribe
 	IS 'make a subscription owned by the caller and return the position it starts at; with a handler evbus calls it, without one clients receive and ack';
@@ -709,10 +712,11 @@ CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT
 								backoff_max interval DEFAULT NULL, lease interval DEFAULT NULL,
 								timeout interval DEFAULT NULL, notify boolean DEFAULT NULL, ordering text DEFAULT NULL,
 								on_failure text DEFAULT NULL, max_dead_letters integer DEFAULT NULL,
-								dead_letters_full text DEFAULT NULL, delivery_rate integer DEFAULT NULL, delivery_burst integer DEFAULT NULL)
+								dead_letters_full text DEFAULT NULL, delivery_rate integer DEFAULT NULL, delivery_burst integer DEFAULT NULL,
+								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.alter_subscription
-	IS 'change settings of a subscription; NULL keeps a setting, 0 takes a quota or rate away';
+	IS 'change settings of a subscription; NULL keeps a setting, 0 takes a quota, rate or age away, filter => ''$'' the filter';
 
 CREATE FUNCTION evbus.unsubscribe(subscription text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_unsubscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -865,7 +869,7 @@ RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_bus_state' LANGUAGE C VOLATILE
 COMMENT ON FUNCTION evbus._bus_state() IS 'positions of the buses in shared memory, and how often publishers were held up';
 
 CREATE FUNCTION evbus._subscription_state(OUT subscription_id integer, OUT cursor_position bigint, OUT next_position bigint,
-								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer, OUT dropped bigint)
+								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer, OUT dropped bigint, OUT filtered bigint, OUT expired bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_subscription_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._subscription_state() IS 'progress of the subscriptions in shared memory';
 
@@ -950,7 +954,8 @@ SELECT x.subscription, b.bus, x.owner, x.types,
 	   x.batch_size, x.concurrency, x.max_attempts, x.backoff_initial, x.backoff_max, x.lease, x.timeout,
 	   x.ordering, CASE WHEN x.ordering <> 'none' THEN x.on_failure END AS on_failure, x.paused, x.paused_reason, x.created_at,
 	   x.max_dead_letters, CASE WHEN x.max_dead_letters IS NOT NULL THEN x.dead_letters_full END AS dead_letters_full,
-	   x.delivery_rate, CASE WHEN x.delivery_rate IS NOT NULL THEN coalesce(x.delivery_burst, x.delivery_rate) END AS delivery_burst
+	   x.delivery_rate, CASE WHEN x.delivery_rate IS NOT NULL THEN coalesce(x.delivery_burst, x.delivery_rate) END AS delivery_burst,
+	   x.filter, x.max_age
 FROM evbus.subscription x JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.subscription_list IS 'the subscriptions of this database and their settings';
 COMMENT ON COLUMN evbus.subscription_list.ordering IS 'key: one delivery of a key at a time, in the order of positions; strict: of all of them; none: as they come';
@@ -959,13 +964,16 @@ COMMENT ON COLUMN evbus.subscription_list.max_dead_letters IS 'its quota of dead
 COMMENT ON COLUMN evbus.subscription_list.dead_letters_full IS 'what happens then: pause the subscription, or drop_oldest';
 COMMENT ON COLUMN evbus.subscription_list.delivery_rate IS 'deliveries a second, retries and replays among them; NULL: as many as there are';
 COMMENT ON COLUMN evbus.subscription_list.delivery_burst IS 'deliveries that may come at once after a pause';
+COMMENT ON COLUMN evbus.subscription_list.filter IS 'jsonpath that an event must match to be delivered; NULL: none';
+COMMENT ON COLUMN evbus.subscription_list.max_age IS 'older events are passed over when their turn comes; NULL: none are';
 COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of new deliveries; NULL with a handler or notify => false';
 
 CREATE VIEW evbus.subscription_lag AS
 SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered AS lag, s.in_flight,
 	   r.retries, r.next_retry_at, r.held_up, s.workers, x.paused OR b.paused AS paused,
 	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason,
-	   (SELECT coalesce(pg_catalog.sum(a.events), 0)::bigint FROM evbus.retention_audit a WHERE a.subscription_id = x.subscription_id) + coalesce(s.dropped, 0) AS dropped
+	   (SELECT coalesce(pg_catalog.sum(a.events), 0)::bigint FROM evbus.retention_audit a WHERE a.subscription_id = x.subscription_id) + coalesce(s.dropped, 0) AS dropped,
+	   s.filtered, s.expired
 FROM evbus.subscription x
 	 JOIN evbus.bus b USING (bus_id)
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
@@ -980,6 +988,8 @@ COMMENT ON COLUMN evbus.subscription_lag.in_flight IS 'positions leased to worke
 COMMENT ON COLUMN evbus.subscription_lag.retries IS 'failed deliveries that wait for their next attempt';
 COMMENT ON COLUMN evbus.subscription_lag.held_up IS 'events put aside until one of the same key that failed is settled';
 COMMENT ON COLUMN evbus.subscription_lag.dropped IS 'events that were dropped before the subscription had settled them: by retention, where the retention_policy of its bus is drop_unconsumed, see evbus.retention_audit; by overflow => ''drop_oldest'' of a volatile bus, since the server started';
+COMMENT ON COLUMN evbus.subscription_lag.filtered IS 'events that its filter kept back since the server started; what it was asked again, as after a rollback, counts again';
+COMMENT ON COLUMN evbus.subscription_lag.expired IS 'events and retries passed over because they were older than max_age, since the server started';
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
 
 CREATE VIEW evbus.replay_list AS

@@ -301,7 +301,8 @@ record_failure(const EvbusSubscription *sub, EvbusEvent *event, const ErrorData 
 	EvbusFailure failure = {
 		.sqlerrcode = edata->sqlerrcode,
 		.message = edata->message ? edata->message : "no message",
-		.delay = -1
+		.delay = -1,
+		.permanent = event->fault != NULL
 	};
 
 	return evbus_retry_fail(db, sub, event, &failure) && sub->block_key;
@@ -396,7 +397,9 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int n, in
 				continue;
 			if (evbus_inflight_crashed(sub, &events[i], &count))
 				crashed = true;
-			if (error)
+			if (events[i].fault)
+				holds_up = record_failure(sub, &events[i], made_error(events[i].fault->sqlerrcode, pstrdup(events[i].fault->message)));
+			else if (error)
 				holds_up = record_failure(sub, &events[i], error);
 			else if (suspect != 0 && events[i].event_id == suspect)
 				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
@@ -530,6 +533,16 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	keep(evbus_hand_settle(db, sub, &hand, found, 0, found->n, NULL));
 }
 
+/* Has a filter no answer for one of them?  Then each is dealt with singly. */
+static bool
+any_fault(const EvbusEvents *found)
+{
+	for (int i = 0; i < found->n; i++)
+		if (found->events[i].fault)
+			return true;
+	return false;
+}
+
 /* One batch of new events; false: there are none. */
 static bool
 run_batch(const EvbusSubscription *sub)
@@ -553,7 +566,8 @@ run_batch(const EvbusSubscription *sub)
 		}
 		else if (took && !aim(sub))
 			evbus_hand_return(db, &hand, 0);
-		else if (took && (evbus_hand_suspect(&hand) || evbus_inflight_any(sub, found.events, found.n)))
+		else if (took && (evbus_hand_suspect(&hand) || evbus_inflight_any(sub, found.events, found.n) ||
+						  (sub->filter && any_fault(&found))))
 			failed = true;
 		else if (took)
 			call_batch(sub, &found);
@@ -569,8 +583,9 @@ run_batch(const EvbusSubscription *sub)
 		AbortOutOfAnyTransaction();
 		note_running(NULL, 0);
 		MemoryContextSwitchTo(batch_context);
-		if (hand.n == 0 || found.n == 0)
-			ReThrowError(edata);	/* not the handler's doing */
+		/* Not the handler's doing.  What was not read to its end must not be settled, either. */
+		if (!took || hand.n == 0 || found.n == 0)
+			ReThrowError(edata);
 		failed = evbus_hand_ours(db, &hand, 0);	/* else it was moved away from under us */
 	}
 	PG_END_TRY();

@@ -72,6 +72,8 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		{
 			shared->dropped = 0;
 			shared->workers = 0;	/* a seek keeps the workers that are at it */
+			pg_atomic_write_u64(&shared->filtered, 0);
+			pg_atomic_write_u64(&shared->expired, 0);
 		}
 		clear(db, shared);
 		shared->epoch = sub->epoch;

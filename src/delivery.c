@@ -116,6 +116,25 @@ give_up(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d,
 	return true;
 }
 
+/* Its filter has no answer: a dead letter, so that those behind it are delivered.  Errors in a transaction that may not write. */
+static void
+refuse(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d)
+{
+	const EvbusFault *fault = d->event.fault;
+
+	if (XactReadOnly)
+		ereport(ERROR,
+				(errcode(fault->sqlerrcode),
+				 errmsg("event " INT64_FORMAT " cannot be delivered to subscription \"%s\": %s", d->event.event_id, sub->name, fault->message),
+				 errhint("Receive in a transaction that may write: there it becomes a dead letter.")));
+	if (give_up(db, sub, d, "permanent", unpack_sql_state(fault->sqlerrcode), fault->message))
+		ereport(WARNING,
+				(errcode(fault->sqlerrcode),
+				 errmsg("event " INT64_FORMAT " is not delivered to subscription \"%s\": %s", d->event.event_id, sub->name, fault->message),
+				 errdetail("It is a dead letter now."),
+				 errhint("Once redriven it is delivered, whatever the filter says.")));
+}
+
 /* How many more to look for, of max. */
 static int
 more(const EvbusTaken *t, int64 bytes_max, int max)
@@ -134,6 +153,11 @@ add(EvbusTaken *t, const EvbusEvent *event, const EvbusClaim *claim, int attempt
 	d->event.attempt = attempt;
 	d->claim = *claim;
 	d->retry = retry;
+	if (unlikely(event->fault != NULL))
+	{
+		refuse(t->db, t->sub, d);
+		return;
+	}
 	/* Its lease ran out too often.  (Who may not write delivers it once more instead.) */
 	if (attempt > t->sub->max_attempts && !XactReadOnly)
 	{
@@ -198,6 +222,7 @@ take_events(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *shor
 		{
 			if (!evbus_cursor_skip(db, &claim))
 				evbus_cursor_drop(db, &claim);
+			evbus_read_settled(db, sub, &found, claim.hi);
 			look = Min(look * 2, CLAIM_MAX);
 			continue;
 		}
@@ -216,6 +241,7 @@ take_events(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *shor
 		evbus_pin_room(found.n);
 		made = evbus_cursor_split(db, &claim, found.events, found.n, t->expires_at, claims);
 		evbus_pin_received(db, claims + 1, made - 1);	/* the first one is the claim's */
+		evbus_read_settled(db, sub, &found, made == found.n ? claim.hi : made > 0 ? found.events[made - 1].position + 1 : 0);
 		for (int i = 0; i < made; i++)
 			add(t, &found.events[i], &claims[i], 1 + claims[i].attempts, false);
 		if (made < found.n)
@@ -572,8 +598,12 @@ peek(EvbusDb *db, const EvbusSubscription *sub)
 		found = events.n > 0;
 		if (found)
 			evbus_cursor_return(db, &claim, 0);
-		else if (!evbus_cursor_skip(db, &claim))
-			evbus_cursor_drop(db, &claim);
+		else
+		{
+			if (!evbus_cursor_skip(db, &claim))
+				evbus_cursor_drop(db, &claim);
+			evbus_read_settled(db, sub, &events, claim.hi);
+		}
 	}
 	if (pushed)
 		PopActiveSnapshot();

@@ -17,6 +17,7 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "dictionary.h"
+#include "filter.h"
 #include "fmgr.h"
 #include "handler.h"
 #include "leafindex.h"
@@ -230,6 +231,10 @@ define_settings(void)
 							gettext_noop("Sets how long dead letters are kept."),
 							gettext_noop("They go in leaves of one day."),
 							&evbus_dead_letter_retention, 30 * 24 * 60, 24 * 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.filter_timeout",
+							gettext_noop("Sets the processor time that the filter of a subscription may take for one event."),
+							gettext_noop("An event for which it takes longer becomes a dead letter."),
+							&evbus_filter_timeout, 100, 1, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomBoolVariable("evbus.history_indexes",
 							 gettext_noop("Builds indexes by type and key when a leaf of the log is closed."),
 							 gettext_noop("They serve evbus.history_page(); off keeps those there are."),

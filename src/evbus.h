@@ -336,6 +336,8 @@ typedef struct EvbusSub
 	pg_atomic_uint64 may_block; /* 0: no rows in evbus.retry; raised, before the lease of their event ends, by evbus_sub_may_block() */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
 	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
+	pg_atomic_uint64 filtered;	/* events passed over by the filter, and by max_age, since it was loaded; who takes adds */
+	pg_atomic_uint64 expired;
 	pg_atomic_uint32 died;		/* dead letters added, also by who rolled back: the maintainer shall look at the quota */
 } EvbusSub;
 
@@ -449,6 +451,13 @@ extern int	evbus_volatile_ring_size;	/* kB */
 
 /* ------------------------------------------------------------ an event read */
 
+/* Why a filter had no answer: the event is to be a dead letter. */
+typedef struct EvbusFault
+{
+	int			sqlerrcode;
+	const char *message;
+} EvbusFault;
+
 /* An event on its way to a handler or client; pointers live in the reader's context. */
 typedef struct EvbusEvent
 {
@@ -465,6 +474,9 @@ typedef struct EvbusEvent
 	int			attempt;		/* 1 on the first delivery */
 	uint64		ring_at;		/* offset + 1 of its entry in the ring, where it was read; 0: elsewhere */
 	bool		replayed;		/* a retry, whose first delivery was of a replay */
+	bool		redriven;		/* a retry, which was a dead letter */
+	const EvbusFault *fault;	/* of its filter; NULL: none */
+	struct varlena *decoded;	/* payload as jsonb, where a filter has asked for it; NULL: is to be decoded */
 } EvbusEvent;
 
 static inline uint32

@@ -9,6 +9,7 @@
  */
 #include "hand.h"
 
+#include "clock.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "ordered.h"
@@ -17,6 +18,7 @@
 #include "utils/memutils.h"
 
 #define LOOK_MAX		(10 * EVBUS_BATCH_MAX)	/* positions gone through for one batch */
+#define LOOK_FIRST		64			/* of a subscription with a filter, which may be slow */
 
 /* Room for n claims, which the caller fills. */
 EvbusClaim *
@@ -36,6 +38,8 @@ static bool
 take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, EvbusEvents *found)
 {
 	EvbusClaim *claims = evbus_hand_room(hand, size);
+	int			first = size;
+	int64		begun = 0;
 
 	hand->each = sub->ordering != EVBUS_ORDER_NONE;
 	if (hand->each)
@@ -43,7 +47,12 @@ take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, Evbus
 		hand->n = evbus_ordered_take(db, sub, size, 0, true, 0, found, claims);
 		return hand->n > 0;
 	}
-	if (!evbus_cursor_claim(db, sub, size, &claims[0]))
+	if (sub->filter)
+	{
+		first = Min(size, LOOK_FIRST);
+		begun = evbus_uptime();
+	}
+	if (!evbus_cursor_claim(db, sub, first, &claims[0]))
 		return false;
 	hand->n = 1;
 	evbus_read(db, sub, claims[0].scan_from, claims[0].hi, found);
@@ -52,10 +61,12 @@ take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, Evbus
 	 * Few were for this subscription: look on, but not through millions, while what was found waits
 	 * for its handler, other subscriptions for this worker, and vacuum for the end of the transaction.
 	 */
-	for (int64 look = size; (found->n < size / 2 || found->n == 0) && claims[0].hi - claims[0].scan_from < LOOK_MAX;)
+	for (int64 look = first; (found->n < size / 2 || found->n == 0) && claims[0].hi - claims[0].scan_from < LOOK_MAX;)
 	{
 		int64		from = claims[0].hi;
 
+		if (sub->filter && evbus_uptime() - begun > EVBUS_LOOK_TIME)
+			break;
 		look = Min(look * 2, EVBUS_BATCH_MAX);
 		if (!evbus_cursor_extend_claim(db, &claims[0], found->n == 0 ? look : size - found->n))
 			break;
@@ -65,6 +76,7 @@ take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, Evbus
 	/* Where it is about a rate: no more than are due. */
 	if ((sub->rate > 0 || sub->delivery_rate > 0) && found->n > size && evbus_cursor_cut(db, &claims[0], found->events[size - 1].position + 1))
 		found->n = size;
+	evbus_read_settled(db, sub, found, claims[0].hi);
 	return true;
 }
 

@@ -515,11 +515,11 @@ unread(EvbusDb *db, EvbusSub *shared, int32 i)
  * the positions before it that are not for this subscription, the last one also
  * those after it.  Those that may be handed out, up to max, come to the front of
  * events, with their claims; returns how many.  The others wait; where the window or the
- * pool has no more room (*full), the rest of the range goes back.
+ * pool has no more room (*full), the rest of the range, from *end on, goes back.
  */
 int
 evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent *events, int n, int max,
-				  EvbusClaim *claims, bool *full)
+				  EvbusClaim *claims, bool *full, int64 *end)
 {
 	EvbusDb    *db = taking->db;
 	int			slot = claim->sub_slot;
@@ -529,6 +529,7 @@ evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent
 	int			made = 0;
 
 	*full = false;
+	*end = claim->hi;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (evbus_lease_held(db, claim) == NULL || !same_order(shared, taking))
 	{
@@ -536,6 +537,7 @@ evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent
 		if (evbus_lease_held(db, claim))
 			unread(db, shared, claim->lease);
 		*full = true;
+		*end = claim->scan_from;
 		LWLockRelease(&shared->lock);
 		return 0;
 	}
@@ -550,6 +552,7 @@ evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent
 
 		if ((!may || made == max) && window_full(db, shared))
 		{
+			*end = lease->lo;
 			unread(db, shared, at);
 			shared->order_full = !may;
 			*full = true;
@@ -559,10 +562,12 @@ evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent
 		{
 			/* No more for us: what follows this event goes back. */
 			last = *full = true;
+			*end = events[k].position + 1;
 			if (lease->hi == shared->frontier)
 				lease->hi = shared->frontier = shared->skipped_from = events[k].position + 1;
 			else if (!evbus_lease_cut(db, shared, lease, events[k].position + 1))
 			{
+				*end = lease->lo;
 				unread(db, shared, at);
 				break;
 			}

@@ -24,7 +24,7 @@ extern bool evbus_order_begin(EvbusTaking *taking);
 extern int	evbus_order_claim_ready(const EvbusTaking *taking, int max, int64 bytes_max, EvbusClaim *claims, EvbusEvent *events);
 extern bool evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim);
 extern int	evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent *events, int n,
-							  int max, EvbusClaim *claims, bool *full);
+							  int max, EvbusClaim *claims, bool *full, int64 *end);
 extern void evbus_order_put_back(const EvbusTaking *taking, const EvbusClaim *claim, uint32 settled);
 extern void evbus_order_stop(const EvbusTaking *taking, uint32 settled);
 extern bool evbus_order_crowded(EvbusDb *db, const EvbusSubscription *sub);

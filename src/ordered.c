@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "cursor.h"
 #include "internal.h"
 #include "miscadmin.h"
@@ -32,6 +33,7 @@
 
 #define CLAIM_MAX		4096	/* positions looked at per claim */
 #define LOOK_MORE		256		/* positions looked at for a batch that has something, beside four times its size */
+#define LOOK_FIRST		64			/* of those with a filter */
 #define LOCK_ID			0xeb05	/* field 4 of our lock tags */
 
 static void
@@ -178,8 +180,16 @@ static int
 read_ready(const EvbusTaking *taking, EvbusClaim *claims, EvbusEvent *events, int n, EvbusEvents *out)
 {
 	int			good = 0;
+	EvbusSubscription unfiltered;
+	const EvbusSubscription *sub = taking->sub;
 
-	evbus_read_again(taking->db, taking->sub, events, n, &out->lsn);
+	/* What is put into evbus.retry untried, retry.c asks about when its turn has come: not the maintainer, who has more to do. */
+	if (taking->behind)
+	{
+		unfiltered = evbus_subscription_unfiltered(sub);
+		sub = &unfiltered;
+	}
+	evbus_read_again(taking->db, sub, events, n, &out->lsn);
 	for (int i = 0; i < n; i++)
 		if (events[i].payload != NULL)
 		{
@@ -226,6 +236,7 @@ take_range(const EvbusTaking *taking, int64 *look, int max, EvbusEvents *out, Ev
 	MemoryContext old;
 	int			made;
 	bool		full;
+	int64		end;
 
 	if (!evbus_order_claim_range(taking, *look, &claim))
 		return false;
@@ -240,13 +251,15 @@ take_range(const EvbusTaking *taking, int64 *look, int max, EvbusEvents *out, Ev
 	{
 		if (!evbus_cursor_skip(db, &claim))
 			evbus_cursor_drop(db, &claim);
+		evbus_read_settled(db, taking->sub, &range, claim.hi);
 		*look = Min(*look * 2, CLAIM_MAX);
 		MemoryContextDelete(context);
 		return true;
 	}
 	EVBUS_POINT("receive.claimed");
 	evbus_pin_room(max);
-	made = evbus_order_split(taking, &claim, range.events, range.n, max, claims + at, &full);
+	made = evbus_order_split(taking, &claim, range.events, range.n, max, claims + at, &full, &end);
+	evbus_read_settled(db, taking->sub, &range, end);
 	evbus_pin_received(db, claims + at, made);
 	if (made == 0)
 		MemoryContextDelete(context);
@@ -266,11 +279,12 @@ static void
 take(const EvbusTaking *taking, int max, int64 bytes_max, EvbusEvents *out, EvbusClaim *claims)
 {
 	bool		strict = taking->sub->ordering == EVBUS_ORDER_STRICT;
-	int64		look = max;		/* of a range: so many events may be missing */
+	int64		look = taking->sub->filter && taking->together ? Min(max, LOOK_FIRST) : max;	/* of a range: so many events may be missing */
 	int64		looked = 0;
 	int64		bytes = 0;
 	int			summed = 0;
 	int			left;
+	int64		begun = taking->sub->filter ? evbus_uptime() : 0;
 
 	while ((left = evbus_read_more(out->n, bytes, bytes_max, max - out->n)) > 0)
 	{
@@ -281,6 +295,9 @@ take(const EvbusTaking *taking, int max, int64 bytes_max, EvbusEvents *out, Evbu
 				break;
 			/* What is of other keys may be far: for a batch that has something, not that far. */
 			if (out->n > 0 && looked > (int64) max * 4 + LOOK_MORE)
+				break;
+			/* A worker has others to serve, too: it comes back. */
+			if (taking->sub->filter && taking->together && evbus_uptime() - begun > EVBUS_LOOK_TIME)
 				break;
 			if (bytes_max > 0 && left < max - out->n)
 				look = Min(look, left);

@@ -10,6 +10,11 @@
  *
  * Of a volatile bus there is only its own ring, which has every position; what is not
  * there was overwritten.
+ *
+ * What is of a type that the subscription wants may still be kept back by its filter
+ * (filter.c) or for its age.  Here that is one like the other: not among what was read, and
+ * so done with the range it is in, without a row in the ledger.  Only that it is counted, when
+ * the taker knows how much of the range he keeps.
  *-------------------------------------------------------------------------
  */
 #include "reader.h"
@@ -19,15 +24,19 @@
 #include "codec.h"
 #include "eventlog.h"
 #include "fetch.h"
+#include "filter.h"
 #include "ledger.h"
 #include "dropped.h"
 #include "ring.h"
 #include "tick.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "volatile.h"
 
 #define COLD_CHUNK	1024		/* positions read from the log at once */
+#define COLD_FIRST	64			/* where most of them may be for nothing: so many first */
+#define COLD_BYTES	(4 * 1024 * 1024)	/* and then as many as have about these */
 #define FIRST_LOOK	16			/* events, of unknown size */
 #define LOOK_MAX	128			/* of a size that is guessed by those before */
 
@@ -44,23 +53,150 @@ append(EvbusEvents *out)
 	return memset(&out->events[out->n++], 0, sizeof(EvbusEvent));
 }
 
+/* ------------------------------------------------------------- filter and age */
+
+bool
+evbus_event_too_old(const EvbusSubscription *sub, int64 event_id)
+{
+	return sub->max_age > 0 && evbus_clock_to_time(event_id) < GetCurrentTimestamp() - sub->max_age;
+}
+
+/* Count one that was kept back, by the filter or for its age. */
+void
+evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, bool expired)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+
+	(void) pg_atomic_fetch_add_u64(expired ? &shared->expired : &shared->filtered, 1);
+}
+
+/* Those that were kept back below a position are done: count them. */
+void
+evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *events, int64 hi)
+{
+	for (int i = 0; i < events->n_skipped; i++)
+	{
+		int64		position = events->skipped[i];
+
+		if ((position < 0 ? -position : position) < hi)
+			evbus_event_passed_over(db, sub, position < 0);
+	}
+	events->n_skipped = 0;
+}
+
+static inline bool
+is_choosy(const EvbusSubscription *sub)
+{
+	return sub->filter != NULL || sub->max_age > 0;
+}
+
+/* False: it is kept back; *expired: for its age. */
+static bool
+is_chosen(const EvbusSubscription *sub, EvbusEvent *event, bool *expired)
+{
+	*expired = evbus_event_too_old(sub, event->event_id);
+	return !*expired && (sub->filter == NULL || evbus_filter_ask(sub->filter, event) != EVBUS_FILTER_SKIPS);
+}
+
+/* The same while reading a range, which notes what it is not to deliver. */
+static pg_noinline bool
+choose(const EvbusSubscription *sub, EvbusEvent *event, EvbusEvents *out)
+{
+	bool		expired;
+
+	if (is_chosen(sub, event, &expired))
+		return true;
+	if (out->n_skipped == out->skipped_size)
+	{
+		out->skipped_size = Max(out->skipped_size * 2, 128);
+		out->skipped = out->skipped
+			? repalloc_huge(out->skipped, sizeof(int64) * out->skipped_size)
+			: palloc(sizeof(int64) * out->skipped_size);
+	}
+	out->skipped[out->n_skipped++] = expired ? -event->position : event->position;
+	return false;
+}
+
+/* ------------------------------------------------------------------- reading */
+
+static char *
+copy_bytes(const char *from, int len, char **to)
+{
+	char	   *copy = *to;
+
+	if (from == NULL)
+		return NULL;
+	memcpy(copy, from, len);
+	*to += len;
+	return copy;
+}
+
+/* An event's own bytes in the current context. */
+static void
+copy_event(EvbusEvent *event)
+{
+	char	   *to = palloc(evbus_event_bytes(event) + 1);
+
+	event->type = copy_bytes(event->type, event->type_len, &to);
+	event->key = copy_bytes(event->key, event->key_len, &to);
+	event->headers = copy_bytes(event->headers, event->headers_len, &to);
+	event->payload = copy_bytes(event->payload, event->payload_len, &to);
+}
+
+/*
+ * Fetch n events of which most may be for nothing: those that are chosen are copied into
+ * the caller's context.  Returns about how many bytes there were.
+ */
+static int64
+fetch_choosily(const EvbusSubscription *sub, EvbusEvent *events, int n, EvbusEvents *out)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evbus chunk", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	int64		bytes;
+
+	evbus_fetch(sub, events, n);
+	MemoryContextSwitchTo(old);
+	bytes = MemoryContextMemAllocated(context, true);
+	for (int i = 0; i < n; i++)
+		if (events[i].type != NULL && events[i].payload != NULL)
+		{
+			if (choose(sub, &events[i], out))
+				copy_event(&events[i]);
+			else
+				events[i].payload = NULL;
+		}
+	MemoryContextDelete(context);
+	return bytes;
+}
+
 /* [from, hi) out of ticks and log. */
 static void
 read_cold(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out)
 {
 	EvbusEvent *chunk;
+	bool		choosy = is_choosy(sub);
+	int64		step = choosy ? COLD_FIRST : COLD_CHUNK;
 
 	if (from >= hi)
 		return;
 	evbus_ledger_wait_ticked(db, sub, hi);
 	out->lsn = Max(out->lsn, (XLogRecPtr) pg_atomic_read_u64(&db->ticked_lsn));
 	chunk = palloc(sizeof(EvbusEvent) * Min(hi - from, COLD_CHUNK));
-	for (int64 at = from; at < hi; at += COLD_CHUNK)
+	for (int64 at = from, next; at < hi; at = next)
 	{
-		int			n = evbus_tick_read(sub->bus_id, at, Min(hi, at + COLD_CHUNK), chunk);
+		int			n;
 
+		next = Min(hi, at + step);
+		n = evbus_tick_read(sub->bus_id, at, next, chunk);
 		CHECK_FOR_INTERRUPTS();
-		evbus_fetch(sub, chunk, n);
+		if (!choosy)
+			evbus_fetch(sub, chunk, n);
+		else
+		{
+			int64		bytes = fetch_choosily(sub, chunk, n, out);
+
+			step = Max(Min(COLD_BYTES / (bytes / (next - at) + 1), COLD_CHUNK), 1);
+		}
 		for (int i = 0; i < n; i++)
 			if (chunk[i].type == NULL)
 				evbus_eventlog_check_expired(chunk[i].event_id, sub);
@@ -263,17 +399,26 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 				EvbusEvent *event = append(out);
 
 				if (entry.flags & EVBUS_RING_INLINE)
+				{
 					fill(event, &entry, offset, data);
+					if (unlikely(is_choosy(sub)) && !choose(sub, event, out))
+					{
+						out->n = mark;
+						pfree(data);
+					}
+				}
 				else
 				{
 					event->event_id = entry.event_id;
 					event->position = entry.position;
-					evbus_fetch(sub, event, 1);
+					if (is_choosy(sub))
+						(void) fetch_choosily(sub, event, 1, out);
+					else
+						evbus_fetch(sub, event, 1);
 					if (event->type == NULL)
-					{
 						evbus_eventlog_check_expired(entry.event_id, sub);
+					if (event->type == NULL || event->payload == NULL)
 						out->n = mark;
-					}
 				}
 				out->lsn = Max(out->lsn, entry.commit_lsn);
 			}
@@ -293,11 +438,14 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
  * Read events again of which event_id, position and ring_at are known, by these: not
  * only from where the last one was.  Type stays NULL for one that has expired, payload
  * for one that the subscription does not want any more.  *lsn: as EvbusEvents.lsn.
+ * What is kept back is counted, as whoever asks is done with it.
  */
 void
 evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n, XLogRecPtr *lsn)
 {
 	int64		cold = 0;
+
+	bool		expired;
 
 	if (sub->is_volatile)
 	{
@@ -321,14 +469,21 @@ evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, 
 		if (!evbus_subscription_wants(sub, data, entry.type_len))
 			events[i].payload = NULL;
 	}
-	if (cold == 0)
-		return;
-	evbus_ledger_wait_ticked(db, sub, cold);
-	*lsn = Max(*lsn, (XLogRecPtr) pg_atomic_read_u64(&db->ticked_lsn));
-	evbus_fetch(sub, events, n);
-	for (int i = 0; i < n; i++)
-		if (events[i].type == NULL)
-			evbus_eventlog_check_expired(events[i].event_id, sub);
+	if (cold > 0)
+	{
+		evbus_ledger_wait_ticked(db, sub, cold);
+		*lsn = Max(*lsn, (XLogRecPtr) pg_atomic_read_u64(&db->ticked_lsn));
+		evbus_fetch(sub, events, n);
+		for (int i = 0; i < n; i++)
+			if (events[i].type == NULL)
+				evbus_eventlog_check_expired(events[i].event_id, sub);
+	}
+	for (int i = 0; i < n && unlikely(is_choosy(sub)); i++)
+		if (events[i].payload != NULL && !is_chosen(sub, &events[i], &expired))
+		{
+			events[i].payload = NULL;
+			evbus_event_passed_over(db, sub, expired);
+		}
 }
 
 /*
@@ -359,7 +514,7 @@ evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum 
 	values[2] = PointerGetDatum(cstring_to_text_with_len(event->type, event->type_len));
 	nulls[3] = event->key == NULL;
 	values[3] = event->key ? PointerGetDatum(cstring_to_text_with_len(event->key, event->key_len)) : (Datum) 0;
-	values[4] = PointerGetDatum(evbus_decode_try(event->payload, event->payload_len));
+	values[4] = PointerGetDatum(event->decoded ? (Jsonb *) event->decoded : evbus_decode_try(event->payload, event->payload_len));
 	nulls[5] = event->headers == NULL;
 	values[5] = event->headers ? PointerGetDatum(evbus_decode_try(event->headers, event->headers_len)) : (Datum) 0;
 	values[6] = TimestampTzGetDatum(evbus_clock_to_time(event->event_id));

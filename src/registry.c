@@ -46,7 +46,7 @@ enum
 	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_HANDLER_OWNER, SUB_BATCH_SIZE, SUB_CONCURRENCY,
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
 	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE, SUB_MAX_DEAD,
-	SUB_DEAD_FULL, SUB_RATE, SUB_BURST, SUB_COLUMNS = SUB_BURST
+	SUB_DEAD_FULL, SUB_RATE, SUB_BURST, SUB_FILTER, SUB_MAX_AGE, SUB_COLUMNS = SUB_MAX_AGE
 };
 enum
 {
@@ -246,6 +246,8 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->live_slot = sub->slot;
 	sub->delivery_rate = nulls[SUB_RATE - 1] ? 0 : DatumGetInt32(values[SUB_RATE - 1]);
 	sub->delivery_burst = nulls[SUB_BURST - 1] ? sub->delivery_rate : DatumGetInt32(values[SUB_BURST - 1]);
+	sub->filter = nulls[SUB_FILTER - 1] ? NULL : evbus_filter_make(values[SUB_FILTER - 1]);
+	sub->max_age = nulls[SUB_MAX_AGE - 1] ? 0 : evbus_interval_usecs(DatumGetIntervalP(values[SUB_MAX_AGE - 1]));
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
@@ -286,6 +288,7 @@ load_replay(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 		load_types(values[REPLAY_TYPES - 1], sub);
 	sub->rate = nulls[REPLAY_RATE - 1] ? 0 : DatumGetInt32(values[REPLAY_RATE - 1]);
 	sub->concurrency = 1;		/* the others are for what is new */
+	sub->max_age = 0;			/* who asks for the past gets it */
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	return true;
 }
@@ -524,6 +527,8 @@ sub_copy(const EvbusSubscription *from)
 		size += 1 + (unsigned char) from->types[size];
 	sub->types = palloc(size);
 	memcpy(sub->types, from->types, size);
+	if (unlikely(from->filter != NULL))
+		sub->filter = evbus_filter_copy(from->filter);
 	return sub;
 }
 

@@ -3,6 +3,7 @@
 #define EVBUS_REGISTRY_H
 
 #include "area.h"
+#include "filter.h"
 
 /* How payloads of a bus are stored, besides being packed. */
 typedef enum EvbusCompression
@@ -68,6 +69,8 @@ typedef struct EvbusSubscription
 	bool		block_key;		/* what has failed holds up those that would wait for it */
 	int			max_dead_letters;	/* 0: no quota */
 	bool		drop_dead_letters;	/* the oldest, when it is reached; else pause */
+	EvbusFilter *filter;		/* NULL: none */
+	int64		max_age;		/* of its events; 0: no matter */
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
 	bool		is_volatile;	/* its bus is */
@@ -92,6 +95,17 @@ typedef struct EvbusRoleLimit
 	int			rate;			/* events a second */
 	int			burst;			/* events at once; 0: those of a second */
 } EvbusRoleLimit;
+
+/* The same without filter and max_age, for who does not ask on behalf of a taker; shares its memory. */
+static inline EvbusSubscription
+evbus_subscription_unfiltered(const EvbusSubscription *sub)
+{
+	EvbusSubscription all = *sub;
+
+	all.filter = NULL;
+	all.max_age = 0;
+	return all;
+}
 
 extern bool evbus_role_limit(int32 bus_id, Oid role, EvbusRoleLimit *limit);
 extern bool evbus_bus_find(const char *name, EvbusBus *bus);

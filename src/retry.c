@@ -16,16 +16,19 @@
  */
 #include "retry.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "codec.h"
 #include "common/pg_prng.h"
 #include "dead_letter.h"
 #include "behind.h"
+#include "filter.h"
 #include "internal.h"
 #include "mb/pg_wchar.h"
 #include "order.h"
 #include "ordered.h"
 #include "pin.h"
+#include "reader.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -113,12 +116,12 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	int			payload_len;
 	Datum		values[13];
 	char		nulls[14] = "             ";
+	bool		permanent = failure->permanent || evbus_retry_permanent(failure->sqlerrcode);
 	int64		delay;
 
-	if (failure->reject || event->attempt >= sub->max_attempts || evbus_retry_permanent(failure->sqlerrcode))
+	if (failure->reject || event->attempt >= sub->max_attempts || permanent)
 	{
-		const char *reason = failure->reject ? "rejected"
-			: evbus_retry_permanent(failure->sqlerrcode) ? "permanent" : "max_attempts";
+		const char *reason = failure->reject ? "rejected" : permanent ? "permanent" : "max_attempts";
 
 		evbus_dead_letter_add(db, sub, event, reason, state, message);
 		return false;
@@ -206,7 +209,7 @@ copy_text(Datum value, int *len, MemoryContext context)
 	return out;
 }
 
-/* Row of a query that selects position, attempts, type, key, headers, payload, replayed. */
+/* Row of a query that selects position, attempts, type, key, headers, payload, replayed, whether redriven. */
 static void
 fill_event(uint64 row, EvbusEvent *event, MemoryContext context)
 {
@@ -222,6 +225,7 @@ fill_event(uint64 row, EvbusEvent *event, MemoryContext context)
 	event->headers = isnull ? NULL : copy_text(value, &event->headers_len, context);
 	event->payload = copy_text(evbus_column(row, 6, NULL), &event->payload_len, context);
 	event->replayed = DatumGetBool(evbus_column(row, 7, NULL));
+	event->redriven = DatumGetBool(evbus_column(row, 8, NULL));
 }
 
 /* Fill in an event whose event_id is set; false: there is no such retry. */
@@ -236,7 +240,7 @@ evbus_retry_load(const EvbusSubscription *sub, EvbusEvent *event)
 	bool		found;
 
 	evbus_internal_begin(&internal);
-	found = evbus_sql(&plan, "SELECT position, attempts, type, key, headers, payload, replayed FROM evbus.retry"
+	found = evbus_sql(&plan, "SELECT position, attempts, type, key, headers, payload, replayed, redrives > 0 FROM evbus.retry"
 					  " WHERE subscription_id = $1 AND event_id = $2", 2, types, values, NULL, 1) > 0;
 	if (found)
 		fill_event(0, event, context);
@@ -311,6 +315,23 @@ find_due(const EvbusSubscription *sub, TimestampTz now, int64 limit)
 }
 
 /*
+ * Is a row passed over that is due?  Where it is too old; and what was put here untried
+ * (behind.c) the filter is asked of now.  Not what somebody wants again: that was redriven or
+ * replayed.
+ */
+static bool
+passed_over(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *event)
+{
+	bool		expired = !event->redriven && !event->replayed && evbus_event_too_old(sub, event->event_id);
+
+	if (!expired && (sub->filter == NULL || event->redriven || event->attempt > 1 ||
+					 evbus_filter_ask(sub->filter, event) != EVBUS_FILTER_SKIPS))
+		return false;
+	evbus_event_passed_over(db, sub, expired);
+	return true;
+}
+
+/*
  * Lease up to max rows that are due; returns how many.  An abort of this
  * transaction gives them back.  Memory: the current context.  Also finds out when the next one is due.
  */
@@ -379,15 +400,17 @@ evbus_retry_claim(EvbusDb *db, const EvbusSubscription *sub, int max,
 	/* Under the lease: is it still there? */
 	for (int i = 0; i < n; i++)
 	{
-		if (evbus_retry_load(sub, &events[i]))
+		if (!evbus_retry_load(sub, &events[i]))
+			evbus_cursor_drop(db, &claims[i]);
+		else if (!XactReadOnly && passed_over(db, sub, &events[i]) && evbus_pin(db, &claims[i], EVBUS_PIN_ACK))
+			evbus_retry_settle(sub, events[i].event_id);	/* who may not write delivers it */
+		else
 		{
 			events[good] = events[i];
 			claims[good] = claims[i];
 			events[good].attempt += claims[good].attempts;
 			good++;
 		}
-		else
-			evbus_cursor_drop(db, &claims[i]);
 	}
 	return good;
 }

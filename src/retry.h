@@ -14,6 +14,7 @@ typedef struct EvbusFailure
 	const char *message;
 	int64		delay;			/* microseconds until the next attempt; -1: by policy */
 	bool		reject;			/* straight to the dead letters */
+	bool		permanent;		/* the same, where the code does not say so */
 } EvbusFailure;
 
 extern bool evbus_retry_permanent(int sqlerrcode);

@@ -190,6 +190,7 @@ write_ledger(EvbusDb *db, const EvbusSubscription *sub, const EvbusHeld *all, in
 static void
 load_event(EvbusDb *db, const EvbusSubscription *sub, const EvbusHeld *held, EvbusEvent *event)
 {
+	EvbusSubscription unfiltered = evbus_subscription_unfiltered(sub);	/* it was delivered: whatever the filter says by now */
 	EvbusEvents found = {0};
 
 	memset(event, 0, sizeof(*event));
@@ -204,7 +205,7 @@ load_event(EvbusDb *db, const EvbusSubscription *sub, const EvbusHeld *held, Evb
 	}
 	else
 	{
-		evbus_read(db, sub, held->lo, held->hi, &found);
+		evbus_read(db, &unfiltered, held->lo, held->hi, &found);
 		for (int i = 0; i < found.n; i++)
 			if (found.events[i].event_id == held->event_id)
 			{

@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "cursor.h"
 #include "delivery.h"
+#include "filter.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "internal.h"
@@ -36,6 +37,7 @@
 
 #define YEAR		(365 * USECS_PER_DAY)
 #define DEAD_LETTERS_MAX	10000000
+#define MAX_AGE_MAX		(36500 * USECS_PER_DAY)
 
 PG_FUNCTION_INFO_V1(evbus_subscribe);
 PG_FUNCTION_INFO_V1(evbus_alter_subscription);
@@ -50,7 +52,7 @@ enum
 {
 	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_HANDLER_OWNER, SET_BATCH_SIZE, SET_CONCURRENCY,
 	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, SET_ORDERING, SET_ON_FAILURE,
-	SET_MAX_DEAD, SET_DEAD_FULL, SET_RATE, SET_BURST, N_SETTINGS
+	SET_MAX_DEAD, SET_DEAD_FULL, SET_RATE, SET_BURST, SET_FILTER, SET_MAX_AGE, N_SETTINGS
 };
 
 typedef struct Settings
@@ -60,7 +62,8 @@ typedef struct Settings
 } Settings;
 
 static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, OIDOID, INT4OID, INT4OID,
-INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID};
+INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID,
+JSONPATHOID, INTERVALOID};
 
 /* ----------------------------------------------------------------- checking */
 
@@ -201,6 +204,13 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 	set_choice(fcinfo, first + 11, "dead_letters_full", dead_letters_full, lengthof(dead_letters_full), optional, set, SET_DEAD_FULL);
 	set_int(fcinfo, first + 12, "delivery_rate", 0, EVBUS_RATE_MAX, optional, set, SET_RATE);
 	set_int(fcinfo, first + 13, "delivery_burst", 0, EVBUS_RATE_MAX, optional, set, SET_BURST);
+	if (!PG_ARGISNULL(first + 14))
+	{
+		evbus_filter_check(PG_GETARG_DATUM(first + 14));
+		set->values[SET_FILTER] = PG_GETARG_DATUM(first + 14);
+		set->nulls[SET_FILTER] = ' ';
+	}
+	(void) set_interval(fcinfo, first + 15, "max_age", 0, MAX_AGE_MAX, true, set, SET_MAX_AGE, 0);
 }
 
 /* ---------------------------------------------------------------- positions */
@@ -221,11 +231,13 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
  * evbus.subscribe(bus text, subscription text, types text[], handler regprocedure, start_from text,
  * batch_size integer, concurrency integer, max_attempts integer, backoff_initial interval,
  * backoff_max interval, lease interval, timeout interval, notify boolean, ordering text, on_failure text,
- * max_dead_letters integer, dead_letters_full text, delivery_rate integer, delivery_burst integer) returns bigint
+ * max_dead_letters integer, dead_letters_full text, delivery_rate integer, delivery_burst integer, filter jsonpath,
+ * max_age interval) returns bigint
  *
  * Returns the position it starts at.  Bounds are in the guide and in the errors;
  * start_from: 'now', 'beginning', a position, or a time.  max_dead_letters: 0 is no quota.  delivery_rate: 1
- * to 1000000 deliveries a second, retries and replays among them; 0: as many as there are.  Takes effect when the
+ * to 1000000 deliveries a second, retries and replays among them; 0: as many as there are.  filter: NULL or '$'
+ * lets everything through; max_age: 0 to 36500 days, NULL or 0 is no bound.  Takes effect when the
  * caller commits.
  * Errors: 22004, 22023, 22007 not a time, VB001, VB005 exists, VB007 no slot left,
  * VB010 handler not usable.  Privileges: EXECUTE; the caller becomes the owner.
@@ -283,9 +295,10 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	evbus_sql(NULL,
 			  "INSERT INTO evbus.subscription (subscription_id, subscription, slot, bus_id, owner, epoch, start_position, types,"
 			  " handler_schema, handler_name, handler_batch, handler_owner, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
-			  " lease, timeout, notify, ordering, on_failure, max_dead_letters, dead_letters_full, delivery_rate, delivery_burst, paused, created_at)"
-			  " VALUES (nextval('evbus.subscription_id_seq'), $20, $21, $22, $23::regrole, nextval('evbus.subscription_id_seq'), $24, $1,"
-			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, nullif($16, 0), $17, nullif($18, 0), nullif($19, 0), false, now())",
+			  " lease, timeout, notify, ordering, on_failure, max_dead_letters, dead_letters_full, delivery_rate, delivery_burst, filter, max_age, paused, created_at)"
+			  " VALUES (nextval('evbus.subscription_id_seq'), $22, $23, $24, $25::regrole, nextval('evbus.subscription_id_seq'), $26, $1,"
+			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, nullif($16, 0), $17, nullif($18, 0), nullif($19, 0),"
+			  " CASE WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END, nullif($21, '0'), false, now())",
 			  N_SETTINGS + 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -305,9 +318,9 @@ own_subscription(FunctionCallInfo fcinfo)
 /*
  * evbus.alter_subscription(subscription text, types, handler, batch_size, concurrency, max_attempts,
  * backoff_initial, backoff_max, lease, timeout, notify, ordering, on_failure, max_dead_letters,
- * dead_letters_full, delivery_rate, delivery_burst) returns void
+ * dead_letters_full, delivery_rate, delivery_burst, filter, max_age) returns void
  *
- * NULL keeps a setting.  Takes effect with the first batch after the caller
+ * NULL keeps a setting; filter '$' and max_age 0 take it away.  Takes effect with the first batch after the caller
  * commits.  Errors as evbus.subscribe(), and VB004, 42501 not the owner.
  */
 Datum
@@ -338,8 +351,10 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 			  " backoff_max = coalesce($10, backoff_max), lease = coalesce($11, lease), timeout = coalesce($12, timeout),"
 			  " notify = coalesce($13, notify), ordering = coalesce($14, ordering), on_failure = coalesce($15, on_failure),"
 			  " max_dead_letters = nullif(coalesce($16, max_dead_letters), 0), dead_letters_full = coalesce($17, dead_letters_full),"
-			  " delivery_rate = nullif(coalesce($18, delivery_rate), 0), delivery_burst = nullif(coalesce($19, delivery_burst), 0)"
-			  " WHERE subscription_id = $20",
+			  " delivery_rate = nullif(coalesce($18, delivery_rate), 0), delivery_burst = nullif(coalesce($19, delivery_burst), 0),"
+			  " filter = CASE WHEN $20 IS NULL THEN filter WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END,"
+			  " max_age = nullif(coalesce($21, max_age), '0')"
+			  " WHERE subscription_id = $22",
 			  N_SETTINGS + 1, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -449,8 +464,8 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		EvbusCursorState state;
-		Datum		values[7];
-		bool		nulls[7] = {0};
+		Datum		values[9];
+		bool		nulls[9] = {0};
 
 		if (pg_atomic_read_u32(&db->ready))
 			(void) evbus_ledger_attach(db, &subs[i]);
@@ -463,6 +478,8 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 		values[4] = Int64GetDatum(state.undelivered);
 		values[5] = Int32GetDatum(state.workers);
 		values[6] = Int64GetDatum(state.dropped);
+		values[7] = Int64GetDatum((int64) pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->filtered));
+		values[8] = Int64GetDatum((int64) pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->expired));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

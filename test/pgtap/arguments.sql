@@ -157,7 +157,9 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.create_bus('x', retention_policy => '')$$, $$evbus.create_bus('x', retention_policy => 'drop')$$, $$evbus.alter_bus('b', retention_policy => 'Keep_unconsumed')$$, $$evbus.alter_bus('b', retention_policy => repeat('x', 100000))$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => -1)$$, $$evbus.subscribe('b', 'x', max_dead_letters => 10000001)$$, $$evbus.alter_subscription('s', max_dead_letters => -2147483648)$$, $$evbus.alter_subscription('s', max_dead_letters => 2147483647)$$,
-	$$evbus.subscribe('b', 'x', dead_letters_full => '')$$, $$evbus.subscribe('b', 'x', dead_letters_full => 'drop_newest')$$, $$evbus.alter_subscription('s', dead_letters_full => 'Pause')$$]);
+	$$evbus.subscribe('b', 'x', dead_letters_full => '')$$, $$evbus.subscribe('b', 'x', dead_letters_full => 'drop_newest')$$, $$evbus.alter_subscription('s', dead_letters_full => 'Pause')$$,
+	$$evbus.subscribe('b', 'x', filter => '$who')$$, $$evbus.alter_subscription('s', filter => '$.a == $Key')$$, $$evbus.subscribe('b', 'x', max_age => '-1 microsecond')$$, $$evbus.alter_subscription('s', max_age => '102 years')$$]);
+INSERT INTO bad (sqlstate, call) VALUES ('22P02', $$evbus.subscribe('b', 'x', filter => '')$$), ('42601', $$evbus.alter_subscription('s', filter => '$.a >')$$);
 INSERT INTO bad (sqlstate, call) VALUES ('22P02', $$evbus.dead_letter_line('x')$$), ('25001', $$CALL evbus.maintain()$$);
 
 -- Calls that begin with CALL are procedures, the others functions.
@@ -206,6 +208,7 @@ INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$evbus.create_bus('x', retention => '1 minute', partition_interval => '1 minute', max_payload_bytes => 1)$$, $$evbus.create_bus('x', retention => '1 year')$$, $$evbus.alter_bus('b')$$,
 	$$evbus.create_bus('x', retention_bytes => 1048576)$$, $$evbus.create_bus('x', retention_bytes => 1125899906842624, retention_policy => 'drop_unconsumed')$$, $$evbus.alter_bus('b', retention_bytes => 0)$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => 1, dead_letters_full => 'drop_oldest')$$, $$evbus.alter_subscription('s', max_dead_letters => 10000000)$$,
+	$$evbus.subscribe('b', 'x', filter => '$key', max_age => '36500 days')$$, $$evbus.subscribe('b', 'x', filter => NULL, max_age => NULL)$$, $$evbus.alter_subscription('s', filter => 'strict $', max_age => '0')$$,
 	$$evbus.publish('b', 'a', 'null')$$, $$evbus.publish('b', 'a', '1', key => '')$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1024))$$, $$evbus.publish('b', 'a', '1', headers => '{}')$$,
 	$$evbus.publish('b', repeat('x', 255), '1')$$, $$evbus.publish_batch('b', '{}', '{}')$$, $$evbus.publish_batch('b', '{}', '{}', '{}', '{}')$$, $$evbus.publish_batch('b', '{a}', '{1}', '{NULL}', '{NULL}')$$,
 	$$evbus.publish_batch('b', '[5:6]={a,b}', '[7:8]={1,2}')$$, $$evbus.publish_lines('b', 'a', '', '{}', '{}')$$, $$evbus.publish_lines('b', 'a', '1', '{NULL}')$$,
