@@ -135,7 +135,11 @@ CREATE TABLE evbus.subscription (
 	delivery_rate integer,
 	delivery_burst integer,
 	filter		jsonpath,
-	max_age		interval
+	max_age		interval,
+	breaker_threshold double precision,
+	breaker_window interval NOT NULL DEFAULT '30 seconds',
+	breaker_min	integer NOT NULL DEFAULT 10,
+	breaker_probe interval NOT NULL DEFAULT '5 seconds'
 );
 COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
 COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
@@ -701,7 +705,9 @@ CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAUL
 								timeout interval DEFAULT '30 seconds', notify boolean DEFAULT true, ordering text DEFAULT 'none',
 								on_failure text DEFAULT 'block_key', max_dead_letters integer DEFAULT 0,
 								dead_letters_full text DEFAULT 'pause', delivery_rate integer DEFAULT 0, delivery_burst integer DEFAULT 0,
-								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL)
+								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL, breaker_threshold double precision DEFAULT 0,
+								breaker_window interval DEFAULT '30 seconds', breaker_min integer DEFAULT 10,
+								breaker_probe interval DEFAULT '5 seconds')
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_subscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.subscribe
 	IS 'make a subscription owned by the caller and return the position it starts at; with a handler evbus calls it, without one clients receive and ack';
@@ -713,10 +719,12 @@ CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT
 								timeout interval DEFAULT NULL, notify boolean DEFAULT NULL, ordering text DEFAULT NULL,
 								on_failure text DEFAULT NULL, max_dead_letters integer DEFAULT NULL,
 								dead_letters_full text DEFAULT NULL, delivery_rate integer DEFAULT NULL, delivery_burst integer DEFAULT NULL,
-								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL)
+								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL, breaker_threshold double precision DEFAULT NULL,
+								breaker_window interval DEFAULT NULL, breaker_min integer DEFAULT NULL,
+								breaker_probe interval DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.alter_subscription
-	IS 'change settings of a subscription; NULL keeps a setting, 0 takes a quota, rate or age away, filter => ''$'' the filter';
+	IS 'change settings of a subscription; NULL keeps a setting, 0 takes a quota, rate, age or circuit breaker away, filter => ''$'' the filter';
 
 CREATE FUNCTION evbus.unsubscribe(subscription text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_unsubscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -729,6 +737,10 @@ COMMENT ON FUNCTION evbus.pause(text, text) IS 'stop deliveries of one subscript
 CREATE FUNCTION evbus.resume(subscription text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_resume' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.resume(text) IS 'start deliveries of a paused subscription again';
+
+CREATE FUNCTION evbus.reset_breaker(subscription text)
+RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_reset_breaker' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.reset_breaker(text) IS 'close the circuit breaker of a subscription at once; false: it was closed, or there is none';
 
 CREATE FUNCTION evbus.seek(subscription text, start_from text)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_seek' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -955,7 +967,10 @@ SELECT x.subscription, b.bus, x.owner, x.types,
 	   x.ordering, CASE WHEN x.ordering <> 'none' THEN x.on_failure END AS on_failure, x.paused, x.paused_reason, x.created_at,
 	   x.max_dead_letters, CASE WHEN x.max_dead_letters IS NOT NULL THEN x.dead_letters_full END AS dead_letters_full,
 	   x.delivery_rate, CASE WHEN x.delivery_rate IS NOT NULL THEN coalesce(x.delivery_burst, x.delivery_rate) END AS delivery_burst,
-	   x.filter, x.max_age
+	   x.filter, x.max_age,
+	   x.breaker_threshold, CASE WHEN x.breaker_threshold IS NOT NULL THEN x.breaker_window END AS breaker_window,
+	   CASE WHEN x.breaker_threshold IS NOT NULL THEN x.breaker_min END AS breaker_min,
+	   CASE WHEN x.breaker_threshold IS NOT NULL THEN x.breaker_probe END AS breaker_probe
 FROM evbus.subscription x JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.subscription_list IS 'the subscriptions of this database and their settings';
 COMMENT ON COLUMN evbus.subscription_list.ordering IS 'key: one delivery of a key at a time, in the order of positions; strict: of all of them; none: as they come';
@@ -966,6 +981,7 @@ COMMENT ON COLUMN evbus.subscription_list.delivery_rate IS 'deliveries a second,
 COMMENT ON COLUMN evbus.subscription_list.delivery_burst IS 'deliveries that may come at once after a pause';
 COMMENT ON COLUMN evbus.subscription_list.filter IS 'jsonpath that an event must match to be delivered; NULL: none';
 COMMENT ON COLUMN evbus.subscription_list.max_age IS 'older events are passed over when their turn comes; NULL: none are';
+COMMENT ON COLUMN evbus.subscription_list.breaker_threshold IS 'share of failures that opens its circuit breaker, see evbus.breaker_list; NULL: it has none';
 COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of new deliveries; NULL with a handler or notify => false';
 
 CREATE VIEW evbus.subscription_lag AS
@@ -991,6 +1007,30 @@ COMMENT ON COLUMN evbus.subscription_lag.dropped IS 'events that were dropped be
 COMMENT ON COLUMN evbus.subscription_lag.filtered IS 'events that its filter kept back since the server started; what it was asked again, as after a rollback, counts again';
 COMMENT ON COLUMN evbus.subscription_lag.expired IS 'events and retries passed over because they were older than max_age, since the server started';
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
+
+CREATE FUNCTION evbus._breaker_state(OUT subscription_id integer, OUT state text, OUT since timestamptz, OUT reason text, OUT next_probe timestamptz,
+								OUT succeeded bigint, OUT failed bigint, OUT opened_count bigint, OUT failed_probes bigint,
+								OUT last_sqlstate text, OUT last_message text)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_breaker_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._breaker_state() IS 'circuit breakers as they are in shared memory; messages are shown to who has the rights of the owner';
+
+CREATE VIEW evbus.breaker_list AS
+SELECT x.subscription, b.bus, s.state, s.since, s.reason, s.next_probe, s.failed, s.succeeded, s.opened_count, s.failed_probes,
+	   s.last_sqlstate, s.last_message
+FROM evbus.subscription x
+	 JOIN evbus.bus b USING (bus_id)
+	 JOIN evbus._breaker_state() s USING (subscription_id);
+COMMENT ON VIEW evbus.breaker_list IS 'circuit breakers of the subscriptions that have one (breaker_threshold); a restart closes them';
+COMMENT ON COLUMN evbus.breaker_list.state IS 'closed: deliveries are handed out; open: none is, until next_probe; half_open: one is out, and what becomes of it decides';
+COMMENT ON COLUMN evbus.breaker_list.since IS 'since when it is closed, or is not; NULL: closed since the server started';
+COMMENT ON COLUMN evbus.breaker_list.reason IS 'why it opened; NULL: it is closed';
+COMMENT ON COLUMN evbus.breaker_list.next_probe IS 'when one delivery is handed out next, to see whether it succeeds; NULL unless it is open';
+COMMENT ON COLUMN evbus.breaker_list.failed IS 'different events that failed within the window, as far as it was closed';
+COMMENT ON COLUMN evbus.breaker_list.succeeded IS 'deliveries that succeeded within the window, as far as it was closed';
+COMMENT ON COLUMN evbus.breaker_list.opened_count IS 'how often it opened since the server started';
+COMMENT ON COLUMN evbus.breaker_list.failed_probes IS 'probes that failed since it opened last';
+COMMENT ON COLUMN evbus.breaker_list.last_sqlstate IS 'of the last failure that counts; NULL: there was none since the server started';
+COMMENT ON COLUMN evbus.breaker_list.last_message IS 'its message, cut to 199 bytes; NULL for who does not have the rights of the owner';
 
 CREATE VIEW evbus.replay_list AS
 SELECT r.replay_id, CASE WHEN x.paused OR b.paused THEN 'paused' ELSE 'running' END AS state, x.subscription, b.bus,
@@ -1223,7 +1263,7 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text) TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota, evbus.breaker_list TO pg_monitor;
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state() TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

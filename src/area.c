@@ -88,6 +88,8 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		EVBUS_SUB(db, i)->subscription_id = 0;
 		pg_atomic_write_u32(&EVBUS_SUB(db, i)->notify, 0);
 		pg_atomic_write_u32(&EVBUS_SUB(db, i)->died, 0);
+		memset(&EVBUS_SUB(db, i)->breaker, 0, sizeof(EvbusBreaker));
+		SpinLockInit(&EVBUS_SUB(db, i)->breaker.mutex);
 	}
 	evbus_volatile_reset(db);
 	for (int i = 0; i < EVBUS_NOTES_MAX; i++)

@@ -99,6 +99,22 @@ evbus_arg_bigint(FunctionCallInfo fcinfo, int n, const char *name, int64 low, in
 	return value;
 }
 
+/* A number from 0 to 1. */
+double
+evbus_arg_share(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	double		value;
+
+	evbus_arg_present(fcinfo, n, name);
+	value = PG_GETARG_FLOAT8(n);
+	if (!(value >= 0 && value <= 1))	/* nor NaN */
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be between 0 and 1", name),
+				 errdetail("It is %g.", value)));
+	return value;
+}
+
 /* Microseconds of an interval that is in bounds, and back; months count 30 days. */
 int64
 evbus_interval_usecs(const Interval *span)

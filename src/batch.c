@@ -26,6 +26,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "breaker.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
@@ -312,10 +313,10 @@ record_failure(const EvbusSubscription *sub, EvbusEvent *event, const ErrorData 
  * One event in a subtransaction; its failure is recorded in the transaction.  Unless
  * others ran there before it (shared) and trying again is said to be no use: what they
  * left, such as a temporary table, may be what ails it, so it is an error of all.
- * True: it failed, and holds up others.
+ * True: it failed (*failed), and holds up others.
  */
 static bool
-run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shared)
+run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shared, bool *failed)
 {
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile edata = NULL;
@@ -338,7 +339,8 @@ run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shar
 	CurrentResourceOwner = owner;
 	if (edata && shared && evbus_retry_permanent(edata->sqlerrcode))
 		ReThrowError(edata);
-	return edata != NULL && record_failure(sub, event, edata);
+	*failed = edata != NULL;
+	return *failed && record_failure(sub, event, edata);
 }
 
 static ErrorData *
@@ -373,12 +375,12 @@ typedef struct Outcome
 } Outcome;
 
 /*
- * The transaction that settles events[at..at + n); outcome NULL: it is a retry, with
- * the claim at its place.  error: do not call, record this instead.  Returns the error
- * if the commit failed.
+ * The transaction that settles events[at..at + *n), and where that opens a circuit breaker
+ * leaves those behind (*n); outcome NULL: it is a retry, with the claim at its place.
+ * error: do not call, record this instead.  Returns the error if the commit failed.
  */
 static ErrorData *
-settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int n, int64 suspect,
+settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, int64 suspect,
 			 const ErrorData *error, Outcome *outcome)
 {
 	EvbusEvent *events = found->events + at;
@@ -388,15 +390,23 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int n, in
 	begin();
 	PG_TRY();
 	{
-		for (int i = 0; i < n; i++)
+		bool		failed = false;
+
+		for (int i = 0; i < *n; i++)
 		{
 			bool		count = false;
 			bool		holds_up;
 
+			if (i > 0 && evbus_breaker_tripped(db, sub))
+			{
+				*n = i;
+				break;
+			}
 			if (outcome && (outcome->left[at + i] = held_up(sub, found, outcome->failed, at + i)))
 				continue;
 			if (evbus_inflight_crashed(sub, &events[i], &count))
 				crashed = true;
+			failed = true;
 			if (events[i].fault)
 				holds_up = record_failure(sub, &events[i], made_error(events[i].fault->sqlerrcode, pstrdup(events[i].fault->message)));
 			else if (error)
@@ -406,27 +416,30 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int n, in
 			else if (count)
 				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
 			else
-				holds_up = run_in_subtransaction(sub, &events[i], i > 0);
+				holds_up = run_in_subtransaction(sub, &events[i], i > 0, &failed);
+			if (!failed)
+				evbus_breaker_succeeded(db, sub, events[i].event_id);
 			if (outcome)
 				outcome->failed[at + i] = holds_up;
 		}
 		if (outcome)
-			keep(evbus_hand_settle(db, sub, &hand, found, at, n, outcome->left));
+			keep(evbus_hand_settle(db, sub, &hand, found, at, *n, outcome->left));
 		else
 		{
 			/* A failure has renewed the row, or moved it to the dead letters. */
-			evbus_retry_settle_attempt(sub, &events[0]);
+			if (!failed)
+				evbus_retry_settle_attempt(sub, &events[0]);
 			keep(evbus_pin(db, &hand.claims[at], EVBUS_PIN_ACK));
 		}
 		PopActiveSnapshot();
-		commit(sub, events, n);
+		commit(sub, events, *n);
 	}
 	PG_CATCH();
 	{
 		edata = take_error();
 		AbortOutOfAnyTransaction();
 		note_running(NULL, 0);
-		for (int i = at; outcome && i < at + n; i++)
+		for (int i = at; outcome && i < at + *n; i++)
 			outcome->failed[i] = outcome->left[i] = false;
 		if (!evbus_hand_ours(db, &hand, at))
 			edata = NULL;		/* moved away from under us: not ours to settle */
@@ -436,7 +449,7 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int n, in
 	if (crashed && edata == NULL)
 	{
 		XLogFlush(XactLastCommitEnd);
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < *n; i++)
 			evbus_inflight_recorded(sub, events[i].event_id);
 	}
 	return edata;
@@ -446,17 +459,21 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int n, in
 static void
 settle_one(const EvbusSubscription *sub, EvbusEvents *found, int at, int64 suspect, Outcome *outcome)
 {
-	ErrorData  *edata = settle_chunk(sub, found, at, 1, suspect, NULL, outcome);
+	int			one = 1;
+	ErrorData  *edata = settle_chunk(sub, found, at, &one, suspect, NULL, outcome);
 
 	if (edata != NULL)
-		edata = settle_chunk(sub, found, at, 1, 0, edata, outcome);
+		edata = settle_chunk(sub, found, at, &one, 0, edata, outcome);
 	if (edata != NULL)
 		ReThrowError(edata);	/* not the handler's doing: let the worker end */
 	clean_session();
 	MemoryContextSwitchTo(batch_context);
 }
 
-/* A batch that failed: sixty at a time, or one at a time where a commit fails. */
+/*
+ * A batch that failed: sixty at a time, or one at a time where a commit fails.  What is behind
+ * the failure that opens a circuit breaker is not run.
+ */
 static void
 run_singles(const EvbusSubscription *sub, EvbusEvents *found)
 {
@@ -464,16 +481,20 @@ run_singles(const EvbusSubscription *sub, EvbusEvents *found)
 	int64		suspect = hand.claims[0].suspect;
 	Outcome		outcome = {palloc0(sizeof(bool) * found->n), palloc0(sizeof(bool) * found->n)};
 
-	for (int at = 0; at < found->n;)
+	for (int at = 0; at < found->n && !(at > 0 && evbus_breaker_tripped(db, sub));)
 	{
 		/* Where one of them ended a worker or the server, each alone: so it shows at whose commit, too. */
 		int			count = alone ? 1 : Min(found->n - at, SINGLES_MAX);
 
 		if (hand.each)
 			suspect = hand.claims[at].suspect;
-		if (settle_chunk(sub, found, at, count, suspect, NULL, &outcome) != NULL)
+		if (settle_chunk(sub, found, at, &count, suspect, NULL, &outcome) != NULL)
 			for (int i = at; i < at + count; i++)
+			{
+				if (i > at && evbus_breaker_tripped(db, sub))
+					return;
 				settle_one(sub, found, i, suspect, &outcome);
+			}
 		if (suspect == found->events[at].event_id)
 			suspect = 0;
 		at += count;
@@ -500,6 +521,8 @@ run_retries(const EvbusSubscription *sub)
 	n = due == 0 ? 0 : evbus_retry_claim(db, sub, due, events, evbus_hand_room(&hand, RETRIES_MAX));
 	evbus_pace_put_back(db, sub, due - n, true);
 	hand.n = n;
+	if (n > 0)
+		evbus_breaker_probe_is(events[0].event_id, NULL);
 	if (n > 0 && !aim(sub))
 	{
 		evbus_hand_return(db, &hand, 0);
@@ -509,6 +532,11 @@ run_retries(const EvbusSubscription *sub)
 	CommitTransactionCommand();
 	for (int i = 0; i < n; i++)
 	{
+		if (i > 0 && evbus_breaker_tripped(db, sub))
+		{
+			evbus_hand_return(db, &hand, 0);	/* those that are not settled */
+			break;
+		}
 		take_in_hand(sub, &events[i], 1, true);
 		settle_one(sub, &found, i, hand.claims[i].suspect, NULL);	/* of the one that ran */
 	}
@@ -530,6 +558,8 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 		for (int i = 0; i < found->n; i++)
 			call_one(sub, &found->events[i]);
 	EVBUS_POINT("handler.called");
+	for (int i = 0; i < found->n && sub->breaker_threshold > 0; i++)
+		evbus_breaker_succeeded(db, sub, found->events[i].event_id);
 	keep(evbus_hand_settle(db, sub, &hand, found, 0, found->n, NULL));
 }
 
@@ -558,6 +588,8 @@ run_batch(const EvbusSubscription *sub)
 		took = evbus_hand_take(db, sub, &hand, &found);
 		for (int i = 0; i < found.n; i++)
 			found.events[i].attempt = 1;
+		if (found.n > 0)
+			evbus_breaker_probe_is(found.events[0].event_id, NULL);
 		take_in_hand(sub, found.events, found.n, false);
 		if (took && found.n == 0)
 		{
@@ -592,6 +624,7 @@ run_batch(const EvbusSubscription *sub)
 	if (failed && hand.n > 0)
 	{
 		Outcome		outcome = {palloc0(sizeof(bool)), palloc0(sizeof(bool))};
+		int			one = 1;
 
 		/* The lookup must not be of the transaction that was aborted. */
 		begin();
@@ -599,10 +632,10 @@ run_batch(const EvbusSubscription *sub)
 			evbus_hand_return(db, &hand, 0);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		if (hand.n > 0 && (own == NULL || settle_chunk(sub, &found, 0, 1, 0, own, &outcome) != NULL))
+		if (hand.n > 0 && (own == NULL || settle_chunk(sub, &found, 0, &one, 0, own, &outcome) != NULL))
 			run_singles(sub, &found);
-		if (hand.each)
-			evbus_hand_return(db, &hand, 0);	/* what is held up by what has failed */
+		if (hand.each || sub->breaker_threshold > 0)
+			evbus_hand_return(db, &hand, 0);	/* what is held up by what has failed, or by a circuit breaker */
 	}
 	hand.n = 0;
 	return took;
@@ -621,17 +654,44 @@ evbus_batch_init(EvbusDb *database, Oid owner)
 	batch_context = AllocSetContextCreate(TopMemoryContext, "evbus batch", ALLOCSET_DEFAULT_SIZES);
 }
 
+/* One delivery, to see whether what failed works again: a retry or a new event, by turns. */
+static bool
+run_probe(const EvbusSubscription *sub)
+{
+	EvbusSubscription one = *sub;
+	bool		worked;
+
+	one.batch_size = 1;
+	hand.single = true;
+	if (evbus_breaker_new_first())
+		worked = run_batch(&one) || run_retries(&one);
+	else
+		worked = run_retries(&one) || run_batch(&one);
+	hand.single = false;
+	evbus_breaker_probe_end(false);
+	return worked;
+}
+
 /* Retries that are due, and a batch of new events; false: there were neither. */
 bool
 evbus_batch_run(const EvbusSubscription *sub)
 {
+	EvbusAdmission admission = evbus_breaker_admit(db, sub);
 	bool		worked;
 
+	if (admission == EVBUS_ADMIT_NONE)
+		return false;
 	evbus_flow_reads(sub->bus_slot);
 	MemoryContextSwitchTo(batch_context);
 	evbus_volatile_served = sub->is_volatile ? sub->bus_id : 0;
-	worked = run_retries(sub);
-	worked = run_batch(sub) || worked;
+	if (admission == EVBUS_ADMIT_PROBE)
+		worked = run_probe(sub);
+	else
+	{
+		worked = run_retries(sub);
+		/* If that has opened a circuit breaker, nothing new is to fail. */
+		worked = (!evbus_breaker_tripped(db, sub) && run_batch(sub)) || worked;
+	}
 	clean_session();
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextReset(batch_context);
@@ -646,4 +706,5 @@ evbus_batch_abandon(void)
 
 	evbus_inflight_run(0, 0);
 	evbus_hand_return(db, &hand, sent_away ? 0 : running);
+	evbus_breaker_probe_end(true);
 }

@@ -22,6 +22,7 @@
  */
 #include "cursor.h"
 
+#include "breaker.h"
 #include "dropped.h"
 #include "miscadmin.h"
 #include "order.h"
@@ -71,10 +72,12 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		if (shared->subscription_id != sub->subscription_id)
 		{
 			shared->dropped = 0;
-			shared->workers = 0;	/* a seek keeps the workers that are at it */
+			shared->workers = 0;	/* a seek keeps the workers that are at it, and what is known of a dependency */
 			pg_atomic_write_u64(&shared->filtered, 0);
 			pg_atomic_write_u64(&shared->expired, 0);
+			evbus_breaker_forget(shared);
 		}
+		shared->breaker_slot = sub->live_slot;
 		clear(db, shared);
 		shared->epoch = sub->epoch;
 		shared->bus_slot = sub->bus_slot;
@@ -127,7 +130,10 @@ evbus_cursor_forget(EvbusDb *db, int slot, int32 subscription_id)
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (shared->subscription_id == subscription_id)
+	{
 		clear(db, shared);
+		evbus_breaker_forget(shared);
+	}
 	LWLockRelease(&shared->lock);
 }
 
@@ -524,6 +530,8 @@ evbus_cursor_has_work(EvbusDb *db, const EvbusSubscription *sub, TimestampTz now
 
 	if (!evbus_cursor_loaded(db, sub))
 		return true;			/* to be loaded */
+	if (sub->breaker_threshold > 0 && evbus_breaker_wait(db, sub) > 0)
+		return false;
 	return (((known && shared->order_ready) ||
 			 (!(ordered && shared->order_full) && (shared->n_returned > (known ? shared->n_deferred : 0) ||
 												   ((int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id &&

@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "args.h"
+#include "breaker.h"
 #include "clock.h"
 #include "cursor.h"
 #include "dead_letter.h"
@@ -104,9 +105,12 @@ give_up(EvbusDb *db, const EvbusSubscription *sub, EvbusDelivery *d,
 		const char *reason, const char *sqlstate, const char *message)
 {
 	EvbusRange	range;
+	int64		wait;
 
 	if (!evbus_pin(db, &d->claim, EVBUS_PIN_ACK))
 		return false;
+	/* As a probe it says nothing of what else may be down. */
+	(void) evbus_breaker_failed(db, sub, d->event.event_id, ERRCODE_DATA_CORRUPTED, true, message, &wait);
 	evbus_dead_letter_add(db, sub, &d->event, reason, sqlstate, message);
 	if (!d->retry && evbus_cursor_range(db, &d->claim, &range))
 	{
@@ -158,8 +162,8 @@ add(EvbusTaken *t, const EvbusEvent *event, const EvbusClaim *claim, int attempt
 		refuse(t->db, t->sub, d);
 		return;
 	}
-	/* Its lease ran out too often.  (Who may not write delivers it once more instead.) */
-	if (attempt > t->sub->max_attempts && !XactReadOnly)
+	/* Its lease ran out too often.  (Who may not write delivers it once more instead; so is a probe.) */
+	if (attempt > t->sub->max_attempts && !XactReadOnly && !t->probe)
 	{
 		d->event.attempt = t->sub->max_attempts;
 		(void) give_up(t->db, t->sub, d, "max_attempts", "VB000", "the lease ran out on every attempt");
@@ -191,6 +195,17 @@ take_retries(EvbusTaken *t, int max, int64 bytes_max)
 	}
 	pfree(events);
 	pfree(claims);
+}
+
+/* The same, as many as the subscription's rate has. */
+static void
+take_due_retries(EvbusTaken *t, int max, int64 bytes_max)
+{
+	int			before = t->n;
+	int			due = evbus_pace_take(t->db, t->sub, max - before, true);
+
+	take_retries(t, before + due, bytes_max);
+	evbus_pace_put_back(t->db, t->sub, due - (t->n - before), true);
 }
 
 /* Take events in order of position, up to max deliveries. */
@@ -306,12 +321,11 @@ take_from(EvbusTaken *t, const EvbusSubscription *from, int max, int64 bytes_max
 	int			before;
 	int			due;
 	bool		short_here = false;
+	bool		new_first = t->probe && evbus_breaker_new_first();
 
 	t->sub = from;
-	before = t->n;
-	due = evbus_pace_take(t->db, from, max, true);
-	take_retries(t, before + due, bytes_max);
-	evbus_pace_put_back(t->db, from, due - (t->n - before), true);
+	if (!new_first)
+		take_due_retries(t, end, bytes_max);
 	before = t->n;
 	due = evbus_pace_take(t->db, from, end - before, false);
 	if (due > 0 && from->ordering == EVBUS_ORDER_NONE)
@@ -319,6 +333,8 @@ take_from(EvbusTaken *t, const EvbusSubscription *from, int max, int64 bytes_max
 	else if (due > 0)
 		take_in_order(t, before + due, bytes_max, lsn, &short_here);
 	evbus_pace_put_back(t->db, from, due - (t->n - before), false);
+	if (new_first)
+		take_due_retries(t, end, bytes_max);
 	*short_of_leases = *short_of_leases || short_here;
 	t->sub = of;
 }
@@ -437,8 +453,17 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 		t->expires_at = GetCurrentTimestamp() + (lease >= 0 ? lease : sub->lease);
 		if (!sub->paused)
 		{
+			EvbusAdmission admission;
+
 			(void) attach(db, sub);
-			take_all(t, max, bytes_max, tail, &lsn, &short_of_leases);
+			admission = evbus_breaker_admit(db, sub);
+			t->probe = admission == EVBUS_ADMIT_PROBE;
+			if (admission != EVBUS_ADMIT_NONE)
+				take_all(t, t->probe ? 1 : max, bytes_max, tail, &lsn, &short_of_leases);
+			if (t->probe && t->n > 0)
+				evbus_breaker_probe_is(t->deliveries[0].event.event_id, &t->deliveries[0].claim);
+			else if (t->probe)
+				evbus_breaker_probe_end(false);
 			/* Those of what was just acked are free at commit: the next call will see. */
 			if (t->n == 0 && short_of_leases && !acked)
 				ereport(ERROR,

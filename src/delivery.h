@@ -29,6 +29,7 @@ typedef struct EvbusTaken
 	int			n;
 	int64		bytes;			/* of all of them, as they are stored */
 	TimestampTz expires_at;
+	bool		probe;			/* of a circuit breaker: one delivery, whatever may be said against it */
 } EvbusTaken;
 
 extern void evbus_channel_name(const EvbusSubscription *sub, char *name);

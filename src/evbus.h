@@ -301,6 +301,54 @@ typedef struct EvbusHint
 	uint64		offset;			/* at or before that position's entry */
 } EvbusHint;
 
+/*
+ * A subscription's circuit breaker (breaker.c).  mutex guards all of it; it is held for a few
+ * instructions, alone or under EvbusSub.lock, and nothing is locked under it.  Moments are by evbus_uptime().
+ */
+typedef enum EvbusBreakerState
+{
+	EVBUS_BREAKER_CLOSED = 0,	/* deliveries are handed out */
+	EVBUS_BREAKER_OPEN,			/* none is, until probe_at */
+	EVBUS_BREAKER_HALF_OPEN		/* one is out, and what becomes of it decides */
+} EvbusBreakerState;
+
+#define EVBUS_BREAKER_BUCKETS	10	/* parts of the window */
+#define EVBUS_BREAKER_IDS		100 /* failed events that are told apart, and the most that can be asked for */
+#define EVBUS_BREAKER_TEXT		200 /* bytes of the last message that are kept */
+
+typedef struct EvbusBreaker
+{
+	slock_t		mutex;
+	uint8		state;			/* EvbusBreakerState; also read without the mutex, as a hint */
+	int32		subscription_id;	/* whose it is, and never that of a replay; 0: nobody's yet */
+	double		threshold;		/* settings, as whoever came last knew them; 0: none */
+	int64		window;
+	int32		min;
+	int64		probe;
+	struct
+	{
+		int64		number;		/* of the part of time it counts */
+		int64		succeeded;
+		int64		failed;		/* different events */
+	}			buckets[EVBUS_BREAKER_BUCKETS];
+	int64		ids[EVBUS_BREAKER_IDS];	/* events that failed last, each counted once a window */
+	int64		id_at[EVBUS_BREAKER_IDS];
+	uint32		next_id;
+	TimestampTz since;			/* it is closed, or is not; 0: since the server started */
+	int64		probe_at;		/* OPEN: not before it is one handed out; also read without the mutex */
+	int64		delay;			/* from the last failed probe to the next */
+	uint32		probes;			/* handed out ever: names the one that is out */
+	int64		probe_event;	/* the last one; 0: none, or not known yet */
+	int32		probe_lease;	/* of a client's; -1: it ends with its process or transaction */
+	uint32		probe_epoch;
+	uint32		opened;			/* times it opened, since the server started */
+	uint32		failed_probes;	/* since then */
+	int64		succeeded;		/* when it opened last */
+	int64		failed;
+	int			sqlerrcode;		/* of the last failure that counts; 0: none */
+	char		message[EVBUS_BREAKER_TEXT];
+} EvbusBreaker;
+
 typedef struct EvbusSub
 {
 	LWLock		lock;			/* tranche "EvbusSub"; guards all but the atomics */
@@ -339,6 +387,8 @@ typedef struct EvbusSub
 	pg_atomic_uint64 filtered;	/* events passed over by the filter, and by max_age, since it was loaded; who takes adds */
 	pg_atomic_uint64 expired;
 	pg_atomic_uint32 died;		/* dead letters added, also by who rolled back: the maintainer shall look at the quota */
+	int32		breaker_slot;	/* whose breaker counts: its own, or of a replay that of what it is of */
+	EvbusBreaker breaker;		/* under its own mutex */
 } EvbusSub;
 
 /*

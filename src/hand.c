@@ -73,8 +73,8 @@ take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, Evbus
 		evbus_read(db, sub, from, claims[0].hi, found);
 		CHECK_FOR_INTERRUPTS();
 	}
-	/* Where it is about a rate: no more than are due. */
-	if ((sub->rate > 0 || sub->delivery_rate > 0) && found->n > size && evbus_cursor_cut(db, &claims[0], found->events[size - 1].position + 1))
+	/* Where it is about a rate, or a probe: no more than are due. */
+	if ((sub->rate > 0 || sub->delivery_rate > 0 || hand->single) && found->n > size && evbus_cursor_cut(db, &claims[0], found->events[size - 1].position + 1))
 		found->n = size;
 	evbus_read_settled(db, sub, found, claims[0].hi);
 	return true;

@@ -13,6 +13,7 @@ typedef struct EvbusHand
 	int			n;				/* claims to be given back when the process ends */
 	int			size;
 	bool		each;
+	bool		single;			/* no more than one event: a probe (breaker.c) */
 } EvbusHand;
 
 extern EvbusClaim *evbus_hand_room(EvbusHand *hand, int n);

@@ -12,6 +12,7 @@
 
 #include "access/xact.h"
 #include "batch.h"
+#include "breaker.h"
 #include "clock.h"
 #include "cursor.h"
 #include "inflight.h"
@@ -152,7 +153,14 @@ idle_ms(EvbusSubscription *subs, int n)
 	for (int i = 0; i < n; i++)
 	{
 		int64		due = (int64) pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->retry_due);
+		int64		wait;
 
+		wait = evbus_breaker_wait(db, &subs[i]);
+		if (wait > 0)
+		{
+			ms = Min(ms, wait / 1000 + 1);
+			continue;
+		}
 		if (due != PG_INT64_MAX)
 			ms = Min(ms, Max(Max(due - now, evbus_pace_wait(db, &subs[i], true)) / 1000 + 1, 1));
 		due = evbus_pace_wait(db, &subs[i], false);

@@ -11,6 +11,7 @@
  */
 #include "lease.h"
 
+#include "breaker.h"
 #include "order.h"
 
 /* Set by handler workers: they take from the whole pool. */
@@ -295,7 +296,7 @@ evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 		(void) join_next(db, sub, EVBUS_LEASE(db, lease->prev));
 }
 
-/* Leases whose time is over go back, each with an attempt counted. */
+/* Leases whose time is over go back, each with an attempt counted, unless a circuit breaker is open. */
 void
 evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
 {
@@ -315,9 +316,11 @@ evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
 			{
 				if (lease->expires_at <= now)
 				{
-					if (lease->retry)
+					bool		count = !evbus_breaker_ran_out(db, sub, lease->event_id);
+
+					if (lease->retry && count)
 						lease->suspect = lease->event_id;	/* keep the entry: it counts the attempt */
-					if (lease->attempts < PG_INT16_MAX)
+					if (lease->attempts < PG_INT16_MAX && count)
 						lease->attempts++;
 					give_back(db, sub, i);
 				}

@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "behind.h"
+#include "breaker_list.h"
 #include "clock.h"
 #include "cursor.h"
 #include "dead_letter.h"
@@ -276,6 +277,14 @@ end_replays(void)
 	evbus_replay_turn(db, all_subs, n_all_subs);
 }
 
+static int	breaker_rest;
+
+static void
+tell_of_breakers(void)
+{
+	breaker_rest = evbus_breaker_turn(db, all_subs, n_all_subs);
+}
+
 static void
 put_behind(void)
 {
@@ -434,6 +443,8 @@ evbus_maintainer_main(Datum main_arg)
 			n_all_subs = n;
 			(void) attempt(put_behind, false);
 			(void) attempt(end_replays, false);
+			if (attempt(tell_of_breakers, false))
+				rest = Min(rest, breaker_rest);
 			MemoryContextSwitchTo(context);
 		}
 

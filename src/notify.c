@@ -16,6 +16,7 @@
 #include "notify.h"
 
 #include "access/xact.h"
+#include "breaker.h"
 #include "clock.h"
 #include "commands/async.h"
 #include "cursor.h"
@@ -85,7 +86,8 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		char		channel[NAMEDATALEN];
 
 		if (subs[i].has_handler || !subs[i].notify || subs[i].paused ||
-			shared->subscription_id != subs[i].subscription_id)
+			shared->subscription_id != subs[i].subscription_id ||
+			evbus_breaker_wait(db, &subs[i]) > 0)	/* what is there, nobody would get */
 			continue;
 		if (last->subscription_id != subs[i].subscription_id)
 		{

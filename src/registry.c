@@ -46,7 +46,8 @@ enum
 	SUB_HANDLER_SCHEMA, SUB_HANDLER_NAME, SUB_HANDLER_BATCH, SUB_HANDLER_OWNER, SUB_BATCH_SIZE, SUB_CONCURRENCY,
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
 	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE, SUB_MAX_DEAD,
-	SUB_DEAD_FULL, SUB_RATE, SUB_BURST, SUB_FILTER, SUB_MAX_AGE, SUB_COLUMNS = SUB_MAX_AGE
+	SUB_DEAD_FULL, SUB_RATE, SUB_BURST, SUB_FILTER, SUB_MAX_AGE,
+	SUB_BREAKER_THRESHOLD, SUB_BREAKER_WINDOW, SUB_BREAKER_MIN, SUB_BREAKER_PROBE, SUB_COLUMNS = SUB_BREAKER_PROBE
 };
 enum
 {
@@ -248,6 +249,10 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->delivery_burst = nulls[SUB_BURST - 1] ? sub->delivery_rate : DatumGetInt32(values[SUB_BURST - 1]);
 	sub->filter = nulls[SUB_FILTER - 1] ? NULL : evbus_filter_make(values[SUB_FILTER - 1]);
 	sub->max_age = nulls[SUB_MAX_AGE - 1] ? 0 : evbus_interval_usecs(DatumGetIntervalP(values[SUB_MAX_AGE - 1]));
+	sub->breaker_threshold = nulls[SUB_BREAKER_THRESHOLD - 1] ? 0 : DatumGetFloat8(values[SUB_BREAKER_THRESHOLD - 1]);
+	sub->breaker_window = evbus_interval_usecs(DatumGetIntervalP(values[SUB_BREAKER_WINDOW - 1]));
+	sub->breaker_min = DatumGetInt32(values[SUB_BREAKER_MIN - 1]);
+	sub->breaker_probe = evbus_interval_usecs(DatumGetIntervalP(values[SUB_BREAKER_PROBE - 1]));
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));

@@ -71,6 +71,10 @@ typedef struct EvbusSubscription
 	bool		drop_dead_letters;	/* the oldest, when it is reached; else pause */
 	EvbusFilter *filter;		/* NULL: none */
 	int64		max_age;		/* of its events; 0: no matter */
+	double		breaker_threshold;	/* share of failures that opens its circuit breaker; 0: it has none */
+	int64		breaker_window;
+	int			breaker_min;
+	int64		breaker_probe;
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
 	bool		is_volatile;	/* its bus is */
@@ -79,7 +83,7 @@ typedef struct EvbusSubscription
 	int			rate;			/* of a replay: first deliveries a second; 0: not bounded */
 	int			delivery_rate;	/* deliveries a second, with retries and those of replays; 0: not bounded */
 	int			delivery_burst; /* so many may come at once after a pause */
-	int			live_slot;		/* slot where that is kept: of itself, or of the subscription that it is a replay of */
+	int			live_slot;		/* slot where that is kept, and its circuit breaker: of itself, or of the subscription that it is a replay of */
 	int			n_types;
 	char	   *types;			/* n_types times: length byte, pattern */
 	char		name[EVBUS_NAME_MAX + 1];

@@ -9,7 +9,8 @@
  * up the lease, so what we then see is still to be done.
  *
  * Policy by SQLSTATE: 40001 and 40P01 soon again; classes 22, 23 and 42 never,
- * because the same event would fail the same way; all else exponential backoff
+ * because the same event would fail the same way (but class 42, which is that something is
+ * missing or forbidden, where a circuit breaker waits for that); all else exponential backoff
  * with jitter ("equal jitter": half fixed, half random; M. Brooker, "Exponential
  * Backoff And Jitter", AWS Architecture Blog, 2015).
  *-------------------------------------------------------------------------
@@ -17,6 +18,7 @@
 #include "retry.h"
 
 #include "access/xact.h"
+#include "breaker.h"
 #include "catalog/pg_type.h"
 #include "codec.h"
 #include "common/pg_prng.h"
@@ -100,7 +102,10 @@ coded(const char *data, int len)
 	return PointerGetDatum(cstring_to_text_with_len(data, len));
 }
 
-/* Record that a delivery of an event failed: due again, or a dead letter (false). */
+/*
+ * Record that a delivery of an event failed: due again, or a dead letter (false).  While the
+ * circuit breaker is not closed, or this opens it, it was no attempt.
+ */
 bool
 evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event,
 				 const EvbusFailure *failure)
@@ -116,10 +121,15 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	int			payload_len;
 	Datum		values[13];
 	char		nulls[14] = "             ";
-	bool		permanent = failure->permanent || evbus_retry_permanent(failure->sqlerrcode);
 	int64		delay;
+	int64		wait = 0;
+	bool		held = evbus_breaker_failed(db, sub, event->event_id, failure->sqlerrcode, failure->reject || failure->permanent, message, &wait);
+	bool		permanent = failure->permanent || (evbus_retry_permanent(failure->sqlerrcode) &&
+		(sub->breaker_threshold == 0 || ERRCODE_TO_CATEGORY(failure->sqlerrcode) != ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION));
 
-	if (failure->reject || event->attempt >= sub->max_attempts || permanent)
+	if (held)
+		;
+	else if (failure->reject || event->attempt >= sub->max_attempts || permanent)
 	{
 		const char *reason = failure->reject ? "rejected" : permanent ? "permanent" : "max_attempts";
 
@@ -132,11 +142,14 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 		delay = jitter(doubled(CONFLICT_DELAY, event->attempt - 1, Min(CONFLICT_DELAY_MAX, sub->backoff_max)));
 	else
 		delay = jitter(doubled(sub->backoff_initial, event->attempt - 1, sub->backoff_max));
+	/* Nothing is handed out before that, and when it closes sooner, by hand or a restart, nothing is to wait for it. */
+	if (held && failure->delay < 0)
+		delay = Min(delay, wait);
 
 	values[0] = Int32GetDatum(sub->subscription_id);
 	values[1] = Int64GetDatum(event->event_id);
 	values[2] = Int64GetDatum(event->position);
-	values[3] = Int32GetDatum(event->attempt);
+	values[3] = Int32GetDatum(held ? event->attempt - 1 : event->attempt);
 	values[4] = TimestampTzGetDatum(now + delay);
 	values[5] = TimestampTzGetDatum(now);
 	values[6] = CStringGetTextDatum(state);
@@ -180,7 +193,7 @@ evbus_retry_settle(const EvbusSubscription *sub, int64 event_id)
 	evbus_internal_end(&internal);
 }
 
-/* An attempt of a retry has ended: unless it recorded a failure, it succeeded. */
+/* An attempt of a retry has succeeded. */
 void
 evbus_retry_settle_attempt(const EvbusSubscription *sub, const EvbusEvent *event)
 {

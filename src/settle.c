@@ -11,6 +11,7 @@
 #include "settle.h"
 
 #include "args.h"
+#include "breaker.h"
 #include "cursor.h"
 #include "ledger.h"
 #include "miscadmin.h"
@@ -256,8 +257,13 @@ settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *f
 				load_event(db, sub, &all[i], &event);
 				evbus_retry_fail(db, sub, &event, failure);
 			}
-			else if (all[i].retry)
-				evbus_retry_settle(sub, all[i].event_id);
+			else
+			{
+				if (all[i].retry)
+					evbus_retry_settle(sub, all[i].event_id);
+				if (sub->breaker_threshold > 0)
+					evbus_breaker_succeeded(db, sub, all[i].event_id);
+			}
 		}
 		write_ledger(db, sub, all + at, count);
 	}

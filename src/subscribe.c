@@ -52,7 +52,8 @@ enum
 {
 	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_HANDLER_OWNER, SET_BATCH_SIZE, SET_CONCURRENCY,
 	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, SET_ORDERING, SET_ON_FAILURE,
-	SET_MAX_DEAD, SET_DEAD_FULL, SET_RATE, SET_BURST, SET_FILTER, SET_MAX_AGE, N_SETTINGS
+	SET_MAX_DEAD, SET_DEAD_FULL, SET_RATE, SET_BURST, SET_FILTER, SET_MAX_AGE,
+	SET_BREAKER_THRESHOLD, SET_BREAKER_WINDOW, SET_BREAKER_MIN, SET_BREAKER_PROBE, N_SETTINGS
 };
 
 typedef struct Settings
@@ -63,7 +64,7 @@ typedef struct Settings
 
 static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, OIDOID, INT4OID, INT4OID,
 INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID,
-JSONPATHOID, INTERVALOID};
+JSONPATHOID, INTERVALOID, FLOAT8OID, INTERVALOID, INT4OID, INTERVALOID};
 
 /* ----------------------------------------------------------------- checking */
 
@@ -211,6 +212,14 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 		set->nulls[SET_FILTER] = ' ';
 	}
 	(void) set_interval(fcinfo, first + 15, "max_age", 0, MAX_AGE_MAX, true, set, SET_MAX_AGE, 0);
+	if (!optional || !PG_ARGISNULL(first + 16))
+	{
+		set->values[SET_BREAKER_THRESHOLD] = Float8GetDatum(evbus_arg_share(fcinfo, first + 16, "breaker_threshold"));
+		set->nulls[SET_BREAKER_THRESHOLD] = ' ';
+	}
+	(void) set_interval(fcinfo, first + 17, "breaker_window", USECS_PER_SEC, USECS_PER_DAY, optional, set, SET_BREAKER_WINDOW, 0);
+	set_int(fcinfo, first + 18, "breaker_min", 2, EVBUS_BREAKER_IDS, optional, set, SET_BREAKER_MIN);
+	(void) set_interval(fcinfo, first + 19, "breaker_probe", 10 * 1000, USECS_PER_HOUR, optional, set, SET_BREAKER_PROBE, 0);
 }
 
 /* ---------------------------------------------------------------- positions */
@@ -232,13 +241,14 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
  * batch_size integer, concurrency integer, max_attempts integer, backoff_initial interval,
  * backoff_max interval, lease interval, timeout interval, notify boolean, ordering text, on_failure text,
  * max_dead_letters integer, dead_letters_full text, delivery_rate integer, delivery_burst integer, filter jsonpath,
- * max_age interval) returns bigint
+ * max_age interval, breaker_threshold double precision, breaker_window interval, breaker_min integer,
+ * breaker_probe interval) returns bigint
  *
  * Returns the position it starts at.  Bounds are in the guide and in the errors;
  * start_from: 'now', 'beginning', a position, or a time.  max_dead_letters: 0 is no quota.  delivery_rate: 1
  * to 1000000 deliveries a second, retries and replays among them; 0: as many as there are.  filter: NULL or '$'
- * lets everything through; max_age: 0 to 36500 days, NULL or 0 is no bound.  Takes effect when the
- * caller commits.
+ * lets everything through; max_age: 0 to 36500 days, NULL or 0 is no bound; breaker_threshold: 0 is no
+ * circuit breaker.  Takes effect when the caller commits.
  * Errors: 22004, 22023, 22007 not a time, VB001, VB005 exists, VB007 no slot left,
  * VB010 handler not usable.  Privileges: EXECUTE; the caller becomes the owner.
  */
@@ -295,10 +305,11 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	evbus_sql(NULL,
 			  "INSERT INTO evbus.subscription (subscription_id, subscription, slot, bus_id, owner, epoch, start_position, types,"
 			  " handler_schema, handler_name, handler_batch, handler_owner, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
-			  " lease, timeout, notify, ordering, on_failure, max_dead_letters, dead_letters_full, delivery_rate, delivery_burst, filter, max_age, paused, created_at)"
-			  " VALUES (nextval('evbus.subscription_id_seq'), $22, $23, $24, $25::regrole, nextval('evbus.subscription_id_seq'), $26, $1,"
+			  " lease, timeout, notify, ordering, on_failure, max_dead_letters, dead_letters_full, delivery_rate, delivery_burst, filter, max_age,"
+			  " breaker_threshold, breaker_window, breaker_min, breaker_probe, paused, created_at)"
+			  " VALUES (nextval('evbus.subscription_id_seq'), $26, $27, $28, $29::regrole, nextval('evbus.subscription_id_seq'), $30, $1,"
 			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, nullif($16, 0), $17, nullif($18, 0), nullif($19, 0),"
-			  " CASE WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END, nullif($21, '0'), false, now())",
+			  " CASE WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END, nullif($21, '0'), nullif($22, 0), $23, $24, $25, false, now())",
 			  N_SETTINGS + 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -318,7 +329,8 @@ own_subscription(FunctionCallInfo fcinfo)
 /*
  * evbus.alter_subscription(subscription text, types, handler, batch_size, concurrency, max_attempts,
  * backoff_initial, backoff_max, lease, timeout, notify, ordering, on_failure, max_dead_letters,
- * dead_letters_full, delivery_rate, delivery_burst, filter, max_age) returns void
+ * dead_letters_full, delivery_rate, delivery_burst, filter, max_age, breaker_threshold, breaker_window,
+ * breaker_min, breaker_probe) returns void
  *
  * NULL keeps a setting; filter '$' and max_age 0 take it away.  Takes effect with the first batch after the caller
  * commits.  Errors as evbus.subscribe(), and VB004, 42501 not the owner.
@@ -353,8 +365,10 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 			  " max_dead_letters = nullif(coalesce($16, max_dead_letters), 0), dead_letters_full = coalesce($17, dead_letters_full),"
 			  " delivery_rate = nullif(coalesce($18, delivery_rate), 0), delivery_burst = nullif(coalesce($19, delivery_burst), 0),"
 			  " filter = CASE WHEN $20 IS NULL THEN filter WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END,"
-			  " max_age = nullif(coalesce($21, max_age), '0')"
-			  " WHERE subscription_id = $22",
+			  " max_age = nullif(coalesce($21, max_age), '0'),"
+			  " breaker_threshold = nullif(coalesce($22, breaker_threshold), 0), breaker_window = coalesce($23, breaker_window),"
+			  " breaker_min = coalesce($24, breaker_min), breaker_probe = coalesce($25, breaker_probe)"
+			  " WHERE subscription_id = $26",
 			  N_SETTINGS + 1, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(925);
+SELECT plan(962);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -40,7 +40,8 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$,
 	$$evbus.history_page(NULL)$$, $$evbus.history_page('b', types => '{a,NULL}')$$, $$evbus.history_page('b', "limit" => NULL)$$, $$evbus.history_page('b', "order" => NULL)$$,
 	$$evbus.schedule_maintenance(NULL)$$, $$evbus.create_bus('x', retention_bytes => NULL)$$, $$evbus.create_bus('x', retention_policy => NULL)$$,
-	$$evbus.subscribe('b', 'x', max_dead_letters => NULL)$$, $$evbus.subscribe('b', 'x', dead_letters_full => NULL)$$]);
+	$$evbus.subscribe('b', 'x', max_dead_letters => NULL)$$, $$evbus.subscribe('b', 'x', dead_letters_full => NULL)$$,
+	$$evbus.subscribe('b', 'x', breaker_threshold => NULL)$$, $$evbus.subscribe('b', 'x', breaker_window => NULL)$$, $$evbus.subscribe('b', 'x', breaker_min => NULL)$$, $$evbus.subscribe('b', 'x', breaker_probe => NULL)$$, $$evbus.reset_breaker(NULL)$$]);
 
 -- the names of nothing
 
@@ -49,7 +50,7 @@ INSERT INTO bad (sqlstate, call) SELECT state, format(call, name) FROM
 		('VB001', $$evbus.resume_bus(%L)$$), ('VB001', $$evbus.limit_publisher(%L, 'postgres', 1)$$), ('VB001', $$evbus.publish(%L, 'a', '1')$$), ('VB001', $$evbus.publish_batch(%L, '{a}', '{1}')$$), ('VB001', $$evbus.publish_lines(%L, 'a', '1')$$), ('VB001', $$evbus.publish_changes('bad', %L)$$),
 		('VB001', $$evbus.publish_cloud_event(%L, '{"specversion": "1.0", "id": "1", "source": "/", "type": "a"}')$$), ('VB001', $$evbus.subscribe(%L, 'x')$$),
 		('VB001', $$evbus.redrive(bus => %L)$$), ('VB001', $$evbus.history_page(%L)$$), ('VB001', $$evbus.redrive(bus => %L, rate => 1)$$), ('VB001', $$evbus.discard(bus => %L, reason => 'x')$$), ('VB004', $$evbus.discard(subscription => %L, reason => 'x')$$), ('VB004', $$evbus.redrive(subscription => %L, dry_run => true)$$),
-		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$),
+		('VB004', $$evbus.alter_subscription(%L, batch_size => 1)$$), ('VB004', $$evbus.unsubscribe(%L)$$), ('VB004', $$evbus.pause(%L)$$), ('VB004', $$evbus.resume(%L)$$), ('VB004', $$evbus.reset_breaker(%L)$$),
 		('VB004', $$evbus.seek(%L, 'now')$$), ('VB004', $$evbus.replay(%L, 'beginning')$$), ('VB004', $$evbus.receive(%L)$$), ('VB004', $$evbus.receive_lines(%L)$$), ('VB004', $$CALL evbus.wait(%L, '1 ms')$$), ('VB004', $$evbus.redrive(subscription => %L)$$)) AS c (state, call),
 	(VALUES ('nosuch'), ('no"such'''), ('注文'), ('B'), ('S'), (' b'), (repeat('x', 63))) AS v (name);
 
@@ -158,7 +159,11 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.create_bus('x', retention_policy => '')$$, $$evbus.create_bus('x', retention_policy => 'drop')$$, $$evbus.alter_bus('b', retention_policy => 'Keep_unconsumed')$$, $$evbus.alter_bus('b', retention_policy => repeat('x', 100000))$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => -1)$$, $$evbus.subscribe('b', 'x', max_dead_letters => 10000001)$$, $$evbus.alter_subscription('s', max_dead_letters => -2147483648)$$, $$evbus.alter_subscription('s', max_dead_letters => 2147483647)$$,
 	$$evbus.subscribe('b', 'x', dead_letters_full => '')$$, $$evbus.subscribe('b', 'x', dead_letters_full => 'drop_newest')$$, $$evbus.alter_subscription('s', dead_letters_full => 'Pause')$$,
-	$$evbus.subscribe('b', 'x', filter => '$who')$$, $$evbus.alter_subscription('s', filter => '$.a == $Key')$$, $$evbus.subscribe('b', 'x', max_age => '-1 microsecond')$$, $$evbus.alter_subscription('s', max_age => '102 years')$$]);
+	$$evbus.subscribe('b', 'x', filter => '$who')$$, $$evbus.alter_subscription('s', filter => '$.a == $Key')$$, $$evbus.subscribe('b', 'x', max_age => '-1 microsecond')$$, $$evbus.alter_subscription('s', max_age => '102 years')$$,
+	$$evbus.subscribe('b', 'x', breaker_threshold => -0.1)$$, $$evbus.subscribe('b', 'x', breaker_threshold => 1.01)$$, $$evbus.alter_subscription('s', breaker_threshold => 'NaN')$$, $$evbus.alter_subscription('s', breaker_threshold => '-Infinity')$$,
+	$$evbus.subscribe('b', 'x', breaker_min => 1)$$, $$evbus.alter_subscription('s', breaker_min => 101)$$, $$evbus.alter_subscription('s', breaker_min => -2147483648)$$,
+	$$evbus.subscribe('b', 'x', breaker_window => '999 ms')$$, $$evbus.alter_subscription('s', breaker_window => '1 day 1 second')$$, $$evbus.alter_subscription('s', breaker_window => '-1 minute')$$,
+	$$evbus.subscribe('b', 'x', breaker_probe => '9 ms')$$, $$evbus.alter_subscription('s', breaker_probe => '61 minutes')$$, $$evbus.alter_subscription('s', breaker_probe => '100000000 years')$$]);
 INSERT INTO bad (sqlstate, call) VALUES ('22P02', $$evbus.subscribe('b', 'x', filter => '')$$), ('42601', $$evbus.alter_subscription('s', filter => '$.a >')$$);
 INSERT INTO bad (sqlstate, call) VALUES ('22P02', $$evbus.dead_letter_line('x')$$), ('25001', $$CALL evbus.maintain()$$);
 
@@ -209,6 +214,7 @@ INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$evbus.create_bus('x', retention_bytes => 1048576)$$, $$evbus.create_bus('x', retention_bytes => 1125899906842624, retention_policy => 'drop_unconsumed')$$, $$evbus.alter_bus('b', retention_bytes => 0)$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => 1, dead_letters_full => 'drop_oldest')$$, $$evbus.alter_subscription('s', max_dead_letters => 10000000)$$,
 	$$evbus.subscribe('b', 'x', filter => '$key', max_age => '36500 days')$$, $$evbus.subscribe('b', 'x', filter => NULL, max_age => NULL)$$, $$evbus.alter_subscription('s', filter => 'strict $', max_age => '0')$$,
+	$$evbus.subscribe('b', 'x', breaker_threshold => 1, breaker_window => '1 second', breaker_min => 2, breaker_probe => '10 ms')$$, $$evbus.alter_subscription('s', breaker_threshold => 1e-300, breaker_window => '1 day', breaker_min => 100, breaker_probe => '1 hour')$$, $$evbus.alter_subscription('s', breaker_threshold => 0)$$,
 	$$evbus.publish('b', 'a', 'null')$$, $$evbus.publish('b', 'a', '1', key => '')$$, $$evbus.publish('b', 'a', '1', key => repeat('k', 1024))$$, $$evbus.publish('b', 'a', '1', headers => '{}')$$,
 	$$evbus.publish('b', repeat('x', 255), '1')$$, $$evbus.publish_batch('b', '{}', '{}')$$, $$evbus.publish_batch('b', '{}', '{}', '{}', '{}')$$, $$evbus.publish_batch('b', '{a}', '{1}', '{NULL}', '{NULL}')$$,
 	$$evbus.publish_batch('b', '[5:6]={a,b}', '[7:8]={1,2}')$$, $$evbus.publish_lines('b', 'a', '', '{}', '{}')$$, $$evbus.publish_lines('b', 'a', '1', '{NULL}')$$,
