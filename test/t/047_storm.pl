@@ -108,7 +108,7 @@ my @running = (bench('publish', $publish, $half), bench('consume', $consume, $ha
 my $backends = 0;
 while (grep { $_->pumpable } @running)
 {
-	$_->pump_nb foreach @running;
+	foreach (@running) { eval { $_->pump_nb } if $_->pumpable; }	# it may end in between
 	my $now = sql(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'));
 	$backends = $now if $now > $backends;
 	usleep(200_000);
