@@ -174,6 +174,20 @@ read_policy(FunctionCallInfo fcinfo, int n)
 	return PG_GETARG_DATUM(n);
 }
 
+/* Bounds of leaves are whole seconds, as a leaf that is too large is cut at one. */
+static int64
+read_partition_interval(FunctionCallInfo fcinfo, int n)
+{
+	int64		interval = evbus_arg_interval(fcinfo, n, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX);
+
+	if (interval % USECS_PER_SEC != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partition_interval must be whole seconds"),
+				 errdetail("It is %s.", DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(n))))));
+	return interval;
+}
+
 /* What holds publishers up: columns of evbus.bus, and arguments, in this order. */
 enum
 {
@@ -283,7 +297,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	bool		is_volatile;
 	Keeping		keep = {
 		.retention = evbus_arg_interval(fcinfo, 2, "retention", USECS_PER_MINUTE, RETENTION_MAX),
-		.interval = evbus_arg_interval(fcinfo, 3, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX)
+		.interval = read_partition_interval(fcinfo, 3)
 	};
 	int			max_payload = evbus_arg_int(fcinfo, 4, "max_payload_bytes", 1, EVBUS_PAYLOAD_MAX);
 	char	   *compression = compression_arg(fcinfo, 7);
@@ -434,7 +448,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 		if (!PG_ARGISNULL(1))
 			keep.retention = evbus_arg_interval(fcinfo, 1, "retention", USECS_PER_MINUTE, RETENTION_MAX);
 		if (!PG_ARGISNULL(2))
-			keep.interval = evbus_arg_interval(fcinfo, 2, "partition_interval", USECS_PER_MINUTE, INTERVAL_MAX);
+			keep.interval = read_partition_interval(fcinfo, 2);
 		if (!PG_ARGISNULL(5))
 			keep.bytes = read_bytes(fcinfo, 5);
 		if (!PG_ARGISNULL(6))

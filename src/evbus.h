@@ -383,7 +383,7 @@ typedef struct EvbusSub
 	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one; about */
 	pg_atomic_uint64 may_block; /* 0: no rows in evbus.retry; raised, before the lease of their event ends, by evbus_sub_may_block() */
 	pg_atomic_uint64 retry_due; /* no row in evbus.retry is due before it; PG_INT64_MAX: none */
-	pg_atomic_uint32 notify;	/* something was given back: the maintainer shall NOTIFY */
+	pg_atomic_uint32 notify;	/* not 0: something was given back, the maintainer shall NOTIFY, who clears it when it has */
 	pg_atomic_uint64 filtered;	/* events passed over by the filter, and by max_age, since it was loaded; who takes adds */
 	pg_atomic_uint64 expired;
 	pg_atomic_uint32 died;		/* dead letters added, also by who rolled back: the maintainer shall look at the quota */

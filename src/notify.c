@@ -29,6 +29,9 @@
 
 #define REMIND_MS	1000
 
+/* EvbusSub.notify while we send: should we not get to the end, whoever comes after us sends it. */
+#define SENDING		2
+
 /* ms; least time between two notifications of a channel. */
 int			evbus_notify_interval = 10;
 
@@ -83,6 +86,7 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		int64		frontier = shared->frontier;
 		uint64		grants = shared->grants;
 		bool		fresh;
+		uint32		sending;
 		char		channel[NAMEDATALEN];
 
 		if (subs[i].has_handler || !subs[i].notify || subs[i].paused ||
@@ -94,8 +98,10 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 			memset(last, 0, sizeof(Seen));
 			last->subscription_id = subs[i].subscription_id;
 		}
-		fresh = pg_atomic_exchange_u32(&shared->notify, 0) != 0 ||
-			(due <= now && last->retry_due != due && due != 0);
+		fresh = pg_atomic_read_u32(&shared->notify) != 0;
+		if (fresh)
+			pg_atomic_write_u32(&shared->notify, SENDING);
+		fresh = fresh || (due <= now && last->retry_due != due && due != 0);
 		last->retry_due = due <= now ? due : 0;
 		if (next > last->next_position)
 		{
@@ -118,6 +124,8 @@ evbus_notify_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 		evbus_channel_name(&subs[i], channel);
 		Async_Notify(channel, "");
 		CommitTransactionCommand();
+		sending = SENDING;
+		(void) pg_atomic_compare_exchange_u32(&shared->notify, &sending, 0);
 		any = true;
 	}
 	MemoryContextSwitchTo(context);

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(962);
+SELECT plan(964);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -122,7 +122,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
 		($$evbus.receive('s', wait => %L)$$), ($$evbus.receive_lines('s', wait => %L)$$), ($$CALL evbus.wait('s', %L)$$)) AS c (call),
 	(VALUES ('-1 second'), ('-1 microsecond'), ('-1 month'), ('300000 years'), ('-300000 years'), ('178000000 years'), ('2147483647 days')) AS v (v);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
-	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
+	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.create_bus('x', partition_interval => '1 minute 1 ms')$$, $$evbus.alter_bus('b', partition_interval => '1 hour 0.5 seconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
 	$$evbus.publish('b', 'a', '1', deliver_at => 'infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => '-infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => now() + interval '36501 days')$$, $$evbus.publish('b', 'a', '1', deliver_at => '294276-01-01')$$,
 	$$evbus.publish('b', 'a', '1', delay => '0', deliver_at => now())$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => 'infinity')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => now() + interval '36501 days')$$,
 	$$evbus.create_bus('x', retention => '59 seconds')$$, $$evbus.create_bus('x', partition_interval => '59 seconds')$$,
