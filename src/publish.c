@@ -233,10 +233,7 @@ evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, Jso
 
 	evbus_publish_check_event(bus, key, headers, payload);
 	id = evbus_clock_take(&db->clock, 1);
-	if (bus->is_volatile)
-		evbus_volatile_add(db, bus, id, type, key, headers, payload);
-	else
-		evbus_publish_add(bus, id, type, key, headers, payload);
+	evbus_publish_add(bus, id, type, key, headers, payload);
 	return id;
 }
 

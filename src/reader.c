@@ -318,6 +318,11 @@ read_volatile(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, E
 			event->event_id = entry.event_id;
 			event->position = at;
 			cut(event, data, entry.type_len, entry.key_len, entry.headers_len, entry.payload_len);
+			if (unlikely(is_choosy(sub)) && !choose(sub, event, out))
+			{
+				out->n--;
+				pfree(data);
+			}
 		}
 		else
 			pfree(data);
@@ -444,15 +449,11 @@ void
 evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n, XLogRecPtr *lsn)
 {
 	int64		cold = 0;
-
 	bool		expired;
 
 	if (sub->is_volatile)
-	{
 		read_volatile_again(db, sub, events, n);
-		return;
-	}
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && !sub->is_volatile; i++)
 	{
 		EvbusRingEntry entry;
 		uint64		offset = events[i].ring_at - 1;

@@ -1,6 +1,6 @@
 -- Volatile buses: in shared memory only, transactional all the same; full ones refuse or drop, as overflow says.
 \ir include/helpers.sql
-SELECT plan(100);
+SELECT plan(104);
 
 SELECT evbus.create_bus('v', durability => 'volatile');
 SELECT evbus.create_bus('d');
@@ -264,5 +264,16 @@ SELECT evbus.subscribe('v5', 's5') \g /dev/null
 SELECT evbus.publish('v5', 'a', '1') \g /dev/null
 SELECT is(consume('s5', 1), 'a', 'but then');
 SELECT is((SELECT count(*) FROM evbus.receive('s5')), 0::bigint, 'and has nothing of the former');
+
+-- filters
+
+SELECT evbus.drop_bus('v5', force => true) \g /dev/null
+SELECT evbus.create_bus('choosy', durability => 'volatile');
+SELECT evbus.subscribe('choosy', 'choosy', filter => '$ > 1') AS p, evbus.subscribe('choosy', 'by key', filter => '$ > 1', ordering => 'key') AS q \gset
+SELECT count(*) FROM evbus.publish_batch('choosy', '{c}', '{1,2,3}', keys => '{k,k,k}') \gset
+SELECT is((SELECT string_agg(payload::text || ' ' || evbus.ack(ARRAY[receipt]), ', ') FROM take('choosy', 2)), '2 1, 3 1', 'a filter keeps back what is not for it');
+SELECT is((SELECT payload::text || ' ' || evbus.ack(ARRAY[receipt]) FROM evbus.receive('by key')), '2 1', 'also in order');
+SELECT is((SELECT payload::text || ' ' || evbus.ack(ARRAY[receipt]) FROM evbus.receive('by key')), '3 1', 'and where one had to wait for its turn');
+SELECT results_eq($$SELECT subscription, lag, filtered FROM evbus.subscription_lag WHERE bus = 'choosy' ORDER BY subscription$$, $$VALUES ('by key', 0::bigint, 1::bigint), ('choosy', 0, 1)$$, 'which is done, and counted');
 
 SELECT * FROM finish();
