@@ -20,6 +20,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
+#include "wrap.h"
 
 #define PLACE_WAIT_MS	100		/* for the sequencer; it may just be at something else */
 
@@ -34,11 +35,7 @@ StaticAssertDecl(sizeof(EvbusRingEntry) % MAXIMUM_ALIGNOF == 0, "ring entries mu
 static void
 ring_copy_out(EvbusDb *db, uint64 offset, char *to, Size len)
 {
-	Size		at = offset % EVBUS_RING_BYTES;
-	Size		first = Min(len, EVBUS_RING_BYTES - at);
-
-	memcpy(to, EVBUS_RING(db) + at, first);
-	memcpy(to + first, EVBUS_RING(db), len - first);
+	evbus_wrap_out(EVBUS_RING(db), EVBUS_RING_BYTES, offset, to, len);
 }
 
 /*
@@ -99,12 +96,7 @@ evbus_ring_begin(EvbusDb *db, Size len, uint64 *offset)
 uint64
 evbus_ring_put(EvbusDb *db, uint64 offset, const void *from, Size len)
 {
-	Size		at = offset % EVBUS_RING_BYTES;
-	Size		first = Min(len, EVBUS_RING_BYTES - at);
-
-	memcpy(EVBUS_RING(db) + at, from, first);
-	if (first < len)
-		memcpy(EVBUS_RING(db), (const char *) from + first, len - first);
+	evbus_wrap_in(EVBUS_RING(db), EVBUS_RING_BYTES, offset, from, len);
 	return offset + len;
 }
 

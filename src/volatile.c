@@ -40,6 +40,7 @@
 #include "storage/proc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "wrap.h"
 
 #define WAIT_STEP_MS	100		/* space may come back in ways that nobody tells of */
 
@@ -417,21 +418,13 @@ evbus_volatile_hold(EvbusDb *db, EvbusVolatile *v, int64 position)
 static void
 put(EvbusVolatile *v, uint64 offset, const char *from, Size len)
 {
-	Size		at = offset % EVBUS_VOLATILE_BYTES;
-	Size		first = Min(len, EVBUS_VOLATILE_BYTES - at);
-
-	memcpy(ring_bytes(v) + at, from, first);
-	memcpy(ring_bytes(v), from + first, len - first);
+	evbus_wrap_in(ring_bytes(v), EVBUS_VOLATILE_BYTES, offset, from, len);
 }
 
 static void
 copy_out(EvbusVolatile *v, uint64 offset, char *to, Size len)
 {
-	Size		at = offset % EVBUS_VOLATILE_BYTES;
-	Size		first = Min(len, EVBUS_VOLATILE_BYTES - at);
-
-	memcpy(to, ring_bytes(v) + at, first);
-	memcpy(to + first, ring_bytes(v), len - first);
+	evbus_wrap_out(ring_bytes(v), EVBUS_VOLATILE_BYTES, offset, to, len);
 }
 
 /* Readers may have what is below; wake those who wait for it. */
