@@ -139,7 +139,8 @@ CREATE TABLE evbus.subscription (
 	breaker_threshold double precision,
 	breaker_window interval NOT NULL DEFAULT '30 seconds',
 	breaker_min	integer NOT NULL DEFAULT 10,
-	breaker_probe interval NOT NULL DEFAULT '5 seconds'
+	breaker_probe interval NOT NULL DEFAULT '5 seconds',
+	by_priority	boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE evbus.subscription IS 'the registry of subscriptions; changed only through evbus.subscribe() and its siblings';
 COMMENT ON COLUMN evbus.subscription.epoch IS 'raised by evbus.seek(); ledger rows of an older epoch no longer count';
@@ -555,24 +556,26 @@ COMMENT ON FUNCTION evbus.train_dictionary(text, integer, integer, boolean)
 /* --------------------------------------------------------------- publish */
 
 CREATE FUNCTION evbus.publish(bus text, type text, payload jsonb, key text DEFAULT NULL, headers jsonb DEFAULT NULL,
-							  delay interval DEFAULT NULL, deliver_at timestamptz DEFAULT NULL, dedup_key text DEFAULT NULL)
+							  delay interval DEFAULT NULL, deliver_at timestamptz DEFAULT NULL, dedup_key text DEFAULT NULL,
+							  priority integer DEFAULT 0, expires_at timestamptz DEFAULT NULL)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_publish' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text)
+COMMENT ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text, integer, timestamptz)
 	IS 'store one event, to be delivered now or later, and return its id; with a dedup_key only if none was stored with it lately; takes effect at commit';
 
 CREATE FUNCTION evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[] DEFAULT NULL, headers jsonb[] DEFAULT NULL,
-									deliver_at timestamptz DEFAULT NULL, dedup_keys text[] DEFAULT NULL)
+									deliver_at timestamptz DEFAULT NULL, dedup_keys text[] DEFAULT NULL,
+									priority integer DEFAULT 0, expires_at timestamptz DEFAULT NULL)
 RETURNS SETOF bigint AS 'MODULE_PATHNAME', 'evbus_publish_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1000;
-COMMENT ON FUNCTION evbus.publish_batch(text, text[], jsonb[], text[], jsonb[], timestamptz, text[]) IS 'store many events, one per element of the arrays, and return their ids in that order; visible after commit';
+COMMENT ON FUNCTION evbus.publish_batch(text, text[], jsonb[], text[], jsonb[], timestamptz, text[], integer, timestamptz) IS 'store many events, one per element of the arrays, and return their ids in that order; visible after commit';
 
 CREATE FUNCTION evbus.cancel_scheduled(id bigint)
 RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_cancel_scheduled' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.cancel_scheduled(bigint) IS 'cancel an event that is not due yet, by the id that evbus.publish() returned; false: it is published or cancelled, or there never was one';
 
 CREATE FUNCTION evbus.publish_lines(bus text, type text, lines text, keys text[] DEFAULT NULL, headers jsonb DEFAULT NULL,
-								OUT first_id bigint, OUT events integer)
+								priority integer DEFAULT 0, expires_at timestamptz DEFAULT NULL, OUT first_id bigint, OUT events integer)
 RETURNS record AS 'MODULE_PATHNAME', 'evbus_publish_lines' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.publish_lines(text, text, text, text[], jsonb) IS 'store many events of one type, one per line of JSON, the fastest way; their ids are first_id and those that follow; visible after commit';
+COMMENT ON FUNCTION evbus.publish_lines(text, text, text, text[], jsonb, integer, timestamptz) IS 'store many events of one type, one per line of JSON, the fastest way; their ids are first_id and those that follow; visible after commit';
 
 /* ------------------------------------------------------ changes of tables */
 
@@ -707,7 +710,7 @@ CREATE FUNCTION evbus.subscribe(bus text, subscription text, types text[] DEFAUL
 								dead_letters_full text DEFAULT 'pause', delivery_rate integer DEFAULT 0, delivery_burst integer DEFAULT 0,
 								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL, breaker_threshold double precision DEFAULT 0,
 								breaker_window interval DEFAULT '30 seconds', breaker_min integer DEFAULT 10,
-								breaker_probe interval DEFAULT '5 seconds')
+								breaker_probe interval DEFAULT '5 seconds', by_priority boolean DEFAULT false)
 RETURNS bigint AS 'MODULE_PATHNAME', 'evbus_subscribe' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.subscribe
 	IS 'make a subscription owned by the caller and return the position it starts at; with a handler evbus calls it, without one clients receive and ack';
@@ -721,7 +724,7 @@ CREATE FUNCTION evbus.alter_subscription(subscription text, types text[] DEFAULT
 								dead_letters_full text DEFAULT NULL, delivery_rate integer DEFAULT NULL, delivery_burst integer DEFAULT NULL,
 								filter jsonpath DEFAULT NULL, max_age interval DEFAULT NULL, breaker_threshold double precision DEFAULT NULL,
 								breaker_window interval DEFAULT NULL, breaker_min integer DEFAULT NULL,
-								breaker_probe interval DEFAULT NULL)
+								breaker_probe interval DEFAULT NULL, by_priority boolean DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.alter_subscription
 	IS 'change settings of a subscription; NULL keeps a setting, 0 takes a quota, rate, age or circuit breaker away, filter => ''$'' the filter';
@@ -860,6 +863,14 @@ CREATE FUNCTION evbus._decode(data bytea, event_id bigint DEFAULT 0) RETURNS jso
 AS 'MODULE_PATHNAME', 'evbus_decode' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evbus._decode(bytea, bigint) IS 'stored payload or headers as jsonb; the error about damaged ones names the event';
 
+CREATE FUNCTION evbus._priority(headers bytea) RETURNS integer
+AS 'MODULE_PATHNAME', 'evbus_stored_priority' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._priority(bytea) IS 'the priority that stored headers have in front';
+
+CREATE FUNCTION evbus._expires_at(headers bytea) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'evbus_stored_expiry' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._expires_at(bytea) IS 'when the event expires, as stored headers have it in front; NULL: never';
+
 CREATE FUNCTION evbus._event_time(bigint) RETURNS timestamptz
 AS 'MODULE_PATHNAME', 'evbus_event_time' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evbus._event_time(bigint) IS 'the time inside an event_id';
@@ -970,7 +981,7 @@ SELECT x.subscription, b.bus, x.owner, x.types,
 	   x.filter, x.max_age,
 	   x.breaker_threshold, CASE WHEN x.breaker_threshold IS NOT NULL THEN x.breaker_window END AS breaker_window,
 	   CASE WHEN x.breaker_threshold IS NOT NULL THEN x.breaker_min END AS breaker_min,
-	   CASE WHEN x.breaker_threshold IS NOT NULL THEN x.breaker_probe END AS breaker_probe
+	   CASE WHEN x.breaker_threshold IS NOT NULL THEN x.breaker_probe END AS breaker_probe, x.by_priority
 FROM evbus.subscription x JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.subscription_list IS 'the subscriptions of this database and their settings';
 COMMENT ON COLUMN evbus.subscription_list.ordering IS 'key: one delivery of a key at a time, in the order of positions; strict: of all of them; none: as they come';
@@ -1056,9 +1067,11 @@ COMMENT ON COLUMN evbus.replay_list.role IS 'current user of the call';
 
 CREATE VIEW evbus.history AS
 SELECT e.event_id, b.bus, e.type, e.key, evbus._decode(e.payload, e.event_id) AS payload, evbus._decode(e.headers, e.event_id) AS headers,
-	   evbus._event_time(e.event_id) AS published_at
+	   evbus._event_time(e.event_id) AS published_at, evbus._priority(e.headers) AS priority, evbus._expires_at(e.headers) AS expires_at
 FROM evbus.event_log e JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.history IS 'every event within retention, whether delivered or not';
+COMMENT ON COLUMN evbus.history.priority IS '-9 to 9, of use to subscriptions by_priority; 0 if its publisher gave none';
+COMMENT ON COLUMN evbus.history.expires_at IS 'from then on it is not delivered any more; NULL: never';
 
 CREATE FUNCTION evbus.history_page(bus text, types text[] DEFAULT NULL, key text DEFAULT NULL, "from" timestamptz DEFAULT NULL,
 								"to" timestamptz DEFAULT NULL, after bigint DEFAULT NULL, "limit" integer DEFAULT 100,
@@ -1140,7 +1153,8 @@ COMMENT ON COLUMN evbus.stat_upkeep.held_back_since IS 'since when something has
 
 CREATE VIEW evbus.scheduled_list AS
 SELECT b.bus, s.scheduled_id AS id, s.type, s.key, evbus._decode(s.payload, s.scheduled_id) AS payload, evbus._decode(s.headers, s.scheduled_id) AS headers,
-	   s.due_at, s.scheduled_by, evbus._event_time(s.scheduled_id) AS scheduled_at
+	   s.due_at, s.scheduled_by, evbus._event_time(s.scheduled_id) AS scheduled_at,
+	   evbus._priority(s.headers) AS priority, evbus._expires_at(s.headers) AS expires_at
 FROM evbus.scheduled s JOIN evbus.bus b USING (bus_id);
 COMMENT ON VIEW evbus.scheduled_list IS 'events that are not due yet';
 COMMENT ON COLUMN evbus.scheduled_list.id IS 'what evbus.publish() returned, and evbus.cancel_scheduled() takes; when published, the header scheduledid';
@@ -1149,7 +1163,8 @@ COMMENT ON COLUMN evbus.scheduled_list.scheduled_by IS 'current user of the call
 CREATE VIEW evbus.retry_list AS
 SELECT x.subscription, b.bus, r.event_id, r.position, r.type, r.key, evbus._decode(r.payload, r.event_id) AS payload, evbus._decode(r.headers, r.event_id) AS headers,
 	   evbus._event_time(r.event_id) AS published_at, r.attempts, r.due_at, r.first_failed_at, r.last_failed_at, r.sqlstate, r.message,
-	   r.redrives, r.earlier_failures, r.replayed OR p.replay_id IS NOT NULL AS replayed
+	   r.redrives, r.earlier_failures, r.replayed OR p.replay_id IS NOT NULL AS replayed,
+	   evbus._priority(r.headers) AS priority, evbus._expires_at(r.headers) AS expires_at
 FROM evbus.retry r
 	 LEFT JOIN evbus.replay p ON p.replay_id = r.subscription_id
 	 JOIN evbus.subscription x ON x.subscription_id = coalesce(p.subscription_id, r.subscription_id)
@@ -1159,7 +1174,8 @@ COMMENT ON VIEW evbus.retry_list IS 'deliveries that failed and wait for their n
 CREATE VIEW evbus.dead_letter AS
 SELECT d.dead_letter_id, d.dead_at, d.subscription, d.bus, d.event_id, d.position, d.type, d.key,
 	   evbus._decode(d.payload, d.event_id) AS payload, evbus._decode(d.headers, d.event_id) AS headers, evbus._event_time(d.event_id) AS published_at,
-	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives, d.earlier_failures, d.replayed
+	   d.attempts, d.reason, d.first_failed_at, d.last_failed_at, d.sqlstate, d.message, d.redrives, d.earlier_failures, d.replayed,
+	   evbus._priority(d.headers) AS priority, evbus._expires_at(d.headers) AS expires_at
 FROM evbus.dead_letter_log d;
 COMMENT ON VIEW evbus.dead_letter IS 'deliveries given up on';
 COMMENT ON COLUMN evbus.dead_letter.earlier_failures IS 'how its earlier lives ended, the newest 20, oldest first: an array of {dead_letter_id, dead_at, attempts, reason, sqlstate, message, redriven_at, redriven_by}; NULL if it was never redriven';
@@ -1266,4 +1282,4 @@ GRANT USAGE ON SCHEMA evbus TO pg_monitor;
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota, evbus.breaker_list TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state() TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
-GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

@@ -31,6 +31,10 @@ SELECT evbus.publish('regress publish', 'a.b', '{}', key => repeat('k', 1025));
 SELECT evbus.publish('regress publish', 'a.b', '{}', headers => '[1]');
 SELECT evbus.publish('regress publish', 'a.b', '{}', headers => 'null');
 
+-- priority and expiry
+SELECT evbus.publish('regress publish', 'a.b', '{}', priority => 10);
+SELECT evbus.publish('regress publish', 'a.b', '{}', deliver_at => '2100-01-01 00:00+00', expires_at => '2099-01-01 00:00+00');
+
 -- batches
 SELECT * FROM evbus.publish_batch('regress publish', '{a,b}', '{1}');
 SELECT * FROM evbus.publish_batch('regress publish', '{a,b}', '{1,2,3}');

@@ -61,6 +61,9 @@ SELECT evbus.resume('no such subscription');
 SELECT evbus.seek('no such subscription', 'now');
 SELECT evbus.unsubscribe('no such subscription');
 
+-- an order, or priorities
+SELECT evbus.subscribe('regress subscribe', 'regress both', ordering => 'key', by_priority => true);
+
 -- a pause tells its reason
 SELECT evbus.pause('regress client', 'stock-taking');
 SELECT subscription, paused, paused_reason FROM evbus.subscription_lag WHERE subscription LIKE 'regress%' ORDER BY subscription;

@@ -22,10 +22,8 @@
  */
 #include "codec.h"
 
-#include "fmgr.h"
 #include "jsonb_pack.h"
 #include "jsonb_print.h"
-#include "jsonbcheck.h"
 #include "varint.h"
 
 #define PACK_SPARE			32	/* bytes that packing wants free at its end */
@@ -34,8 +32,6 @@
 #define FRAME_LEAST			3	/* bytes of one, without its magic number */
 
 int			evbus_compress_threshold = 2048;
-
-PG_FUNCTION_INFO_V1(evbus_decode);
 
 /* ------------------------------------------------------------- zstd contexts */
 
@@ -437,20 +433,4 @@ evbus_decode_print(StringInfo out, StringInfo buffer, const char *data, int len,
 	if (inflated)
 		pfree(inflated);
 	return !sound ? EVBUS_PRINT_DAMAGED : fits ? EVBUS_PRINT_DONE : EVBUS_PRINT_TOO_LONG;
-}
-
-/*
- * evbus._decode(data bytea, event_id bigint) returns jsonb: for the views, and so for
- * everybody who may read one; event_id is for the message only, 0: not known.
- * Errors: XX001 not what evbus stores.
- */
-Datum
-evbus_decode(PG_FUNCTION_ARGS)
-{
-	bytea	   *data = PG_GETARG_BYTEA_PP(0);
-	Jsonb	   *json = evbus_decode_try(VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data));
-
-	if (json == NULL || !evbus_jsonb_sound(&json->root, VARSIZE(json) - VARHDRSZ, true))
-		evbus_not_decodable(VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), PG_GETARG_INT64(1));
-	PG_RETURN_JSONB_P(json);
 }

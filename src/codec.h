@@ -13,6 +13,7 @@
 #define EVBUS_CODEC_ZSTD	1	/* a zstd frame of the same */
 #define EVBUS_CODEC_PACKED	2	/* the same by jsonb_pack.c */
 #define EVBUS_CODEC_DICTIONARY 3	/* what PACKED has, by a dictionary of its bus */
+#define EVBUS_CODEC_ENVELOPE 4	/* of headers only: envelope.c */
 
 #define EVBUS_DICTIONARY_FROM	64	/* bytes of packed jsonb that a dictionary is of use for */
 #define EVBUS_DICTIONARY_UPTO	(64 * 1024)

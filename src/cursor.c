@@ -94,6 +94,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 		shared->ordering = EVBUS_ORDER_NONE;
 		shared->order_ready = shared->order_full = shared->retry_waits = false;
 		shared->n_tracked = shared->n_deferred = 0;
+		shared->passed = 0;
 		evbus_sub_may_block(shared);
 		pg_atomic_write_u64(&shared->retry_due, 0);
 		shared->subscription_id = sub->subscription_id;
@@ -488,6 +489,7 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			EVBUS_LEASE(db, rest)->lo = lease->hi;
 			EVBUS_LEASE(db, rest)->hi = hi;
 			EVBUS_LEASE(db, rest)->attempts = lease->attempts;
+			EVBUS_LEASE(db, rest)->priority = lease->priority;
 			evbus_lease_grant(shared, EVBUS_LEASE(db, rest));
 			evbus_lease_insert_after(db, shared, rest, at);
 			at = rest;

@@ -28,6 +28,7 @@
 #include "ordered.h"
 #include "pace.h"
 #include "point.h"
+#include "priority.h"
 #include "reader.h"
 #include "retry.h"
 #include "ring.h"
@@ -270,7 +271,7 @@ take_events(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *shor
 	pfree(claims);
 }
 
-/* The same for a subscription in order. */
+/* The same for a subscription in order, or by priority. */
 static void
 take_in_order(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *short_of_leases)
 {
@@ -278,8 +279,8 @@ take_in_order(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *sh
 	EvbusEvents found = {0};
 
 	if (t->n < max && (bytes_max == 0 || t->bytes < bytes_max))
-		(void) evbus_ordered_take(t->db, t->sub, max - t->n, bytes_max == 0 ? 0 : bytes_max - t->bytes,
-								  false, t->expires_at, &found, claims);
+		(void) (t->sub->by_priority ? evbus_priority_take : evbus_ordered_take)
+			(t->db, t->sub, max - t->n, bytes_max == 0 ? 0 : bytes_max - t->bytes, false, t->expires_at, &found, claims);
 	*lsn = Max(*lsn, found.lsn);
 	for (int i = 0; i < found.n; i++)
 		add(t, &found.events[i], &claims[i], 1 + claims[i].attempts, false);
@@ -328,7 +329,7 @@ take_from(EvbusTaken *t, const EvbusSubscription *from, int max, int64 bytes_max
 		take_due_retries(t, end, bytes_max);
 	before = t->n;
 	due = evbus_pace_take(t->db, from, end - before, false);
-	if (due > 0 && from->ordering == EVBUS_ORDER_NONE)
+	if (due > 0 && from->ordering == EVBUS_ORDER_NONE && !from->by_priority)
 		take_events(t, before + due, bytes_max, lsn, &short_here);
 	else if (due > 0)
 		take_in_order(t, before + due, bytes_max, lsn, &short_here);

@@ -251,8 +251,11 @@ typedef struct EvbusLease
 	bool		pinned;			/* a transaction acks or releases it: cannot run out */
 	bool		retry;			/* delivery of a row in evbus.retry */
 	bool		tracked;		/* its key is known: EvbusOrderEntry beside it counts */
+	int8		priority;		/* of all its events; EVBUS_PRIORITY_UNKNOWN: nobody has looked (priority.c) */
 	int64		suspect;		/* event_id whose handler ended its worker; 0: none */
 } EvbusLease;
+
+#define EVBUS_PRIORITY_UNKNOWN	PG_INT8_MIN
 
 /*
  * Beside each lease, for subscriptions in order (order.c): whose turn it is.  Under
@@ -378,6 +381,7 @@ typedef struct EvbusSub
 	uint32		settled;		/* tracked entries that ended or came back so far */
 	int32		n_tracked;		/* of those HELD */
 	int32		n_deferred;		/* of those RETURNED that are no retries */
+	uint32		passed;			/* deliveries by priority that overtook others, which are owed a share (priority.c) */
 	int64		stop;			/* of a replay: positions from here on are not for it; else PG_INT64_MAX */
 	int64		paced_at;		/* by evbus_uptime(): what a rate gave until then is given out (pace.c) */
 	pg_atomic_uint32 owed;		/* live deliveries that clients got since one of a replay, while there was one; about */

@@ -28,6 +28,7 @@
 #include <time.h>
 
 #include "codec.h"
+#include "envelope.h"
 #include "fmgr.h"
 #include "jsonbcheck.h"
 #include "miscadmin.h"
@@ -340,7 +341,7 @@ check_sound(const char *coded, Jsonb *json)
 }
 
 static bool
-evaluate(const EvbusFilter *filter, EvbusEvent *event, Jsonb *payload, Jsonb *headers)
+evaluate(const EvbusFilter *filter, EvbusEvent *event, Jsonb *payload, Jsonb *headers, const char *stored)
 {
 	static struct
 	{
@@ -353,7 +354,7 @@ evaluate(const EvbusFilter *filter, EvbusEvent *event, Jsonb *payload, Jsonb *he
 
 	check_sound(event->payload, payload);
 	if (headers)
-		check_sound(event->headers, headers);
+		check_sound(stored, headers);
 	if (filter->crosses && (too_many_values(payload) || (headers && too_many_values(headers))))
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -408,6 +409,8 @@ evbus_filter_ask(const EvbusFilter *filter, EvbusEvent *event)
 	bool		timed = get_timeout_active(STATEMENT_TIMEOUT);
 	Jsonb	   *payload;
 	Jsonb	   *headers = NULL;
+	int			stored_len = event->headers_len;
+	const char *stored = evbus_headers_inside(event->headers, &stored_len);
 	volatile bool passes = false;
 
 	if (scratch == NULL)
@@ -419,7 +422,7 @@ evbus_filter_ask(const EvbusFilter *filter, EvbusEvent *event)
 	if (payload == NULL)
 		return EVBUS_FILTER_PASSES;
 	MemoryContextSwitchTo(scratch);
-	if (filter->headers && event->headers && (headers = evbus_decode_try(event->headers, event->headers_len)) == NULL)
+	if (filter->headers && stored && (headers = evbus_decode_try(stored, stored_len)) == NULL)
 	{
 		MemoryContextSwitchTo(context);
 		pfree(payload);
@@ -430,7 +433,7 @@ evbus_filter_ask(const EvbusFilter *filter, EvbusEvent *event)
 	PG_TRY();
 	{
 		session_timezone = utc;
-		passes = evaluate(filter, event, payload, headers);
+		passes = evaluate(filter, event, payload, headers, stored);
 		session_timezone = session_tz;
 		stop_clock();
 	}

@@ -15,6 +15,7 @@
 #include "ordered.h"
 #include "pace.h"
 #include "pin.h"
+#include "priority.h"
 #include "utils/memutils.h"
 
 #define LOOK_MAX		(10 * EVBUS_BATCH_MAX)	/* positions gone through for one batch */
@@ -41,10 +42,10 @@ take(EvbusDb *db, const EvbusSubscription *sub, int size, EvbusHand *hand, Evbus
 	int			first = size;
 	int64		begun = 0;
 
-	hand->each = sub->ordering != EVBUS_ORDER_NONE;
+	hand->each = sub->ordering != EVBUS_ORDER_NONE || sub->by_priority;
 	if (hand->each)
 	{
-		hand->n = evbus_ordered_take(db, sub, size, 0, true, 0, found, claims);
+		hand->n = (sub->by_priority ? evbus_priority_take : evbus_ordered_take) (db, sub, size, 0, true, 0, found, claims);
 		return hand->n > 0;
 	}
 	if (sub->filter)

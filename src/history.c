@@ -422,7 +422,8 @@ statement(HistoryPage *page, const Window *window, int limit)
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT e.event_id, %s::text AS bus, e.type, e.key, evbus._decode(e.payload, e.event_id) AS payload,"
-					 " evbus._decode(e.headers, e.event_id) AS headers, evbus._event_time(e.event_id) AS published_at FROM (",
+					 " evbus._decode(e.headers, e.event_id) AS headers, evbus._event_time(e.event_id) AS published_at,"
+					 " evbus._priority(e.headers) AS priority, evbus._expires_at(e.headers) AS expires_at FROM (",
 					 literal(page->bus.name));
 	for (int c = 0; c < page->n_classes; c++)
 	{

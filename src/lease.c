@@ -54,6 +54,7 @@ init(EvbusDb *db, int sub_slot, int32 i)
 	lease->pinned = false;
 	lease->retry = false;
 	lease->tracked = false;
+	lease->priority = EVBUS_PRIORITY_UNKNOWN;
 	lease->suspect = 0;
 	lease->next = lease->prev = -1;
 }
@@ -251,7 +252,8 @@ join_next(EvbusDb *db, EvbusSub *sub, EvbusLease *lease)
 	EvbusLease *next = lease->next >= 0 ? EVBUS_LEASE(db, lease->next) : NULL;
 
 	if (next == NULL || lease->state != EVBUS_LEASE_RETURNED || next->state != EVBUS_LEASE_RETURNED ||
-		lease->tracked || next->tracked || lease->hi != next->lo || lease->attempts != next->attempts || lease->suspect != 0 || next->suspect != 0)
+		lease->tracked || next->tracked || lease->hi != next->lo || lease->priority != next->priority ||
+		lease->attempts != next->attempts || lease->suspect != 0 || next->suspect != 0)
 		return false;
 	lease->hi = next->hi;
 	evbus_lease_remove(db, sub, lease->next);
@@ -274,6 +276,7 @@ evbus_lease_cut(EvbusDb *db, EvbusSub *sub, EvbusLease *lease, int64 at)
 	rest->lo = at;
 	rest->hi = lease->hi;
 	rest->attempts = lease->attempts;
+	rest->priority = lease->priority;
 	rest->state = EVBUS_LEASE_RETURNED;
 	lease->hi = at;
 	evbus_lease_insert(db, sub, i);
@@ -281,7 +284,32 @@ evbus_lease_cut(EvbusDb *db, EvbusSub *sub, EvbusLease *lease, int64 at)
 	return true;
 }
 
-/* Give back a lease; what is given back takes as few entries as can be. */
+/* What waits takes as few entries as can be. */
+static void
+join(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+
+	(void) join_next(db, sub, lease);
+	if (lease->prev >= 0)
+		(void) join_next(db, sub, EVBUS_LEASE(db, lease->prev));
+}
+
+/* Let a range wait that was only looked at, so that nobody needs to hear of it. */
+void
+evbus_lease_wait(EvbusDb *db, EvbusSub *sub, int32 i)
+{
+	EvbusLease *lease = EVBUS_LEASE(db, i);
+
+	Assert(LWLockHeldByMe(&sub->lock) && lease->state == EVBUS_LEASE_HELD && !lease->retry && !lease->tracked);
+	lease->state = EVBUS_LEASE_RETURNED;
+	lease->epoch++;
+	sub->n_held--;
+	sub->n_returned++;
+	join(db, sub, i);
+}
+
+/* Give back a lease. */
 void
 evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 {
@@ -289,11 +317,8 @@ evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i)
 	bool		retry = lease->retry;
 
 	give_back(db, sub, i);
-	if (retry)
-		return;
-	(void) join_next(db, sub, lease);
-	if (lease->prev >= 0)
-		(void) join_next(db, sub, EVBUS_LEASE(db, lease->prev));
+	if (!retry)
+		join(db, sub, i);
 }
 
 /* Leases whose time is over go back, each with an attempt counted, unless a circuit breaker is open. */

@@ -40,6 +40,7 @@ extern void evbus_lease_remove(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_unlink(EvbusDb *db, EvbusSub *sub, int32 i, EvbusLeaseChain *out);
 extern void evbus_lease_free(EvbusDb *db, EvbusLeaseChain *chain);
 extern bool evbus_lease_cut(EvbusDb *db, EvbusSub *sub, EvbusLease *lease, int64 at);
+extern void evbus_lease_wait(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now);
 extern EvbusLease *evbus_lease_held(EvbusDb *db, const EvbusClaim *claim);

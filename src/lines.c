@@ -18,6 +18,7 @@
 #include "clock.h"
 #include "codec.h"
 #include "delivery.h"
+#include "envelope.h"
 #include "funcapi.h"
 #include "jsonb_print.h"
 #include "pgtime.h"
@@ -89,6 +90,8 @@ static EvbusPrinted
 put_line(Lines *l, const EvbusEvent *event, bool replayed, const EvbusReceipt *receipt, int max)
 {
 	StringInfo	text = &l->text;
+	int			headers_len = event->headers_len;
+	const char *headers = evbus_headers_inside(event->headers, &headers_len);
 	EvbusPrinted	result;
 	char	   *to = evbus_print_room(text, FIXED_MAX + l->bus.len, max);
 
@@ -131,11 +134,11 @@ put_line(Lines *l, const EvbusEvent *event, bool replayed, const EvbusReceipt *r
 	if (to == NULL)
 		return EVBUS_PRINT_TOO_LONG;
 	EVBUS_PRINT(to, ",\"headers\":");
-	if (event->headers == NULL)
+	if (headers == NULL)
 		EVBUS_PRINT(to, "null");
 	text->len = to - text->data;
-	if (event->headers)
-		result = put_json(l, event->headers, event->headers_len, max);
+	if (headers)
+		result = put_json(l, headers, headers_len, max);
 	if (result != EVBUS_PRINT_DONE)
 		return result;
 

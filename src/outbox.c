@@ -218,18 +218,18 @@ put_entry(EvbusDb *db, uint64 at, const EvbusRow *row, XLogRecPtr lsn)
  */
 void
 evbus_outbox_add(const EvbusBus *bus, int64 id, text *type, text *key,
-				 Jsonb *headers, Jsonb *payload, bool ring)
+				 const EvbusHeaders *headers, Jsonb *payload, bool ring)
 {
 	Level	   *level = current_level();	/* the mark comes before what it marks */
 	EvbusCoded	coded_headers;
 	EvbusCoded	coded_payload;
 	EvbusRow   *row;
+	bool		stored;
 
 	rows = make_room(rows, &max_rows, n_rows, sizeof(EvbusRow *));
-	if (headers)
-		evbus_encode_jsonb(headers, &coded_headers);
+	stored = headers && evbus_encode_headers(headers, &coded_headers);
 	evbus_encode_payload(bus, payload, &coded_payload);
-	row = evbus_eventlog_form(context, bus, id, type, key, headers ? &coded_headers : NULL, &coded_payload);
+	row = evbus_eventlog_form(context, bus, id, type, key, stored ? &coded_headers : NULL, &coded_payload);
 	row->ring_len = ring ? entry_len(row) : 0;
 	rows[n_rows++] = row;
 	ring_bytes += row->ring_len;

@@ -5,13 +5,14 @@
 #include "evbus.h"
 
 #include "access/xact.h"
+#include "envelope.h"
 #include "late.h"
 #include "registry.h"
 #include "utils/jsonb.h"
 
 extern void evbus_outbox_begin(void);
 extern void evbus_outbox_add(const EvbusBus *bus, int64 id, text *type, text *key,
-							 Jsonb *headers, Jsonb *payload, bool ring);
+							 const EvbusHeaders *headers, Jsonb *payload, bool ring);
 extern void evbus_outbox_flush(void);
 extern bool evbus_outbox_too_large(void);
 extern void evbus_outbox_leave_ring(void);

@@ -139,6 +139,23 @@ evbus_publish_check_headers(Jsonb *headers)
 				 errmsg("headers must be a JSON object")));
 }
 
+/* What two arguments say of priority and expiry. */
+void
+evbus_publish_headers(FunctionCallInfo fcinfo, int priority, int expires_at, EvbusHeaders *headers)
+{
+	headers->json = NULL;
+	headers->priority = PG_ARGISNULL(priority) ? 0
+		: evbus_arg_int(fcinfo, priority, "priority", -EVBUS_PRIORITY_MAX, EVBUS_PRIORITY_MAX);
+	headers->expires_at = 0;
+	if (!PG_ARGISNULL(expires_at))
+	{
+		TimestampTz end = PG_GETARG_TIMESTAMPTZ(expires_at);
+
+		if (!TIMESTAMP_IS_NOEND(end))	/* never */
+			headers->expires_at = end == 0 ? 1 : end;
+	}
+}
+
 void
 evbus_publish_check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload)
 {
@@ -214,7 +231,7 @@ write_through(const EvbusBus *bus, int64 id)
 
 /* Add an event that is checked, under an id taken after the bus was prepared. */
 void
-evbus_publish_add(const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, Jsonb *payload)
+evbus_publish_add(const EvbusBus *bus, int64 id, text *type, text *key, const EvbusHeaders *headers, Jsonb *payload)
 {
 	if (bus->is_volatile)
 	{
@@ -227,11 +244,11 @@ evbus_publish_add(const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *h
 
 /* One event, of a type that is checked; returns its id. */
 int64
-evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, Jsonb *headers, Jsonb *payload)
+evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, const EvbusHeaders *headers, Jsonb *payload)
 {
 	int64		id;
 
-	evbus_publish_check_event(bus, key, headers, payload);
+	evbus_publish_check_event(bus, key, headers ? headers->json : NULL, payload);
 	id = evbus_clock_take(&db->clock, 1);
 	evbus_publish_add(bus, id, type, key, headers, payload);
 	return id;
@@ -241,7 +258,7 @@ evbus_publish_event(EvbusDb *db, const EvbusBus *bus, text *type, text *key, Jso
 
 /* When an event is to be published, by two arguments of which one may be given; 0: at once. */
 static TimestampTz
-due_at(FunctionCallInfo fcinfo, int delay, int deliver_at)
+due_at(FunctionCallInfo fcinfo, int delay, int deliver_at, const EvbusHeaders *headers)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz due;
@@ -266,7 +283,14 @@ due_at(FunctionCallInfo fcinfo, int delay, int deliver_at)
 	}
 	else
 		return 0;
-	return due > now ? due : 0;
+	if (due <= now)
+		return 0;
+	if (headers->expires_at != 0 && headers->expires_at <= due)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("expires_at must be after the event is due"),
+				 errdetail("It would be due at %s, and nobody would get it.", timestamptz_to_str(due))));
+	return due;
 }
 
 /* Both need tables. */
@@ -302,7 +326,7 @@ typedef struct Later
 } Later;
 
 static bool
-later_add(Later *later, const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, Jsonb *payload)
+later_add(Later *later, const EvbusBus *bus, int64 id, text *type, text *key, const EvbusHeaders *headers, Jsonb *payload)
 {
 	HeapTuple	tuple = evbus_scheduled_form(later->leaf, bus, id, later->due, type, key, headers, payload);
 
@@ -322,7 +346,7 @@ later_write(Later *later)
 
 /*
  * evbus.publish(bus text, type text, payload jsonb, key text, headers jsonb, delay interval,
- * deliver_at timestamptz, dedup_key text) returns bigint
+ * deliver_at timestamptz, dedup_key text, priority integer, expires_at timestamptz) returns bigint
  *
  * Stores one event; returns its id: positive, unique in the database, growing,
  * not gapless.  bus: must exist.  type: 1 to 255 bytes, dotted, no wildcards.
@@ -334,6 +358,8 @@ later_write(Later *later)
  * dedup_key: 1 to 255 bytes; if an event was published or scheduled on the bus with it within the
  * bus's dedup_window, nothing is stored and that one's id is returned.  Waits for a transaction
  * that uses it just now.
+ * priority: -9 to 9, for subscriptions by_priority; NULL is 0.  expires_at: who has not got it then,
+ * does not get it any more; NULL or infinity: never; not before it is due.
  * Takes effect when the caller commits; a rollback leaves nothing behind.
  * On a volatile bus the event is in shared memory only, and lost with it; space is taken at the call.
  * Errors: 22004, 22023, 25006 read-only transaction, 54000 too large, VB001 no
@@ -348,7 +374,7 @@ evbus_publish(PG_FUNCTION_ARGS)
 	EvbusDb    *db;
 	text	   *type;
 	text	   *key;
-	Jsonb	   *headers;
+	EvbusHeaders headers;
 	Jsonb	   *payload;
 	text	   *dedup_key;
 	TimestampTz due;
@@ -360,18 +386,19 @@ evbus_publish(PG_FUNCTION_ARGS)
 	type = PG_GETARG_TEXT_PP(1);
 	payload = PG_GETARG_JSONB_P(2);
 	key = PG_ARGISNULL(3) ? NULL : PG_GETARG_TEXT_PP(3);
-	headers = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
-	due = PG_ARGISNULL(5) && PG_ARGISNULL(6) ? 0 : due_at(fcinfo, 5, 6);
+	evbus_publish_headers(fcinfo, 8, 9, &headers);
+	headers.json = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
+	due = PG_ARGISNULL(5) && PG_ARGISNULL(6) ? 0 : due_at(fcinfo, 5, 6, &headers);
 	dedup_key = PG_ARGISNULL(7) ? NULL : check_dedup_key(PG_GETARG_TEXT_PP(7));
 
 	evbus_publish_check_type(type);
 	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", due == 0, &bus);
-	evbus_publish_check_headers(headers);
+	evbus_publish_check_headers(headers.json);
 	if (due == 0 && dedup_key == NULL)
-		PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, headers, payload));
+		PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, &headers, payload));
 
 	check_durable(&bus, due != 0);
-	evbus_publish_check_event(&bus, key, headers, payload);
+	evbus_publish_check_event(&bus, key, headers.json, payload);
 	id = evbus_clock_take(&db->clock, 1);
 	if (dedup_key)
 	{
@@ -381,12 +408,12 @@ evbus_publish(PG_FUNCTION_ARGS)
 			PG_RETURN_INT64(first);
 	}
 	if (due == 0)
-		evbus_publish_add(&bus, id, type, key, headers, payload);
+		evbus_publish_add(&bus, id, type, key, &headers, payload);
 	else
 	{
 		Later		later = {.due = due, .leaf = evbus_scheduled_leaf(due)};
 
-		(void) later_add(&later, &bus, id, type, key, headers, payload);
+		(void) later_add(&later, &bus, id, type, key, &headers, payload);
 		later_write(&later);
 	}
 	PG_RETURN_INT64(id);
@@ -413,6 +440,7 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 	int64		first;
 	int64	   *ids;
 	Later		later = {0};
+	EvbusHeaders event_headers;
 	MemoryContext scratch;
 	MemoryContext old;
 
@@ -429,7 +457,8 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 	evbus_no_nulls(payload_nulls, n, "payloads");
 	(void) evbus_arg_optional_array(fcinfo, 3, "keys", "payloads", n, &keys, &key_nulls);
 	(void) evbus_arg_optional_array(fcinfo, 4, "headers", "payloads", n, &headers, &header_nulls);
-	later.due = due_at(fcinfo, -1, 5);
+	evbus_publish_headers(fcinfo, 7, 8, &event_headers);
+	later.due = due_at(fcinfo, -1, 5, &event_headers);
 	if (later.due != 0)
 		later.leaf = evbus_scheduled_leaf(later.due);
 	(void) evbus_arg_optional_array(fcinfo, 6, "dedup_keys", "payloads", n, &dedup_keys, &dedup_nulls);
@@ -458,6 +487,7 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 
 		evbus_publish_check_headers(header);
 		evbus_publish_check_event(&bus, key, header, payload);
+		event_headers.json = header;
 		ids[i] = first + i;
 		if (dedup_keys && !dedup_nulls[i])
 			check_durable(&bus, false);
@@ -466,8 +496,8 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 		if (ids[i] == first + i)
 		{
 			if (later.due == 0)
-				evbus_publish_add(&bus, first + i, type, key, header, payload);
-			else if (later_add(&later, &bus, first + i, type, key, header, payload))
+				evbus_publish_add(&bus, first + i, type, key, &event_headers, payload);
+			else if (later_add(&later, &bus, first + i, type, key, &event_headers, payload))
 				later_write(&later);
 		}
 		if (later.n == 0)
@@ -481,12 +511,13 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 
 /*
  * evbus.publish_batch(bus text, types text[], payloads jsonb[], keys text[], headers jsonb[],
- * deliver_at timestamptz, dedup_keys text[]) returns setof bigint
+ * deliver_at timestamptz, dedup_keys text[], priority integer, expires_at timestamptz) returns setof bigint
  *
  * Stores one event for each element, in that order, all or none; returns their
  * ids, which grow, but for those of dedup_keys that were used before.  The arrays have one
  * dimension and one length, but one type stands for all; keys, headers and dedup_keys may be
- * NULL, and so may their elements.  No payloads store nothing.  deliver_at is that of all.
+ * NULL, and so may their elements.  No payloads store nothing.  deliver_at, priority and expires_at
+ * are those of all.
  * All are stored with the first row of the result, whether the others are
  * fetched or not.  Else as evbus.publish().
  */

@@ -57,12 +57,14 @@ tell_line(void *arg)
 }
 
 /*
- * evbus.publish_lines(bus text, type text, lines text, keys text[], headers jsonb)
+ * evbus.publish_lines(bus text, type text, lines text, keys text[], headers jsonb, priority integer,
+ * expires_at timestamptz)
  * returns record (first_id bigint, events integer)
  *
  * Stores one event for each line, in that order, all or none.  lines: JSON values
  * with a newline between them, so none within one; a newline at the end is allowed,
- * an empty line is not.  type and headers are those of every event; keys, if not
+ * an empty line is not.  type, headers, priority and
+ * expires_at are those of every event; keys, if not
  * NULL, has an element for each line.
  * The ids are first_id and those that follow it, without a gap; no lines store
  * nothing and first_id is NULL.
@@ -77,7 +79,7 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 	text	   *lines;
 	Datum	   *keys;
 	bool	   *key_nulls;
-	Jsonb	   *headers;
+	EvbusHeaders headers;
 	const char *at;
 	const char *end;
 	bool		with_keys;
@@ -100,7 +102,8 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 	end = at + VARSIZE_ANY_EXHDR(lines);
 	n = count_lines(at, end);
 	with_keys = evbus_arg_optional_array(fcinfo, 3, "keys", "lines", n, &keys, &key_nulls);
-	headers = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
+	evbus_publish_headers(fcinfo, 5, 6, &headers);
+	headers.json = PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "evbus.publish_lines() must return a row");
 
@@ -111,7 +114,7 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 				 errdetail("It is \"%s\".", evbus_clip(VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type))),
 				 errhint("All events of evbus.publish_lines() have one type: 'order.created', and not '{order.created}'.")));
 	evbus_publish_check_type(type);
-	evbus_publish_check_headers(headers);
+	evbus_publish_check_headers(headers.json);
 	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_lines()", n, &bus);
 	if (n >= EVBUS_LARGE_BATCH)
 		evbus_keep_memory(EVBUS_KEEP_BYTES);
@@ -136,8 +139,8 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 			CHECK_FOR_INTERRUPTS();
 			refuse_empty(at, newline ? newline : end);
 			payload = evbus_jsonb_parse(parser, at, (newline ? newline : end) - at);
-			evbus_publish_check_event(&bus, key, headers, payload);
-			evbus_publish_add(&bus, first + line - 1, type, key, headers, payload);
+			evbus_publish_check_event(&bus, key, headers.json, payload);
+			evbus_publish_add(&bus, first + line - 1, type, key, &headers, payload);
 			MemoryContextReset(scratch);
 			at = newline ? newline + 1 : end;
 		}

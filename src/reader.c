@@ -22,6 +22,7 @@
 #include "access/htup_details.h"
 #include "clock.h"
 #include "codec.h"
+#include "envelope.h"
 #include "eventlog.h"
 #include "fetch.h"
 #include "filter.h"
@@ -55,10 +56,13 @@ append(EvbusEvents *out)
 
 /* ------------------------------------------------------------- filter and age */
 
+/* By what its publisher said, or for the subscription. */
 bool
-evbus_event_too_old(const EvbusSubscription *sub, int64 event_id)
+evbus_event_too_old(const EvbusSubscription *sub, const EvbusEvent *event)
 {
-	return sub->max_age > 0 && evbus_clock_to_time(event_id) < GetCurrentTimestamp() - sub->max_age;
+	if (sub->max_age > 0 && evbus_clock_to_time(event->event_id) < GetCurrentTimestamp() - sub->max_age)
+		return true;
+	return !sub->takes_expired && evbus_event_expired(event);
 }
 
 /* Count one that was kept back, by the filter or for its age. */
@@ -90,11 +94,18 @@ is_choosy(const EvbusSubscription *sub)
 	return sub->filter != NULL || sub->max_age > 0;
 }
 
+/* Must somebody be asked whether this one is for the subscription? */
+static inline bool
+is_in_doubt(const EvbusSubscription *sub, const EvbusEvent *event)
+{
+	return is_choosy(sub) || evbus_event_enveloped(event);
+}
+
 /* False: it is kept back; *expired: for its age. */
 static bool
 is_chosen(const EvbusSubscription *sub, EvbusEvent *event, bool *expired)
 {
-	*expired = evbus_event_too_old(sub, event->event_id);
+	*expired = evbus_event_too_old(sub, event);
 	return !*expired && (sub->filter == NULL || evbus_filter_ask(sub->filter, event) != EVBUS_FILTER_SKIPS);
 }
 
@@ -169,6 +180,19 @@ fetch_choosily(const EvbusSubscription *sub, EvbusEvent *events, int n, EvbusEve
 	return bytes;
 }
 
+/* Fetch n events; payload stays NULL for those that are not chosen.  Returns bytes as above, 0: not known. */
+static int64
+fetch(const EvbusSubscription *sub, EvbusEvent *events, int n, EvbusEvents *out)
+{
+	if (is_choosy(sub))
+		return fetch_choosily(sub, events, n, out);
+	evbus_fetch(sub, events, n);
+	for (int i = 0; i < n; i++)
+		if (unlikely(evbus_event_enveloped(&events[i])) && events[i].payload != NULL && !choose(sub, &events[i], out))
+			events[i].payload = NULL;
+	return 0;
+}
+
 /* [from, hi) out of ticks and log. */
 static void
 read_cold(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out)
@@ -184,19 +208,15 @@ read_cold(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbus
 	chunk = palloc(sizeof(EvbusEvent) * Min(hi - from, COLD_CHUNK));
 	for (int64 at = from, next; at < hi; at = next)
 	{
+		int64		bytes;
 		int			n;
 
 		next = Min(hi, at + step);
 		n = evbus_tick_read(sub->bus_id, at, next, chunk);
 		CHECK_FOR_INTERRUPTS();
-		if (!choosy)
-			evbus_fetch(sub, chunk, n);
-		else
-		{
-			int64		bytes = fetch_choosily(sub, chunk, n, out);
-
+		bytes = fetch(sub, chunk, n, out);
+		if (choosy)
 			step = Max(Min(COLD_BYTES / (bytes / (next - at) + 1), COLD_CHUNK), 1);
-		}
 		for (int i = 0; i < n; i++)
 			if (chunk[i].type == NULL)
 				evbus_eventlog_check_expired(chunk[i].event_id, sub);
@@ -318,7 +338,7 @@ read_volatile(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, E
 			event->event_id = entry.event_id;
 			event->position = at;
 			cut(event, data, entry.type_len, entry.key_len, entry.headers_len, entry.payload_len);
-			if (unlikely(is_choosy(sub)) && !choose(sub, event, out))
+			if (unlikely(is_in_doubt(sub, event)) && !choose(sub, event, out))
 			{
 				out->n--;
 				pfree(data);
@@ -406,7 +426,7 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 				if (entry.flags & EVBUS_RING_INLINE)
 				{
 					fill(event, &entry, offset, data);
-					if (unlikely(is_choosy(sub)) && !choose(sub, event, out))
+					if (unlikely(is_in_doubt(sub, event)) && !choose(sub, event, out))
 					{
 						out->n = mark;
 						pfree(data);
@@ -416,10 +436,7 @@ evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, Evbu
 				{
 					event->event_id = entry.event_id;
 					event->position = entry.position;
-					if (is_choosy(sub))
-						(void) fetch_choosily(sub, event, 1, out);
-					else
-						evbus_fetch(sub, event, 1);
+					fetch(sub, event, 1, out);
 					if (event->type == NULL)
 						evbus_eventlog_check_expired(entry.event_id, sub);
 					if (event->type == NULL || event->payload == NULL)
@@ -479,8 +496,8 @@ evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, 
 			if (events[i].type == NULL)
 				evbus_eventlog_check_expired(events[i].event_id, sub);
 	}
-	for (int i = 0; i < n && unlikely(is_choosy(sub)); i++)
-		if (events[i].payload != NULL && !is_chosen(sub, &events[i], &expired))
+	for (int i = 0; i < n; i++)
+		if (events[i].payload != NULL && unlikely(is_in_doubt(sub, &events[i])) && !is_chosen(sub, &events[i], &expired))
 		{
 			events[i].payload = NULL;
 			evbus_event_passed_over(db, sub, expired);
@@ -509,6 +526,9 @@ evbus_read_more(int n, int64 bytes, int64 bytes_max, int max)
 bool
 evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls)
 {
+	const char *headers;
+	int			headers_len = event->headers_len;
+
 	memset(nulls, 0, 10 * sizeof(bool));
 	values[0] = Int64GetDatum(event->event_id);
 	values[1] = CStringGetTextDatum(sub->bus_name);
@@ -516,8 +536,9 @@ evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum 
 	nulls[3] = event->key == NULL;
 	values[3] = event->key ? PointerGetDatum(cstring_to_text_with_len(event->key, event->key_len)) : (Datum) 0;
 	values[4] = PointerGetDatum(event->decoded ? (Jsonb *) event->decoded : evbus_decode_try(event->payload, event->payload_len));
-	nulls[5] = event->headers == NULL;
-	values[5] = event->headers ? PointerGetDatum(evbus_decode_try(event->headers, event->headers_len)) : (Datum) 0;
+	headers = evbus_headers_inside(event->headers, &headers_len);
+	nulls[5] = headers == NULL;
+	values[5] = headers ? PointerGetDatum(evbus_decode_try(headers, headers_len)) : (Datum) 0;
 	values[6] = TimestampTzGetDatum(evbus_clock_to_time(event->event_id));
 	values[7] = Int64GetDatum(event->position);
 	values[8] = Int32GetDatum(event->attempt);
@@ -529,8 +550,11 @@ evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum 
 void
 evbus_event_damaged(const EvbusEvent *event)
 {
+	int			len = event->headers_len;
+	const char *headers = evbus_headers_inside(event->headers, &len);
+
 	(void) evbus_decode_jsonb(event->payload, event->payload_len, event->event_id);
-	evbus_not_decodable(event->headers, event->headers_len, event->event_id);
+	evbus_not_decodable(headers, len, event->event_id);
 }
 
 HeapTuple

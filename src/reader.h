@@ -25,7 +25,7 @@ typedef struct EvbusEvents
 
 extern void evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out);
 extern void evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *events, int64 hi);
-extern bool evbus_event_too_old(const EvbusSubscription *sub, int64 event_id);
+extern bool evbus_event_too_old(const EvbusSubscription *sub, const EvbusEvent *event);
 extern void evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, bool expired);
 extern int	evbus_read_more(int n, int64 bytes, int64 bytes_max, int max);
 extern void evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n, XLogRecPtr *lsn);

@@ -47,7 +47,8 @@ enum
 	SUB_MAX_ATTEMPTS, SUB_BACKOFF_INITIAL, SUB_BACKOFF_MAX, SUB_LEASE, SUB_TIMEOUT, SUB_NOTIFY,
 	SUB_PAUSED, SUB_PAUSED_REASON, SUB_CREATED, SUB_ORDERING, SUB_ON_FAILURE, SUB_MAX_DEAD,
 	SUB_DEAD_FULL, SUB_RATE, SUB_BURST, SUB_FILTER, SUB_MAX_AGE,
-	SUB_BREAKER_THRESHOLD, SUB_BREAKER_WINDOW, SUB_BREAKER_MIN, SUB_BREAKER_PROBE, SUB_COLUMNS = SUB_BREAKER_PROBE
+	SUB_BREAKER_THRESHOLD, SUB_BREAKER_WINDOW, SUB_BREAKER_MIN, SUB_BREAKER_PROBE, SUB_BY_PRIORITY,
+	SUB_COLUMNS = SUB_BY_PRIORITY
 };
 enum
 {
@@ -253,6 +254,7 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->breaker_window = evbus_interval_usecs(DatumGetIntervalP(values[SUB_BREAKER_WINDOW - 1]));
 	sub->breaker_min = DatumGetInt32(values[SUB_BREAKER_MIN - 1]);
 	sub->breaker_probe = evbus_interval_usecs(DatumGetIntervalP(values[SUB_BREAKER_PROBE - 1]));
+	sub->by_priority = DatumGetBool(values[SUB_BY_PRIORITY - 1]);
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
@@ -294,6 +296,7 @@ load_replay(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->rate = nulls[REPLAY_RATE - 1] ? 0 : DatumGetInt32(values[REPLAY_RATE - 1]);
 	sub->concurrency = 1;		/* the others are for what is new */
 	sub->max_age = 0;			/* who asks for the past gets it */
+	sub->takes_expired = true;
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	return true;
 }

@@ -71,6 +71,8 @@ typedef struct EvbusSubscription
 	bool		drop_dead_letters;	/* the oldest, when it is reached; else pause */
 	EvbusFilter *filter;		/* NULL: none */
 	int64		max_age;		/* of its events; 0: no matter */
+	bool		takes_expired;	/* of which a replay is, or who does not ask on behalf of a taker */
+	bool		by_priority;	/* what has a higher one comes first (priority.c) */
 	double		breaker_threshold;	/* share of failures that opens its circuit breaker; 0: it has none */
 	int64		breaker_window;
 	int			breaker_min;
@@ -100,7 +102,7 @@ typedef struct EvbusRoleLimit
 	int			burst;			/* events at once; 0: those of a second */
 } EvbusRoleLimit;
 
-/* The same without filter and max_age, for who does not ask on behalf of a taker; shares its memory. */
+/* The same without filter, max_age and expiry, for who does not ask on behalf of a taker; shares its memory. */
 static inline EvbusSubscription
 evbus_subscription_unfiltered(const EvbusSubscription *sub)
 {
@@ -108,6 +110,7 @@ evbus_subscription_unfiltered(const EvbusSubscription *sub)
 
 	all.filter = NULL;
 	all.max_age = 0;
+	all.takes_expired = true;
 	return all;
 }
 

@@ -335,7 +335,7 @@ find_due(const EvbusSubscription *sub, TimestampTz now, int64 limit)
 static bool
 passed_over(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *event)
 {
-	bool		expired = !event->redriven && !event->replayed && evbus_event_too_old(sub, event->event_id);
+	bool		expired = !event->redriven && !event->replayed && evbus_event_too_old(sub, event);
 
 	if (!expired && (sub->filter == NULL || event->redriven || event->attempt > 1 ||
 					 evbus_filter_ask(sub->filter, event) != EVBUS_FILTER_SKIPS))

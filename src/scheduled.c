@@ -233,27 +233,25 @@ evbus_scheduled_leaf(TimestampTz due)
 }
 
 static Datum
-coded_bytes(Jsonb *json)
+coded_bytes(const EvbusCoded *coded)
 {
-	EvbusCoded	coded;
-	bytea	   *out;
+	bytea	   *out = palloc(VARHDRSZ + 1 + coded->len);
 
-	evbus_encode_jsonb(json, &coded);
-	out = palloc(VARHDRSZ + 1 + coded.len);
-	SET_VARSIZE(out, VARHDRSZ + 1 + coded.len);
-	VARDATA(out)[0] = coded.codec;
-	memcpy(VARDATA(out) + 1, coded.data, coded.len);
+	SET_VARSIZE(out, VARHDRSZ + 1 + coded->len);
+	VARDATA(out)[0] = coded->codec;
+	memcpy(VARDATA(out) + 1, coded->data, coded->len);
 	return PointerGetDatum(out);
 }
 
 /* A row, in the current context. */
 HeapTuple
 evbus_scheduled_form(int leaf, const EvbusBus *bus, int64 id, TimestampTz due,
-					 text *type, text *key, Jsonb *headers, Jsonb *payload)
+					 text *type, text *key, const EvbusHeaders *headers, Jsonb *payload)
 {
 	Relation	rel = open_leaf(leaf, RowExclusiveLock);
 	Datum		values[SCHEDULED_PAYLOAD];
 	bool		nulls[SCHEDULED_PAYLOAD] = {0};
+	EvbusCoded	coded;
 	HeapTuple	tuple;
 
 	values[SCHEDULED_ID - 1] = Int64GetDatum(id);
@@ -264,9 +262,10 @@ evbus_scheduled_form(int leaf, const EvbusBus *bus, int64 id, TimestampTz due,
 	values[SCHEDULED_TYPE - 1] = PointerGetDatum(type);
 	values[SCHEDULED_KEY - 1] = PointerGetDatum(key);
 	nulls[SCHEDULED_KEY - 1] = key == NULL;
-	values[SCHEDULED_HEADERS - 1] = headers ? coded_bytes(headers) : (Datum) 0;
-	nulls[SCHEDULED_HEADERS - 1] = headers == NULL;
-	values[SCHEDULED_PAYLOAD - 1] = coded_bytes(payload);
+	nulls[SCHEDULED_HEADERS - 1] = !evbus_encode_headers(headers, &coded);
+	values[SCHEDULED_HEADERS - 1] = nulls[SCHEDULED_HEADERS - 1] ? (Datum) 0 : coded_bytes(&coded);
+	evbus_encode_jsonb(payload, &coded);
+	values[SCHEDULED_PAYLOAD - 1] = coded_bytes(&coded);
 	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	relation_close(rel, NoLock);
 	return tuple;
@@ -441,6 +440,27 @@ copy_jsonb(TupleTableSlot *slot, AttrNumber column, int64 id)
 	return evbus_decode_jsonb(VARDATA_ANY(coded), VARSIZE_ANY_EXHDR(coded), id);
 }
 
+static void
+copy_headers(TupleTableSlot *slot, int64 id, EvbusHeaders *headers)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, SCHEDULED_HEADERS, &isnull);
+	bytea	   *stored;
+	const char *inside;
+	int			len;
+	int			at;
+
+	memset(headers, 0, sizeof(*headers));
+	if (isnull)
+		return;
+	stored = DatumGetByteaPP(value);
+	len = VARSIZE_ANY_EXHDR(stored);
+	(void) evbus_envelope_open(VARDATA_ANY(stored), len, &headers->priority, &headers->expires_at, &at);
+	inside = evbus_headers_inside(VARDATA_ANY(stored), &len);
+	if (inside)
+		headers->json = evbus_decode_jsonb(inside, len, id);
+}
+
 /*
  * Delete a row and give it back; false: it is gone, or (*busy) another transaction is
  * about to delete it, which is not waited for.
@@ -463,7 +483,7 @@ take_row(Relation rel, TupleTableSlot *slot, Found *found, Snapshot snapshot, Ev
 	taking.last.unread = true;
 	out->type = copy_text(slot, SCHEDULED_TYPE);
 	out->key = copy_text(slot, SCHEDULED_KEY);
-	out->headers = copy_jsonb(slot, SCHEDULED_HEADERS, found->id);
+	copy_headers(slot, found->id, &out->headers);
 	out->payload = copy_jsonb(slot, SCHEDULED_PAYLOAD, found->id);
 	taking.last.unread = false;
 	ExecClearTuple(slot);
@@ -520,7 +540,7 @@ evbus_scheduled_take(EvbusDb *db, TimestampTz now, int max, EvbusDue **due)
 		}
 		if (take_row(rels[leaf], slots[leaf], &found[at], snapshot, out, &busy))
 		{
-			bytes += VARSIZE(out->payload) + (out->headers ? VARSIZE(out->headers) : 0);
+			bytes += VARSIZE(out->payload) + (out->headers.json ? VARSIZE(out->headers.json) : 0);
 			n++;
 		}
 		else if (busy)

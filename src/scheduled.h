@@ -6,6 +6,7 @@
 
 #include "access/htup.h"
 #include "datatype/timestamp.h"
+#include "envelope.h"
 #include "registry.h"
 #include "utils/jsonb.h"
 
@@ -17,7 +18,7 @@ typedef struct EvbusDue
 	int32		bus_id;
 	text	   *type;
 	text	   *key;			/* NULL: none */
-	Jsonb	   *headers;		/* NULL: none */
+	EvbusHeaders headers;
 	Jsonb	   *payload;
 } EvbusDue;
 
@@ -32,7 +33,7 @@ typedef struct EvbusScheduledRow
 /* Storing. */
 extern int	evbus_scheduled_leaf(TimestampTz due);
 extern HeapTuple evbus_scheduled_form(int leaf, const EvbusBus *bus, int64 id, TimestampTz due,
-									  text *type, text *key, Jsonb *headers, Jsonb *payload);
+									  text *type, text *key, const EvbusHeaders *headers, Jsonb *payload);
 extern void evbus_scheduled_write(EvbusDb *db, int leaf, TimestampTz due, HeapTuple *tuples, int n);
 extern int64 evbus_scheduled_newest(void);
 

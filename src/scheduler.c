@@ -78,16 +78,15 @@ evbus_cancel_scheduled(PG_FUNCTION_ARGS)
 
 /* ---------------------------------------------------------------- one batch */
 
-/* The headers of an event that was scheduled under this id. */
-static Jsonb *
-with_id(Jsonb *headers, int64 scheduled_id)
+/* The headers of an event that was scheduled under this id, with that added. */
+static const EvbusHeaders *
+with_id(EvbusHeaders *headers, int64 scheduled_id)
 {
 	char	   *text = psprintf("{\"scheduledid\": \"" INT64_FORMAT "\"}", scheduled_id);
 	Datum		id = DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
 
-	if (headers == NULL)
-		return DatumGetJsonbP(id);
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(headers), id));
+	headers->json = DatumGetJsonbP(headers->json ? DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(headers->json), id) : id);
+	return headers;
 }
 
 /* Publish a batch of what is due, in a transaction; returns how many it took. */
@@ -111,7 +110,7 @@ publish_due(EvbusDb *of, int max)
 			continue;			/* and now there is another of its name */
 		evbus_flow_due(of, &bus, 1);
 		evbus_publish_add(&bus, evbus_clock_take(&of->clock, 1), due[i].type, due[i].key,
-						  with_id(due[i].headers, due[i].scheduled_id), due[i].payload);
+						  with_id(&due[i].headers, due[i].scheduled_id), due[i].payload);
 	}
 	return n;
 }

@@ -53,7 +53,7 @@ enum
 	SET_TYPES, SET_HANDLER_SCHEMA, SET_HANDLER_NAME, SET_HANDLER_BATCH, SET_HANDLER_OWNER, SET_BATCH_SIZE, SET_CONCURRENCY,
 	SET_MAX_ATTEMPTS, SET_BACKOFF_INITIAL, SET_BACKOFF_MAX, SET_LEASE, SET_TIMEOUT, SET_NOTIFY, SET_ORDERING, SET_ON_FAILURE,
 	SET_MAX_DEAD, SET_DEAD_FULL, SET_RATE, SET_BURST, SET_FILTER, SET_MAX_AGE,
-	SET_BREAKER_THRESHOLD, SET_BREAKER_WINDOW, SET_BREAKER_MIN, SET_BREAKER_PROBE, N_SETTINGS
+	SET_BREAKER_THRESHOLD, SET_BREAKER_WINDOW, SET_BREAKER_MIN, SET_BREAKER_PROBE, SET_BY_PRIORITY, N_SETTINGS
 };
 
 typedef struct Settings
@@ -64,7 +64,7 @@ typedef struct Settings
 
 static const Oid setting_types[N_SETTINGS] = {TEXTARRAYOID, TEXTOID, TEXTOID, BOOLOID, OIDOID, INT4OID, INT4OID,
 INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, BOOLOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID,
-JSONPATHOID, INTERVALOID, FLOAT8OID, INTERVALOID, INT4OID, INTERVALOID};
+JSONPATHOID, INTERVALOID, FLOAT8OID, INTERVALOID, INT4OID, INTERVALOID, BOOLOID};
 
 /* ----------------------------------------------------------------- checking */
 
@@ -138,6 +138,16 @@ set_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 
 	return value;
 }
 
+static void
+set_bool(FunctionCallInfo fcinfo, int n, const char *name, bool optional, Settings *set, int column)
+{
+	if (optional && PG_ARGISNULL(n))
+		return;
+	evbus_arg_present(fcinfo, n, name);
+	set->values[column] = PG_GETARG_DATUM(n);
+	set->nulls[column] = ' ';
+}
+
 static const char *const orderings[] = {"none", "key", "strict"};
 static const char *const on_failures[] = {"block_key", "skip"};
 static const char *const dead_letters_full[] = {"pause", "drop_oldest"};
@@ -152,6 +162,22 @@ set_choice(FunctionCallInfo fcinfo, int n, const char *name, const char *const *
 	(void) evbus_arg_choice(fcinfo, n, name, choices, n_choices);
 	set->values[column] = PG_GETARG_DATUM(n);
 	set->nulls[column] = ' ';
+}
+
+/* What is delivered in order cannot come by priority. */
+static void
+check_order(const Settings *set, const EvbusSubscription *sub)
+{
+	bool		by_priority = set->nulls[SET_BY_PRIORITY] == ' ' ? DatumGetBool(set->values[SET_BY_PRIORITY]) : sub && sub->by_priority;
+	bool		in_order = set->nulls[SET_ORDERING] == ' ' ? strcmp(TextDatumGetCString(set->values[SET_ORDERING]), "none") != 0
+		: sub && sub->ordering != EVBUS_ORDER_NONE;
+
+	if (by_priority && in_order)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("by_priority and ordering cannot both be given"),
+				 errdetail("An event that overtakes others is not in the order of its key, or of the bus."),
+				 errhint("Use ordering => 'none', or by_priority => false.")));
 }
 
 /*
@@ -192,13 +218,7 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 				 errdetail("backoff_initial is %g s, backoff_max is %g s.", initial / 1e6, max / 1e6)));
 	(void) set_interval(fcinfo, first + 5, "lease", USECS_PER_SEC, USECS_PER_DAY, optional, set, SET_LEASE, 0);
 	(void) set_interval(fcinfo, first + 6, "timeout", 10 * 1000, USECS_PER_DAY, optional, set, SET_TIMEOUT, 0);
-	if (!optional)
-		evbus_arg_present(fcinfo, first + 7, "notify");
-	if (!PG_ARGISNULL(first + 7))
-	{
-		set->values[SET_NOTIFY] = PG_GETARG_DATUM(first + 7);
-		set->nulls[SET_NOTIFY] = ' ';
-	}
+	set_bool(fcinfo, first + 7, "notify", optional, set, SET_NOTIFY);
 	set_choice(fcinfo, first + 8, "ordering", orderings, lengthof(orderings), optional, set, SET_ORDERING);
 	set_choice(fcinfo, first + 9, "on_failure", on_failures, lengthof(on_failures), optional, set, SET_ON_FAILURE);
 	set_int(fcinfo, first + 10, "max_dead_letters", 0, DEAD_LETTERS_MAX, optional, set, SET_MAX_DEAD);
@@ -220,6 +240,8 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 	(void) set_interval(fcinfo, first + 17, "breaker_window", USECS_PER_SEC, USECS_PER_DAY, optional, set, SET_BREAKER_WINDOW, 0);
 	set_int(fcinfo, first + 18, "breaker_min", 2, EVBUS_BREAKER_IDS, optional, set, SET_BREAKER_MIN);
 	(void) set_interval(fcinfo, first + 19, "breaker_probe", 10 * 1000, USECS_PER_HOUR, optional, set, SET_BREAKER_PROBE, 0);
+	set_bool(fcinfo, first + 20, "by_priority", optional, set, SET_BY_PRIORITY);
+	check_order(set, sub);
 }
 
 /* ---------------------------------------------------------------- positions */
@@ -242,13 +264,14 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
  * backoff_max interval, lease interval, timeout interval, notify boolean, ordering text, on_failure text,
  * max_dead_letters integer, dead_letters_full text, delivery_rate integer, delivery_burst integer, filter jsonpath,
  * max_age interval, breaker_threshold double precision, breaker_window interval, breaker_min integer,
- * breaker_probe interval) returns bigint
+ * breaker_probe interval, by_priority boolean) returns bigint
  *
  * Returns the position it starts at.  Bounds are in the guide and in the errors;
  * start_from: 'now', 'beginning', a position, or a time.  max_dead_letters: 0 is no quota.  delivery_rate: 1
  * to 1000000 deliveries a second, retries and replays among them; 0: as many as there are.  filter: NULL or '$'
  * lets everything through; max_age: 0 to 36500 days, NULL or 0 is no bound; breaker_threshold: 0 is no
- * circuit breaker.  Takes effect when the caller commits.
+ * circuit breaker; by_priority: what has a higher priority comes first (priority.c).  Takes effect when
+ * the caller commits.
  * Errors: 22004, 22023, 22007 not a time, VB001, VB005 exists, VB007 no slot left,
  * VB010 handler not usable.  Privileges: EXECUTE; the caller becomes the owner.
  */
@@ -306,10 +329,10 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 			  "INSERT INTO evbus.subscription (subscription_id, subscription, slot, bus_id, owner, epoch, start_position, types,"
 			  " handler_schema, handler_name, handler_batch, handler_owner, batch_size, concurrency, max_attempts, backoff_initial, backoff_max,"
 			  " lease, timeout, notify, ordering, on_failure, max_dead_letters, dead_letters_full, delivery_rate, delivery_burst, filter, max_age,"
-			  " breaker_threshold, breaker_window, breaker_min, breaker_probe, paused, created_at)"
-			  " VALUES (nextval('evbus.subscription_id_seq'), $26, $27, $28, $29::regrole, nextval('evbus.subscription_id_seq'), $30, $1,"
+			  " breaker_threshold, breaker_window, breaker_min, breaker_probe, by_priority, paused, created_at)"
+			  " VALUES (nextval('evbus.subscription_id_seq'), $27, $28, $29, $30::regrole, nextval('evbus.subscription_id_seq'), $31, $1,"
 			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, nullif($16, 0), $17, nullif($18, 0), nullif($19, 0),"
-			  " CASE WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END, nullif($21, '0'), nullif($22, 0), $23, $24, $25, false, now())",
+			  " CASE WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END, nullif($21, '0'), nullif($22, 0), $23, $24, $25, $26, false, now())",
 			  N_SETTINGS + 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
@@ -330,7 +353,7 @@ own_subscription(FunctionCallInfo fcinfo)
  * evbus.alter_subscription(subscription text, types, handler, batch_size, concurrency, max_attempts,
  * backoff_initial, backoff_max, lease, timeout, notify, ordering, on_failure, max_dead_letters,
  * dead_letters_full, delivery_rate, delivery_burst, filter, max_age, breaker_threshold, breaker_window,
- * breaker_min, breaker_probe) returns void
+ * breaker_min, breaker_probe, by_priority) returns void
  *
  * NULL keeps a setting; filter '$' and max_age 0 take it away.  Takes effect with the first batch after the caller
  * commits.  Errors as evbus.subscribe(), and VB004, 42501 not the owner.
@@ -367,8 +390,8 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 			  " filter = CASE WHEN $20 IS NULL THEN filter WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END,"
 			  " max_age = nullif(coalesce($21, max_age), '0'),"
 			  " breaker_threshold = nullif(coalesce($22, breaker_threshold), 0), breaker_window = coalesce($23, breaker_window),"
-			  " breaker_min = coalesce($24, breaker_min), breaker_probe = coalesce($25, breaker_probe)"
-			  " WHERE subscription_id = $26",
+			  " breaker_min = coalesce($24, breaker_min), breaker_probe = coalesce($25, breaker_probe), by_priority = coalesce($26, by_priority)"
+			  " WHERE subscription_id = $27",
 			  N_SETTINGS + 1, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();

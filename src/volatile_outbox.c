@@ -100,7 +100,7 @@ make_room(Size len)
  * ring, VB003 no ring, VB014 no space.
  */
 void
-evbus_volatile_add(EvbusDb *db, const EvbusBus *bus, int64 id, text *type, text *key, Jsonb *headers, Jsonb *payload)
+evbus_volatile_add(EvbusDb *db, const EvbusBus *bus, int64 id, text *type, text *key, const EvbusHeaders *headers, Jsonb *payload)
 {
 	EvbusVolatile *v = evbus_volatile_find(db, bus->slot, bus->bus_id);
 	EvbusVolatileEntry *entry;
@@ -110,6 +110,7 @@ evbus_volatile_add(EvbusDb *db, const EvbusBus *bus, int64 id, text *type, text 
 	Size		len;
 	int			ring;
 	char	   *at;
+	bool		stored;
 
 	if (unlikely(v == NULL))
 		v = evbus_volatile_get(db, bus);
@@ -126,11 +127,10 @@ evbus_volatile_add(EvbusDb *db, const EvbusBus *bus, int64 id, text *type, text 
 				 errmsg("bus \"%s\" does not exist any more", bus->name)));
 	if (of_rings == NULL)
 		of_rings = MemoryContextAllocZero(TopMemoryContext, sizeof(Size) * evbus_max_volatile_buses);
-	if (headers)
-		evbus_encode_jsonb(headers, &coded_headers);
+	stored = headers && evbus_encode_headers(headers, &coded_headers);
 	evbus_encode_payload(bus, payload, &coded);
 	len = MAXALIGN(sizeof(EvbusVolatileEntry) + VARSIZE_ANY_EXHDR(type) + (key ? VARSIZE_ANY_EXHDR(key) : 0) +
-				   (headers ? 1 + coded_headers.len : 0) + 1 + coded.len);
+				   (stored ? 1 + coded_headers.len : 0) + 1 + coded.len);
 	make_room(len);
 	ring = (int) (v - EVBUS_VOLATILE(db, 0));
 	if (of_rings[ring] + len > EVBUS_VOLATILE_BYTES)
@@ -152,7 +152,7 @@ evbus_volatile_add(EvbusDb *db, const EvbusBus *bus, int64 id, text *type, text 
 	entry->ring = (uint16) ring;
 	entry->epoch = epoch;
 	entry->key_len = key ? (int32) VARSIZE_ANY_EXHDR(key) : -1;
-	entry->headers_len = headers ? (int32) (1 + coded_headers.len) : -1;
+	entry->headers_len = stored ? (int32) (1 + coded_headers.len) : -1;
 	entry->payload_len = (int32) (1 + coded.len);
 	entry->type_len = (uint32) VARSIZE_ANY_EXHDR(type);
 	entry->event_id = id;
@@ -165,7 +165,7 @@ evbus_volatile_add(EvbusDb *db, const EvbusBus *bus, int64 id, text *type, text 
 		memcpy(at, VARDATA_ANY(key), entry->key_len);
 		at += entry->key_len;
 	}
-	if (headers)
+	if (stored)
 	{
 		*at++ = coded_headers.codec;
 		memcpy(at, coded_headers.data, coded_headers.len);

@@ -129,7 +129,7 @@ SELECT is((SELECT count(*) FROM evbus.scheduled), 0::bigint, 'they go with it');
 -- privileges
 
 GRANT USAGE ON SCHEMA evbus TO evbus_test_alice, evbus_test_bob, evbus_test_carol;
-GRANT EXECUTE ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text) TO evbus_test_alice;
+GRANT EXECUTE ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text, integer, timestamptz) TO evbus_test_alice;
 GRANT EXECUTE ON FUNCTION evbus.cancel_scheduled(bigint) TO evbus_test_alice, evbus_test_bob, evbus_test_carol;
 GRANT EXECUTE ON FUNCTION evbus.create_bus TO evbus_test_carol;
 SET ROLE evbus_test_carol;

@@ -171,7 +171,7 @@ SELECT throws_ok($$SELECT publish_many(1, 'large')$$, 'VB015', NULL, 'and are pa
 
 CREATE ROLE flow_p;
 GRANT USAGE ON SCHEMA evbus TO flow_p;
-GRANT EXECUTE ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text), evbus.limit_publisher(text, regrole, integer, integer) TO flow_p;
+GRANT EXECUTE ON FUNCTION evbus.publish(text, text, jsonb, text, jsonb, interval, timestamptz, text, integer, timestamptz), evbus.limit_publisher(text, regrole, integer, integer) TO flow_p;
 SELECT evbus.alter_bus('free', rate_policy => 'reject');
 SELECT evbus.limit_publisher('free', 'flow_p', 10, 1);
 SELECT results_eq('SELECT bus, role::text, rate, burst FROM evbus.publish_limit_list', $$VALUES ('free', 'flow_p', 10, 1)$$, 'a rate of a role');

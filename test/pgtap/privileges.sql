@@ -13,7 +13,7 @@ CREATE ROLE evbus_test_nologin;
 
 SELECT set_eq($$SELECT p.oid::regprocedure::text FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 	WHERE p.pronamespace = 'evbus'::regnamespace AND a.grantee = 0 AND a.privilege_type = 'EXECUTE'$$,
-	$$VALUES ('evbus._decode(bytea,bigint)'), ('evbus._event_time(bigint)'), ('evbus._time_event(timestamp with time zone)'), ('evbus._type_matches(text,text[])')$$, 'PUBLIC may execute four pure functions, nothing else');
+	$$VALUES ('evbus._decode(bytea,bigint)'), ('evbus._priority(bytea)'), ('evbus._expires_at(bytea)'), ('evbus._event_time(bigint)'), ('evbus._time_event(timestamp with time zone)'), ('evbus._type_matches(text,text[])')$$, 'PUBLIC may execute six pure functions, nothing else');
 SELECT is_empty($$SELECT c.oid::regclass, a.privilege_type FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault(CASE WHEN c.relkind = 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) a
 	WHERE c.relnamespace = 'evbus'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') AND a.grantee = 0$$, 'PUBLIC may read or write no table, view or sequence');
 SELECT is_empty($$SELECT a.privilege_type FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a WHERE n.nspname = 'evbus' AND a.grantee = 0$$, 'PUBLIC may not even look into the schema');
@@ -43,7 +43,7 @@ INSERT INTO api VALUES
 	($$SELECT * FROM evbus.bus$$), ($$SELECT * FROM evbus.dictionary$$), ($$SELECT * FROM evbus.subscription$$), ($$SELECT * FROM evbus.event_log$$), ($$SELECT * FROM evbus.tick$$), ($$SELECT * FROM evbus.late$$), ($$SELECT * FROM evbus.retry$$),
 	($$SELECT * FROM evbus.dead_letter_log$$), ($$SELECT * FROM evbus.ack_0$$), ($$DELETE FROM evbus.subscription$$), ($$UPDATE evbus.bus SET paused = true$$),
 	($$INSERT INTO evbus.late VALUES (1, 1, '')$$), ($$TRUNCATE evbus.ack_1$$);
-SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'evbus'::regnamespace AND proname NOT IN ('_decode', '_event_time', '_time_event', '_type_matches', '_require_preload')
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'evbus'::regnamespace AND proname NOT IN ('_decode', '_priority', '_expires_at', '_event_time', '_time_event', '_type_matches', '_require_preload')
 	AND NOT EXISTS (SELECT 1 FROM api WHERE call ~ ('evbus\.' || proname || '\('))$$, 'the list of calls in this file names every function');
 SET ROLE evbus_test_bob;
 SELECT throws_ok(call, '42501', NULL, 'without any grant: ' || call) FROM api;

@@ -3,17 +3,17 @@
 SELECT plan(41);
 
 SELECT columns_are('evbus', 'bus_list', '{bus,owner,durability,retention,partition_interval,max_payload_bytes,paused,created_at,next_position,subscriptions,retention_bytes,retention_policy,compression,dedup_window,max_backlog,overflow,overflow_timeout,publish_rate,publish_burst,rate_policy,rejected,waits}'::name[], 'columns of bus_list');
-SELECT columns_are('evbus', 'subscription_list', '{subscription,bus,owner,types,handler,channel,batch_size,concurrency,max_attempts,backoff_initial,backoff_max,lease,timeout,ordering,on_failure,paused,paused_reason,created_at,max_dead_letters,dead_letters_full,delivery_rate,delivery_burst,filter,max_age,breaker_threshold,breaker_window,breaker_min,breaker_probe}'::name[],
+SELECT columns_are('evbus', 'subscription_list', '{subscription,bus,owner,types,handler,channel,batch_size,concurrency,max_attempts,backoff_initial,backoff_max,lease,timeout,ordering,on_failure,paused,paused_reason,created_at,max_dead_letters,dead_letters_full,delivery_rate,delivery_burst,filter,max_age,breaker_threshold,breaker_window,breaker_min,breaker_probe,by_priority}'::name[],
 	'columns of subscription_list');
 SELECT columns_are('evbus', 'subscription_lag', '{subscription,bus,cursor_position,next_position,lag,in_flight,retries,next_retry_at,held_up,workers,paused,paused_reason,dropped,filtered,expired}'::name[], 'columns of subscription_lag');
-SELECT columns_are('evbus', 'history', '{event_id,bus,type,key,payload,headers,published_at}'::name[], 'columns of history');
-SELECT columns_are('evbus', 'retry_list', '{subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,due_at,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures,replayed}'::name[], 'columns of retry_list');
-SELECT columns_are('evbus', 'dead_letter', '{dead_letter_id,dead_at,subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,reason,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures,replayed}'::name[],
+SELECT columns_are('evbus', 'history', '{event_id,bus,type,key,payload,headers,published_at,priority,expires_at}'::name[], 'columns of history');
+SELECT columns_are('evbus', 'retry_list', '{subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,due_at,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures,replayed,priority,expires_at}'::name[], 'columns of retry_list');
+SELECT columns_are('evbus', 'dead_letter', '{dead_letter_id,dead_at,subscription,bus,event_id,position,type,key,payload,headers,published_at,attempts,reason,first_failed_at,last_failed_at,sqlstate,message,redrives,earlier_failures,replayed,priority,expires_at}'::name[],
 	'columns of dead_letter');
 SELECT columns_are('evbus', 'dead_letter_summary', '{bus,subscription,type,sqlstate,reason,dead_letters,oldest,newest,last_message}'::name[], 'columns of dead_letter_summary');
 SELECT columns_are('evbus', 'dead_letter_trend', '{bus,subscription,type,sqlstate,reason,hour,died,dead_letters}'::name[], 'columns of dead_letter_trend');
 SELECT columns_are('evbus', 'redrive_list', '{job,state,subscription,bus,types,sqlstate,dead_after,dead_before,max_events,rate,total,done,role,login,created_at,started_at,finished_at,error}'::name[], 'columns of redrive_list');
-SELECT columns_are('evbus', 'scheduled_list', '{bus,id,type,key,payload,headers,due_at,scheduled_by,scheduled_at}'::name[], 'columns of scheduled_list');
+SELECT columns_are('evbus', 'scheduled_list', '{bus,id,type,key,payload,headers,due_at,scheduled_by,scheduled_at,priority,expires_at}'::name[], 'columns of scheduled_list');
 
 -- without any bus
 

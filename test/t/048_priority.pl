@@ -1,0 +1,88 @@
+# Priority where it is about processes: many takers at a time, a crash in between, more ranges than may wait, workers that
+# are killed, and readers behind the ring. Whatever overtakes what, each event comes, and is done once.
+
+use strict;
+use warnings FATAL => 'all';
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use EvbusTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# 64 entries may wait of a subscription.
+my $node = new_node('priority', conf => "evbus.ring_size = '1MB'\nevbus.max_leases = 1024\nevbus.max_handler_workers = 6\n");
+
+sub sql
+{
+	return $node->safe_psql('postgres', $_[0]);
+}
+
+# Priorities that alternate: each event is a range of its own, so a window is full after 64 of them.
+sql(<<'SQL');
+SELECT evbus.create_bus('b');
+CREATE TABLE done (subscription text, i integer, p integer, n integer GENERATED ALWAYS AS IDENTITY);
+CREATE FUNCTION note(events evbus.event[]) RETURNS void LANGUAGE sql AS $$ INSERT INTO done (subscription, i, p) SELECT 'h', (e.payload->>'i')::integer, (e.payload->>'p')::integer FROM unnest($1) WITH ORDINALITY AS e ORDER BY e.ordinality $$;
+CREATE FUNCTION put(bus text, a integer, b integer) RETURNS bigint LANGUAGE sql AS $$
+	SELECT count(evbus.publish(bus, 'e', jsonb_build_object('i', i, 'p', i % 3, 'x', repeat('x', CASE WHEN i % 500 = 0 THEN 20000 ELSE 100 END)), priority => i % 3)) FROM generate_series(a, b) AS i $$;
+SELECT evbus.subscribe('b', 'c', by_priority => true), evbus.subscribe('b', 'd', by_priority => true), evbus.subscribe('b', 'h', by_priority => true, handler => 'note(evbus.event[])', concurrency => 3, batch_size => 50);
+SELECT evbus.pause('h');
+SQL
+sql("SELECT put('b', $_ * 1000 + 1, $_ * 1000 + 1000)") foreach 0 .. 9;
+answers($node, 'postgres', q(SELECT string_agg(lag::text, ' ') FROM evbus.subscription_lag), '10000 10000 10000', 'ten thousand wait, most of them not in the ring any more');
+
+# What a client takes in one call comes from a window: of 64 looked at, those of priority 2 first.
+is(sql(q(SELECT string_agg(payload->>'p', '' ORDER BY ordinality) FROM evbus.receive('d', 24) WITH ORDINALITY)), '2222222122222220222222' . '21', 'a window of what waits is by priority');
+cmp_ok(sql(q(SELECT (evbus._status()).leases_used)), '<', 200, 'and no more wait than may');
+
+# Four clients at a time, one of which rolls back every other batch.
+my $script = $node->basedir . '/take.sql';
+append_to_file($script, <<'SQL');
+DO $$
+DECLARE receipts text[] := '{}'; before text[]; n integer := 1; round integer := 0;
+BEGIN
+	WHILE n > 0 LOOP
+		round := round + 1;
+		before := receipts;
+		WITH d AS MATERIALIZED (SELECT * FROM evbus.receive('c', 37, ack => receipts)), x AS (INSERT INTO done (subscription, i, p) SELECT 'c', (payload->>'i')::integer, (payload->>'p')::integer FROM d)
+		SELECT count(*), coalesce(array_agg(receipt), '{}') INTO n, receipts FROM d;
+		IF n > 0 AND round % 2 = 0 AND pg_backend_pid() % 4 = 0 THEN
+			ROLLBACK;
+			receipts := before;
+		ELSE
+			COMMIT;
+		END IF;
+	END LOOP;
+END $$;
+SQL
+$node->command_ok([ 'pgbench', '-n', '-c', '4', '-j', '1', '-t', '1', '-f', $script, 'postgres' ], 'four clients take all of it');
+answers($node, 'postgres', q(SELECT lag || ' ' || in_flight FROM evbus.subscription_lag WHERE subscription = 'c'), '0 0', 'nothing is left');
+is(sql(q(SELECT count(DISTINCT i) FROM done WHERE subscription = 'c')), '10000', 'every event came');
+
+# Handlers, which are killed meanwhile.
+sql(q(SELECT evbus.resume('h')));
+for (1 .. 5)
+{
+	sql(q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'evbus handler'));
+	select undef, undef, undef, 0.2;
+}
+answers($node, 'postgres', q(SELECT lag || ' ' || retries || ' ' || (SELECT count(*) FROM evbus.dead_letter) FROM evbus.subscription_lag WHERE subscription = 'h'), '0 0 0', 'handlers come to the end');
+is(sql(q(SELECT count(*) || ' ' || count(DISTINCT i) FROM done WHERE subscription = 'h')), '10000 10000', 'each event was handled once');
+
+# After a crash priorities are not known, and are looked up again.
+sql(q(SELECT put('b', 20001, 20300); SELECT evbus.publish('b', 'e', '{"i": 1, "p": 9}', priority => 9)));
+sql(q(UPDATE done SET subscription = 'old'));
+is(sql(q(SELECT count(*) FROM evbus.receive('c', 100))), '100', 'a part is in hand');
+$node->stop('immediate');
+$node->start;
+answers($node, 'postgres', q(SELECT lag FROM evbus.subscription_lag WHERE subscription = 'c'), '301', 'when the server crashes');
+sub order { return sql(qq(SELECT string_agg(payload->>'p', '' ORDER BY ordinality) FROM evbus.receive('c', $_[0]) WITH ORDINALITY)) }
+like(order(20), qr/^2{7}[01]2{7}[01]2{4}$/, 'what comes is by priority');
+my $rest = order(301);
+like($rest, qr/^(?=.{281}$).{1,280}9/, 'and so is the rest');
+sql(q(SELECT evbus.alter_subscription('c', by_priority => false)));
+sql(q(SELECT put('b', 30001, 30100)));
+answers($node, 'postgres', q(SELECT string_agg(lag::text, ' ' ORDER BY subscription) FROM evbus.subscription_lag WHERE subscription IN ('c', 'h')), '401 0', 'another hundred');
+is(sql(q(SELECT string_agg(payload->>'i', ' ' ORDER BY ordinality) FROM evbus.receive('c', 10) WITH ORDINALITY)), join(' ', 30001 .. 30010), 'and without it in order of positions again');
+
+$node->stop;
+done_testing();
