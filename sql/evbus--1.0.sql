@@ -91,7 +91,9 @@ CREATE TABLE evbus.bus (
 	overflow_timeout interval NOT NULL DEFAULT '30 seconds',
 	publish_rate integer,
 	publish_burst integer,
-	rate_policy	text NOT NULL DEFAULT 'reject' CHECK (rate_policy IN ('reject', 'wait'))
+	rate_policy	text NOT NULL DEFAULT 'reject' CHECK (rate_policy IN ('reject', 'wait')),
+	idle_ttl	interval,
+	auto_created boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE evbus.bus IS 'the registry of buses; changed only through evbus.create_bus() and its siblings';
 COMMENT ON COLUMN evbus.bus.former_classes IS 'storage classes the bus was in before: leaves of theirs may still hold events of it';
@@ -517,7 +519,7 @@ CREATE FUNCTION evbus.create_bus(bus text, durability text DEFAULT 'durable', re
 								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed', compression text DEFAULT 'zstd',
 								 dedup_window interval DEFAULT '5 minutes', max_backlog bigint DEFAULT 0, overflow text DEFAULT 'reject',
 								 overflow_timeout interval DEFAULT '30 seconds', publish_rate integer DEFAULT 0, publish_burst integer DEFAULT 0,
-								 rate_policy text DEFAULT 'reject')
+								 rate_policy text DEFAULT 'reject', idle_ttl interval DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_create_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.create_bus IS 'make a bus; the caller becomes its owner';
 
@@ -526,7 +528,7 @@ CREATE FUNCTION evbus.alter_bus(bus text, retention interval DEFAULT NULL, parti
 								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL, compression text DEFAULT NULL,
 								dedup_window interval DEFAULT NULL, max_backlog bigint DEFAULT NULL, overflow text DEFAULT NULL,
 								overflow_timeout interval DEFAULT NULL, publish_rate integer DEFAULT NULL, publish_burst integer DEFAULT NULL,
-								rate_policy text DEFAULT NULL)
+								rate_policy text DEFAULT NULL, idle_ttl interval DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.alter_bus IS 'change settings of a bus; NULL keeps a setting, 0 takes a limit away';
 
@@ -545,6 +547,10 @@ COMMENT ON FUNCTION evbus.pause_bus(text) IS 'stop deliveries of a bus; publishi
 CREATE FUNCTION evbus.resume_bus(bus text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_resume_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.resume_bus(text) IS 'start deliveries of a paused bus again';
+
+CREATE FUNCTION evbus.stop_all(timeout interval DEFAULT '30 seconds', OUT bus text, OUT stopped boolean, OUT in_flight bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stop_all' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.stop_all(interval) IS 'pause all buses of the caller at once, whatever becomes of the transaction, and wait until what is in flight has ended; a row for each bus';
 
 CREATE FUNCTION evbus.train_dictionary(bus text, samples integer DEFAULT 10000, size integer DEFAULT 16384, dry_run boolean DEFAULT false,
 									   OUT dictionary_id integer, OUT trained_on integer, OUT tested_on integer, OUT dictionary_bytes integer,
@@ -887,7 +893,8 @@ CREATE FUNCTION evbus._type_matches(type text, patterns text[]) RETURNS boolean
 AS 'MODULE_PATHNAME', 'evbus_type_matches' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION evbus._type_matches(text, text[]) IS 'does a type match one of the patterns, as a subscription would say';
 
-CREATE FUNCTION evbus._bus_state(OUT bus_id integer, OUT next_position bigint, OUT ticked_position bigint, OUT rejected bigint, OUT waits bigint)
+CREATE FUNCTION evbus._bus_state(OUT bus_id integer, OUT next_position bigint, OUT ticked_position bigint, OUT rejected bigint, OUT waits bigint,
+								OUT last_used timestamptz)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_bus_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._bus_state() IS 'positions of the buses in shared memory, and how often publishers were held up';
 
@@ -908,7 +915,12 @@ SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_pa
 	   (SELECT pg_catalog.count(*) FROM evbus.subscription x WHERE x.bus_id = b.bus_id) AS subscriptions,
 	   c.retention_bytes, c.retention_policy, b.compression, b.dedup_window,
 	   b.max_backlog, b.overflow, b.overflow_timeout, b.publish_rate,
-	   CASE WHEN b.publish_rate IS NOT NULL THEN coalesce(b.publish_burst, b.publish_rate) END AS publish_burst, b.rate_policy, s.rejected, s.waits
+	   CASE WHEN b.publish_rate IS NOT NULL THEN coalesce(b.publish_burst, b.publish_rate) END AS publish_burst, b.rate_policy, s.rejected, s.waits,
+	   b.idle_ttl, b.auto_created, s.last_used,
+	   CASE WHEN b.idle_ttl IS NOT NULL THEN
+			(SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks l
+			 WHERE l.locktype = 'object' AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+				   AND l.classid = 'evbus.bus'::regclass AND l.objid = b.bus_id::oid AND l.granted) END AS publishers
 FROM evbus.bus b
 	 LEFT JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
@@ -920,6 +932,10 @@ COMMENT ON COLUMN evbus.bus_list.retention_policy IS 'keep_unconsumed: what a su
 COMMENT ON COLUMN evbus.bus_list.max_backlog IS 'events that a subscription may be behind before publishers are held up; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.publish_rate IS 'events a second; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.publish_burst IS 'events that may come at once after a pause';
+COMMENT ON COLUMN evbus.bus_list.idle_ttl IS 'it is dropped when nobody has used it for so long; NULL: never';
+COMMENT ON COLUMN evbus.bus_list.auto_created IS 'it was made because somebody published or subscribed to it, see evbus.auto_create, and makes room when no slot is left';
+COMMENT ON COLUMN evbus.bus_list.last_used IS 'about when somebody last published to it; NULL: not since the server started, or it has no idle_ttl';
+COMMENT ON COLUMN evbus.bus_list.publishers IS 'open and prepared transactions that have published to it; NULL: it has no idle_ttl';
 COMMENT ON COLUMN evbus.bus_list.rejected IS 'events refused since the server started, because the bus was full or for a rate';
 COMMENT ON COLUMN evbus.bus_list.waits IS 'calls that waited for space or for a rate since the server started';
 COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';

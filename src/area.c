@@ -58,6 +58,8 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u32(&db->tick_wanted, 0);
 	pg_atomic_write_u64(&db->ledger_turn, 0);
 	pg_atomic_write_u32(&db->leaves_wanted, 0);
+	memset(db->errands, 0, sizeof(db->errands));
+	pg_atomic_write_u32(&db->errands_posted, 0);
 	pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 	for (int i = 0; i < EVBUS_SCHEDULED_LEAVES; i++)
 		pg_atomic_write_u64(&db->scheduled_due[i], 0);
@@ -78,6 +80,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		pg_atomic_write_u64(&bus->rate_at, 0);
 		pg_atomic_write_u64(&bus->rejected, 0);
 		pg_atomic_write_u64(&bus->waits, 0);
+		pg_atomic_write_u64(&bus->used_at, 0);
 		for (int a = 0; a < EVBUS_ANCHORS; a++)
 			pg_atomic_write_u64(&bus->anchors[a].offset, 0);
 		bus->anchor_next = 0;

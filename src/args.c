@@ -47,23 +47,31 @@ char *
 evbus_arg_name(FunctionCallInfo fcinfo, int n, const char *name)
 {
 	char	   *value = evbus_arg_text(fcinfo, n, name);
+
+	evbus_check_name(value, name);
+	return value;
+}
+
+/* May a bus or subscription (what) be called so?  Errors 22023. */
+void
+evbus_check_name(const char *value, const char *what)
+{
 	size_t		len = strlen(value);
 
 	if (len == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s name must not be empty", name)));
+				 errmsg("%s name must not be empty", what)));
 	if (len > EVBUS_NAME_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s name \"%s\" is too long", name, evbus_clip(value, len)),
+				 errmsg("%s name \"%s\" is too long", what, evbus_clip(value, len)),
 				 errdetail("It has %zu bytes; the limit is %d.", len, EVBUS_NAME_MAX)));
 	for (const char *c = value; *c; c++)
 		if ((unsigned char) *c < ' ' || *c == 0x7f)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%s name must not hold control characters", name)));
-	return value;
+					 errmsg("%s name must not hold control characters", what)));
 }
 
 int

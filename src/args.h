@@ -11,6 +11,7 @@
 extern char *evbus_clip(const char *value, int len);
 extern void evbus_arg_present(FunctionCallInfo fcinfo, int n, const char *name);
 extern char *evbus_arg_text(FunctionCallInfo fcinfo, int n, const char *name);
+extern void evbus_check_name(const char *value, const char *what);
 extern char *evbus_arg_name(FunctionCallInfo fcinfo, int n, const char *name);
 extern int	evbus_arg_int(FunctionCallInfo fcinfo, int n, const char *name, int low, int high);
 extern int64 evbus_arg_bigint(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high);

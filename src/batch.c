@@ -85,13 +85,15 @@ static struct
 
 static TimeoutId grace_timeout;
 
-/* Look the handler up for this batch; false: the subscription was paused. */
+/* Look the handler up for what was taken; false: the subscription is paused, and was perhaps before that. */
 static bool
 aim(const EvbusSubscription *sub)
 {
 	Oid			fn = evbus_handler_function(sub);
 	MemoryContext old;
 
+	if (!evbus_subscription_runs(sub))
+		return false;
 	if (!OidIsValid(fn))
 	{
 		evbus_upkeep_pause(sub->subscription_id,

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  * bus.c
- *	  Buses: create, alter, drop, pause, resume.
+ *	  Buses: create, alter, drop.
  *
  * A bus is a row, and a place in shared memory that the row names; its events
  * go to the leaves of its storage class, so making a bus makes tables only for
@@ -12,7 +12,9 @@
 #include "evbus.h"
 
 #include "args.h"
+#include "bus_idle.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "cursor.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -20,7 +22,6 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "registry.h"
-#include "replay.h"
 #include "storage/lmgr.h"
 #include "upkeep.h"
 #include "utils/builtins.h"
@@ -39,8 +40,6 @@ PG_FUNCTION_INFO_V1(evbus_check_preload);
 PG_FUNCTION_INFO_V1(evbus_create_bus);
 PG_FUNCTION_INFO_V1(evbus_alter_bus);
 PG_FUNCTION_INFO_V1(evbus_drop_bus);
-PG_FUNCTION_INFO_V1(evbus_pause_bus);
-PG_FUNCTION_INFO_V1(evbus_resume_bus);
 PG_FUNCTION_INFO_V1(evbus_bus_state);
 
 /* One of the words that a bus's column compression may have. */
@@ -215,6 +214,20 @@ read_flow(FunctionCallInfo fcinfo, int first, const EvbusBus *bus, Datum *values
 #undef GIVEN
 }
 
+/* Argument idle_ttl, of which NULL keeps what there is. */
+static int64
+idle_ttl_arg(FunctionCallInfo fcinfo, int n, int64 now)
+{
+	int64		ttl = PG_ARGISNULL(n) ? now : evbus_arg_interval(fcinfo, n, "idle_ttl", 0, RETENTION_MAX);
+
+	if (ttl > 0 && ttl < USECS_PER_SEC)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("idle_ttl must be 0, or at least 1 second"),
+				 errdetail("It is %s.", DatumGetCString(DirectFunctionCall1(interval_out, evbus_interval_datum(ttl))))));
+	return ttl;
+}
+
 /* Column durability. */
 static const char *const durabilities[] = {"durable", "volatile"};
 
@@ -269,7 +282,7 @@ check_overflow(const char *bus, bool is_volatile, const Datum *flow)
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
  * max_payload_bytes integer, retention_bytes bigint, retention_policy text, compression text,
  * dedup_window interval, max_backlog bigint, overflow text, overflow_timeout interval, publish_rate integer,
- * publish_burst integer, rate_policy text) returns void
+ * publish_burst integer, rate_policy text, idle_ttl interval) returns void
  *
  * bus: 1 to 63 bytes, no control characters.  durability: 'durable', or 'volatile': in shared memory
  * only, where settings of retention and dedup_window are of no use.  retention:
@@ -284,6 +297,8 @@ check_overflow(const char *bus, bool is_volatile, const Datum *flow)
  * max_backlog: 1 to 10^12 events; overflow: 'reject', or 'block' for overflow_timeout (0 to 1 day) at most.
  * publish_rate: 1 to 1000000 events a second, publish_burst: so many at once; rate_policy: 'reject' or 'wait'.
  * 0 is no limit; of publish_burst, those of a second.
+ * idle_ttl: 1 second to 100 years after which it is dropped if nobody uses it (bus_idle.c); 0: never.
+ * Where all slots are taken, the bus that was made by itself and not used for the longest time makes room.
  * Takes effect when the caller commits.
  * Errors: 0A000 a volatile bus with dictionaries, drop_oldest of a durable one or with max_backlog, 22004, 22023,
  * VB002 exists, VB003 no slot or ring left.
@@ -292,7 +307,7 @@ check_overflow(const char *bus, bool is_volatile, const Datum *flow)
 Datum
 evbus_create_bus(PG_FUNCTION_ARGS)
 {
-	Oid			types[9 + N_FLOW] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
+	Oid			types[10 + N_FLOW] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
 	bool		is_volatile;
 	Keeping		keep = {
@@ -305,7 +320,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	EvbusBus	bus;
 	EvbusInternal state;
-	Datum		values[9 + N_FLOW];
+	Datum		values[10 + N_FLOW];
 	int			slot;
 	int32		class;
 	int32		bus_id;
@@ -314,6 +329,8 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	keep.policy = read_policy(fcinfo, 6);
 	memcpy(types + 9, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, NULL, values + 9);
+	types[9 + N_FLOW] = INTERVALOID;
+	values[9 + N_FLOW] = evbus_interval_datum(idle_ttl_arg(fcinfo, 9 + N_FLOW, 0));
 	is_volatile = evbus_arg_choice(fcinfo, 1, "durability", durabilities, lengthof(durabilities)) == 1;
 	if (is_volatile && strcmp(compression, "dictionary") == 0)
 		refuse_dictionary();
@@ -326,6 +343,8 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_EVBUS_BUS_EXISTS),
 				 errmsg("bus \"%s\" already exists", name)));
 	slot = evbus_registry_free_slot("bus", evbus_max_buses);
+	if (slot < 0 && evbus_bus_make_room(db))
+		slot = evbus_registry_free_slot("bus", evbus_max_buses);
 	if (slot < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_TOO_MANY_BUSES),
@@ -342,6 +361,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	/* Of another bus that had the place before. */
 	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->rejected, 0);
 	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->waits, 0);
+	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->used_at, (uint64) evbus_uptime());
 	values[0] = CStringGetTextDatum(name);
 	values[1] = Int16GetDatum(slot);
 	values[2] = Int32GetDatum(class);
@@ -352,9 +372,9 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[7] = CStringGetTextDatum(compression);
 	values[8] = evbus_interval_datum(dedup_window);
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression, dedup_window, " FLOW_COLUMNS ")"
-			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8, $9, nullif($10, 0), $11, $12, nullif($13, 0), nullif($14, 0), $15)",
-			  9 + N_FLOW, types, values, NULL, 0);
+	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression, dedup_window, " FLOW_COLUMNS ", idle_ttl)"
+			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8, $9, nullif($10, 0), $11, $12, nullif($13, 0), nullif($14, 0), $15, nullif($16, '0'))",
+			  10 + N_FLOW, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	if (!is_volatile)
@@ -374,17 +394,8 @@ own_bus(FunctionCallInfo fcinfo, EvbusBus *bus)
 static void
 check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 {
-	static const Oid types[] = {TEXTOID};
-	Datum		name = CStringGetTextDatum(bus->name);
-	char	   *table = NULL;
-	EvbusInternal state;
+	char	   *table = evbus_bus_changes_table(bus);
 
-	evbus_internal_begin(&state);
-	if (evbus_sql(NULL, "SELECT tgrelid::regclass::text FROM pg_trigger, (SELECT convert_to($1, getdatabaseencoding()) || '\\x00'::bytea) AS b (bus)"
-				  " WHERE tgfoid = 'evbus._changes()'::regprocedure AND tgparentid = 0 AND substring(tgargs FOR length(bus)) = bus"
-				  " ORDER BY 1", 1, types, &name, NULL, 1) > 0)
-		table = MemoryContextStrdup(TopTransactionContext, TextDatumGetCString(evbus_column(0, 1, NULL)));
-	evbus_internal_end(&state);
 	if (table)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -395,7 +406,7 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 /*
  * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to, retention_bytes,
  * retention_policy, compression, dedup_window, max_backlog, overflow, overflow_timeout, publish_rate,
- * publish_burst, rate_policy) returns void
+ * publish_burst, rate_policy, idle_ttl) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
  * not the owner, 55006 to be renamed while changes of a table are published to it.
@@ -408,13 +419,13 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 Datum
 evbus_alter_bus(PG_FUNCTION_ARGS)
 {
-	Oid			types[6 + N_FLOW] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, INTERVALOID};
+	Oid			types[7 + N_FLOW] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, INTERVALOID};
 	EvbusBus	bus;
 	EvbusBus	other;
 	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
-	Datum		values[6 + N_FLOW];
-	char		nulls[6 + N_FLOW + 1] = "            ";
+	Datum		values[7 + N_FLOW];
+	char		nulls[7 + N_FLOW + 1] = "             ";
 
 	own_bus(fcinfo, &bus);
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
@@ -480,13 +491,18 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	memcpy(types + 6, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, &bus, values + 6);
 	check_overflow(bus.name, bus.is_volatile, values + 6);
+	types[6 + N_FLOW] = INTERVALOID;
+	values[6 + N_FLOW] = evbus_interval_datum(idle_ttl_arg(fcinfo, 9 + N_FLOW, bus.idle_ttl));
+	if (!PG_ARGISNULL(9 + N_FLOW))
+		pg_atomic_write_u64(&EVBUS_BUS(db, bus.slot)->used_at, (uint64) evbus_uptime());	/* counted from now on */
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression), dedup_window = $6,"
 			  " (" FLOW_COLUMNS ") = (nullif($7, 0), $8, $9, nullif($10, 0), nullif($11, 0), $12),"
+			  " idle_ttl = nullif($13, '0'), auto_created = auto_created AND $13 > '0',"
 			  " former_classes = CASE WHEN storage_class_id = $2 THEN former_classes"
 			  "                  ELSE array_append(array_remove(former_classes, storage_class_id), storage_class_id) END"
 			  " WHERE bus_id = $1",
-			  6 + N_FLOW, types, values, nulls, 0);
+			  7 + N_FLOW, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	if (!bus.is_volatile)
@@ -498,15 +514,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 static void
 check_no_scheduled(const EvbusBus *bus)
 {
-	static const Oid types[] = {INT4OID};
-	Datum		id = Int32GetDatum(bus->bus_id);
-	EvbusInternal state;
-	bool		any;
-
-	evbus_internal_begin(&state);
-	any = evbus_sql(NULL, "SELECT 1 FROM evbus.scheduled WHERE bus_id = $1 LIMIT 1", 1, types, &id, NULL, 1) > 0;
-	evbus_internal_end(&state);
-	if (any)
+	if (evbus_bus_has_scheduled(bus->bus_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_BACKLOG),
 				 errmsg("cannot drop bus \"%s\": it has events that are not due yet", bus->name),
@@ -532,7 +540,6 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	EvbusInternal state;
 	EvbusSubscription *subs;
 	int			n;
-	Datum		values[1];
 	bool		force;
 
 	own_bus(fcinfo, &bus);
@@ -541,7 +548,6 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("evbus.drop_bus()");
 	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* nobody subscribes to it meanwhile */
 	own_bus(fcinfo, &bus);
-	values[0] = Int32GetDatum(bus.bus_id);
 	if (!force)
 		check_no_changes(&bus, "drop", "Call evbus.stop_publish_changes() for the table before.");
 	subs = evbus_subscriptions(&n);
@@ -569,52 +575,7 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	}
 	if (!force)
 		check_no_scheduled(&bus);
-	evbus_replays_end(0, bus.bus_id);
-	evbus_internal_begin(&state);
-	evbus_sql(NULL, "DELETE FROM evbus.scheduled WHERE bus_id = $1", 1, types, values, NULL, 0);
-	evbus_sql(NULL, "DELETE FROM evbus.retry WHERE subscription_id IN (SELECT subscription_id FROM evbus.subscription WHERE bus_id = $1)",
-			  1, types, values, NULL, 0);
-	evbus_sql(NULL, "DELETE FROM evbus.subscription WHERE bus_id = $1", 1, types, values, NULL, 0);
-	evbus_sql(NULL, "DELETE FROM evbus.publish_limit WHERE bus_id = $1", 1, types, values, NULL, 0);
-	evbus_sql(NULL, "DELETE FROM evbus.bus WHERE bus_id = $1", 1, types, values, NULL, 0);
-	evbus_internal_end(&state);
-	evbus_registry_changed();
-	PG_RETURN_VOID();
-}
-
-static void
-set_paused(FunctionCallInfo fcinfo, bool paused)
-{
-	static const Oid types[] = {INT4OID, BOOLOID};
-	EvbusBus	bus;
-	EvbusInternal state;
-	Datum		values[2];
-
-	own_bus(fcinfo, &bus);
-	values[0] = Int32GetDatum(bus.bus_id);
-	values[1] = BoolGetDatum(paused);
-	evbus_internal_begin(&state);
-	evbus_sql(NULL, "UPDATE evbus.bus SET paused = $2 WHERE bus_id = $1", 2, types, values, NULL, 0);
-	evbus_internal_end(&state);
-	evbus_registry_changed();
-}
-
-/*
- * evbus.pause_bus(bus text) returns void: stops its deliveries once the caller
- * commits; what is in flight ends, publishing goes on.  Errors: 22004, 42501, VB001.
- */
-Datum
-evbus_pause_bus(PG_FUNCTION_ARGS)
-{
-	set_paused(fcinfo, true);
-	PG_RETURN_VOID();
-}
-
-/* evbus.resume_bus(bus text) returns void.  Errors: 22004, 42501, VB001. */
-Datum
-evbus_resume_bus(PG_FUNCTION_ARGS)
-{
-	set_paused(fcinfo, false);
+	evbus_bus_remove(bus.bus_id);
 	PG_RETURN_VOID();
 }
 
@@ -631,8 +592,9 @@ evbus_bus_state(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		EvbusBusState *bus = EVBUS_BUS(db, buses[i].slot);
-		Datum		values[5];
-		bool		nulls[5] = {0};
+		Datum		values[6];
+		bool		nulls[6] = {0};
+		uint64		used_at = pg_atomic_read_u64(&bus->used_at);
 
 		nulls[1] = nulls[2] = (int32) pg_atomic_read_u32(&bus->bus_id) != buses[i].bus_id;
 		values[0] = Int32GetDatum(buses[i].bus_id);
@@ -640,6 +602,8 @@ evbus_bus_state(PG_FUNCTION_ARGS)
 		values[2] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->ticked_position));
 		values[3] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->rejected));
 		values[4] = Int64GetDatum((int64) pg_atomic_read_u64(&bus->waits));
+		nulls[5] = used_at == 0 || buses[i].idle_ttl == 0;
+		values[5] = TimestampTzGetDatum(GetCurrentTimestamp() - (evbus_uptime() - (int64) used_at));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -394,6 +394,15 @@ take_all(EvbusTaken *t, int max, int64 bytes_max, uint64 tail, XLogRecPtr *lsn, 
 	pg_atomic_write_u32(owed, (uint32) Max(Min(debt, (int64) max * (REPLAY_SHARE - 1)), 0));
 }
 
+/* All that was taken goes back. */
+static void
+give_back(EvbusTaken *t)
+{
+	while (t->n > 0)
+		evbus_cursor_return(t->db, &t->deliveries[--t->n].claim, 0);
+	t->bytes = 0;
+}
+
 /* Is there anything that a call might get? */
 static bool
 has_work(EvbusDb *db, const EvbusSubscription *sub, const EvbusSubscription *replays, int n)
@@ -461,6 +470,8 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 			t->probe = admission == EVBUS_ADMIT_PROBE;
 			if (admission != EVBUS_ADMIT_NONE)
 				take_all(t, t->probe ? 1 : max, bytes_max, tail, &lsn, &short_of_leases);
+			if (t->n > 0 && !evbus_subscription_runs(sub))
+				give_back(t);	/* whoever paused it may have seen nothing in hand */
 			if (t->probe && t->n > 0)
 				evbus_breaker_probe_is(t->deliveries[0].event.event_id, &t->deliveries[0].claim);
 			else if (t->probe)

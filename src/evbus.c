@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
+#include "bus_idle.h"
 #include "clock.h"
 #include "codec.h"
 #include "commands/dbcommands.h"
@@ -219,6 +220,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 static void
 define_settings(void)
 {
+	DefineCustomBoolVariable("evbus.auto_create",
+							 gettext_noop("Makes a bus when somebody publishes or subscribes to one that does not exist."),
+							 gettext_noop("Such a bus has the default settings, and evbus.idle_ttl."),
+							 &evbus_auto_create, false, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.compress_level",
 							gettext_noop("Sets how hard zstd tries to make payloads small."),
 							gettext_noop("Higher levels take more time; to read takes the same."),
@@ -239,6 +244,10 @@ define_settings(void)
 							 gettext_noop("Builds indexes by type and key when a leaf of the log is closed."),
 							 gettext_noop("They serve evbus.history_page(); off keeps those there are."),
 							 &evbus_history_indexes, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.idle_ttl",
+							gettext_noop("Sets after what time a bus that evbus.auto_create has made is dropped if nobody uses it."),
+							NULL,
+							&evbus_idle_ttl, 7 * 24 * 3600, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.late_after",
 							gettext_noop("Sets the age from which an open publisher is no longer waited for by recovery."),
 							gettext_noop("Its commit then costs one row more; a larger value makes recovery scan more."),

@@ -97,6 +97,37 @@ typedef enum EvbusSleep
 	EVBUS_SLEEPS				/* everybody who pushes */
 } EvbusSleep;
 
+/* What the maintainer commits for others (errand.c); under EvbusShared.lock, by who asks and by the maintainer. */
+#define EVBUS_ERRANDS		8
+#define EVBUS_ERRAND_TEXT	200
+
+typedef enum EvbusErrandKind
+{
+	EVBUS_ERRAND_MAKE_BUS,		/* of this name, for this role */
+	EVBUS_ERRAND_STOP_ALL		/* pause the buses of this role */
+} EvbusErrandKind;
+
+typedef enum EvbusErrandState
+{
+	EVBUS_ERRAND_FREE = 0,
+	EVBUS_ERRAND_POSTED,
+	EVBUS_ERRAND_TAKEN,
+	EVBUS_ERRAND_DONE
+} EvbusErrandState;
+
+typedef struct EvbusErrand
+{
+	EvbusErrandKind kind;
+	EvbusErrandState state;
+	Oid			role;			/* on whose behalf */
+	uint32		number;			/* raised at each post */
+	int64		done_at;
+	int			sqlerrcode;		/* 0: it is committed */
+	char		name[EVBUS_NAME_MAX + 1];
+	char		message[EVBUS_ERRAND_TEXT];
+	char		hint[EVBUS_ERRAND_TEXT];
+} EvbusErrand;
+
 /* A ring of which this part waits for ticks wants them now. */
 #define EVBUS_RING_URGENT	8
 
@@ -148,6 +179,10 @@ typedef struct EvbusDb
 	pg_atomic_uint64 dedup_turn;	/* leaf in use is turn % 2; raised by the maintainer alone */
 	pg_atomic_uint64 role_rate_at[EVBUS_ROLE_LIMITS_MAX];	/* as EvbusBusState.rate_at, of a role on a bus (flow.c) */
 
+	EvbusErrand errands[EVBUS_ERRANDS];
+	pg_atomic_uint32 errands_posted;	/* there may be one to be taken; the maintainer clears it */
+	ConditionVariable errand_cv;	/* broadcast when one is done */
+
 	ConditionVariable space_cv; /* who waits for space in the ring of a volatile bus */
 	pg_atomic_uint32 space_awaited; /* set before he sleeps, cleared by who wakes him */
 
@@ -183,6 +218,7 @@ typedef struct EvbusBusState
 	pg_atomic_uint64 rate_at;	/* nanoseconds of evbus_uptime(): what publish_rate gave until then is used up */
 	pg_atomic_uint64 rejected;	/* events refused, because the bus is full or for a rate */
 	pg_atomic_uint64 waits;		/* calls that waited for either */
+	pg_atomic_uint64 used_at;	/* of a bus with idle_ttl: evbus_uptime() of the last publisher, about; 0: none since the start */
 } EvbusBusState;
 
 /*

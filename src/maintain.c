@@ -14,11 +14,14 @@
 #include "access/xact.h"
 #include "behind.h"
 #include "breaker_list.h"
+#include "bus_idle.h"
+#include "bus_stop.h"
 #include "clock.h"
 #include "cursor.h"
 #include "dead_letter.h"
 #include "executor/spi.h"
 #include "dedup.h"
+#include "errand.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "indexer.h"
@@ -97,10 +100,16 @@ orphans(void *arg)
 	evbus_upkeep_orphans();
 }
 
+static void
+expire(void *arg)
+{
+	*(bool *) arg = evbus_bus_expire(evbus_db());
+}
+
 /*
  * CALL evbus.maintain()
  *
- * Makes leaves ahead and drops those past retention, each in a transaction of its
+ * Drops buses whose idle_ttl is over, makes leaves ahead and drops those past retention, each in a transaction of its
  * own: what it locks would else be locked for as long as the caller's transaction is
  * open, which would keep the maintainer from making leaves.  Leaves in use are left for
  * the next time.  Errors: 25001 in a transaction block, 25006, 55P03 another upkeep holds
@@ -125,6 +134,9 @@ evbus_maintain(PG_FUNCTION_ARGS)
 		elog(ERROR, "SPI_connect_ext failed");
 	turn = AllocSetContextCreate(PortalContext ? PortalContext : CurrentMemoryContext, "evbus maintain", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(turn);
+	do
+		(void) run_by_hand(expire, &more);
+	while (more);
 	(void) run_by_hand(orphans, NULL);
 	/* What has no position yet, nobody can have consumed. */
 	(void) evbus_upkeep_turn(of, run_by_hand, pg_atomic_read_u32(&of->recovered) && evbus_db_wait_drained(of, 1000),
@@ -140,6 +152,8 @@ evbus_maintain(PG_FUNCTION_ARGS)
 /* ----------------------------------------------------------------- the worker */
 
 static char failure[256];		/* message of what failed last */
+static char failure_hint[256];
+static int	failure_code;
 
 /* Run one step in a transaction of its own; what fails is logged. */
 static bool
@@ -170,6 +184,8 @@ attempt(void (*step) (void), bool in_transaction)
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
 		strlcpy(failure, edata->message ? edata->message : "?", sizeof(failure));
+		strlcpy(failure_hint, edata->hint ? edata->hint : "", sizeof(failure_hint));
+		failure_code = edata->sqlerrcode;
 		FreeErrorData(edata);
 		EmitErrorReport();
 		FlushErrorState();
@@ -318,6 +334,39 @@ forget_dropped(void)
 	}
 }
 
+static bool bus_expired;
+
+static void
+expire_bus(void)
+{
+	bus_expired = evbus_bus_expire(db);
+}
+
+static EvbusErrand errand;
+
+static void
+do_errand(void)
+{
+	if (errand.kind == EVBUS_ERRAND_MAKE_BUS)
+		evbus_bus_make(errand.name, errand.role);
+	else
+		evbus_buses_pause(errand.role);
+}
+
+/* What others wait for that is committed at once. */
+static void
+run_errands(void)
+{
+	EvbusErrand *place;
+
+	while ((place = evbus_errand_take(db, &errand)) != NULL)
+	{
+		bool		done = attempt(do_errand, true);
+
+		evbus_errand_done(db, place, done ? 0 : failure_code, done ? "" : failure, done ? "" : failure_hint);
+	}
+}
+
 /* Every subscription is to be in shared memory, and its next retry known, to be notified. */
 static void
 attach_all(void)
@@ -373,6 +422,7 @@ evbus_maintainer_main(Datum main_arg)
 	LWLockRelease(&evbus_shared->lock);
 	if (!mine)
 		proc_exit(0);
+	evbus_errand_again(db);
 	context = AllocSetContextCreate(TopMemoryContext, "evbus maintainer", ALLOCSET_DEFAULT_SIZES);
 
 	for (;;)
@@ -399,6 +449,7 @@ evbus_maintainer_main(Datum main_arg)
 
 		if (pg_atomic_exchange_u32(&db->leaves_wanted, 0))
 			(void) upkeep_leaves();
+		run_errands();
 		MemoryContextSwitchTo(context);
 		/* A shorter interval holds from its reload on. */
 		upkeep_at = Min(upkeep_at, TimestampTzPlusMilliseconds(now, evbus_upkeep_interval));
@@ -418,6 +469,8 @@ evbus_maintainer_main(Datum main_arg)
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
+				while (attempt(expire_bus, true) && bus_expired)
+					run_errands();
 				if (attempt(look_at_indexes, true))
 					evbus_indexer_turn(db, n_unindexed, n_untrained);
 			}

@@ -165,7 +165,7 @@ claim_unseen(Taking *t, int64 max, EvbusClaim *claim)
 	return i >= 0;
 }
 
-/* Make ranges of one priority of a claim that was read, and let them wait; n >= 1.  What there is no room for stays as it was. */
+/* Make ranges of one priority of a claim that was read, and let them wait; n >= 1. */
 static void
 mark(Taking *t, const EvbusClaim *claim, const EvbusEvents *events)
 {
@@ -185,7 +185,7 @@ mark(Taking *t, const EvbusClaim *claim, const EvbusEvents *events)
 
 			while (k < events->n && priorities[k] == priorities[first])
 				k++;
-			if (k < events->n && room(t) > 0)
+			if (k < events->n)
 				rest = evbus_lease_alloc(t->db, claim->sub_slot, true);
 			lease->priority = k == events->n || rest >= 0 ? priorities[first] : EVBUS_PRIORITY_UNKNOWN;
 			if (rest >= 0)

@@ -21,6 +21,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "args.h"
+#include "bus_idle.h"
 #include "clock.h"
 #include "dedup.h"
 #include "eventlog.h"
@@ -188,11 +189,13 @@ evbus_publish_prepare(const char *bus_name, const char *what, int64 n, EvbusBus 
 	Oid			parent;
 	int64		now;
 
-	evbus_bus_get(bus_name, bus);
+	db = evbus_db();
+	evbus_bus_get_or_make(db, bus_name, what, bus);
 	PreventCommandIfReadOnly(what);
 	PreventCommandIfParallelMode(what);
 	PreventCommandDuringRecovery(what);
-	db = evbus_db();
+	if (unlikely(bus->idle_ttl > 0))
+		evbus_bus_use(db, bus_name, what, bus);
 	evbus_flow_publish(db, bus, n);
 	if (bus->is_volatile)
 	{

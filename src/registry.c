@@ -38,7 +38,8 @@ enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
 	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_COMPRESSION, BUS_DEDUP_WINDOW,
-	BUS_MAX_BACKLOG, BUS_OVERFLOW, BUS_OVERFLOW_TIMEOUT, BUS_RATE, BUS_BURST, BUS_RATE_POLICY, BUS_COLUMNS = BUS_RATE_POLICY
+	BUS_MAX_BACKLOG, BUS_OVERFLOW, BUS_OVERFLOW_TIMEOUT, BUS_RATE, BUS_BURST, BUS_RATE_POLICY, BUS_IDLE_TTL, BUS_AUTO,
+	BUS_COLUMNS = BUS_AUTO
 };
 enum
 {
@@ -181,6 +182,8 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	bus->publish_burst = nulls[BUS_BURST - 1] ? 0 : DatumGetInt32(values[BUS_BURST - 1]);
 	bus->rate_waits = word_of(values[BUS_RATE_POLICY - 1], evbus_rate_policies, lengthof(evbus_rate_policies)) == 1;
 	bus->is_volatile = strcmp(TextDatumGetCString(values[BUS_DURABILITY - 1]), "volatile") == 0;
+	bus->idle_ttl = nulls[BUS_IDLE_TTL - 1] ? 0 : evbus_interval_usecs(DatumGetIntervalP(values[BUS_IDLE_TTL - 1]));
+	bus->auto_created = DatumGetBool(values[BUS_AUTO - 1]);
 	bus->bounded = bus->max_backlog > 0 || bus->publish_rate > 0;
 	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
 }
@@ -531,6 +534,7 @@ sub_copy(const EvbusSubscription *from)
 	Size		size = 0;
 
 	*sub = *from;
+	sub->generation = cache_generation;
 	for (int i = 0; i < sub->n_types; i++)
 		size += 1 + (unsigned char) from->types[size];
 	sub->types = palloc(size);
@@ -565,6 +569,19 @@ evbus_subscription_by_id(int32 id)
 		if (cached_subs[i].subscription_id == id)
 			return sub_copy(&cached_subs[i]);
 	return NULL;
+}
+
+/* Is it, of which this is a copy, neither gone nor paused meanwhile? */
+bool
+evbus_subscription_runs(const EvbusSubscription *sub)
+{
+	cache_load();
+	if (cache_generation == sub->generation)
+		return !sub->paused;
+	for (int i = 0; i < n_cached_subs; i++)
+		if (cached_subs[i].subscription_id == sub->subscription_id)
+			return !cached_subs[i].paused;
+	return false;
 }
 
 /* Those that are being replayed of a subscription, as a copy in the caller's context. */

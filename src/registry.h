@@ -40,6 +40,8 @@ typedef struct EvbusBus
 	bool		role_limits;	/* roles have rates of their own on it */
 	bool		bounded;		/* any of these */
 	bool		is_volatile;	/* volatile.c */
+	int64		idle_ttl;		/* microseconds after which it goes if nobody uses it; 0: never */
+	bool		auto_created;	/* and before that if its slot is wanted (bus_idle.c) */
 	char		name[EVBUS_NAME_MAX + 1];
 } EvbusBus;
 
@@ -79,6 +81,7 @@ typedef struct EvbusSubscription
 	int64		breaker_probe;
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
+	uint64		generation;		/* of the registry that it is a copy of */
 	bool		is_volatile;	/* its bus is */
 	int32		replay_of;		/* it is a replay (replay.c) of this subscription, and not one of its own; else 0 */
 	int64		stop_position;	/* of a replay */
@@ -124,6 +127,7 @@ extern const char *const evbus_rate_policies[2];
 extern bool evbus_compression_parse(const char *word, EvbusCompression *compression);
 extern EvbusSubscription *evbus_subscription_get(const char *name, bool missing_ok);
 extern EvbusSubscription *evbus_subscription_by_id(int32 id);
+extern bool evbus_subscription_runs(const EvbusSubscription *sub);
 extern bool evbus_subscription_exists(int32 id);
 extern bool evbus_bus_exists(int32 id);
 extern EvbusSubscription *evbus_subscriptions(int *count);

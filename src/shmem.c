@@ -114,6 +114,7 @@ init_all(void)
 		LWLockInitialize(&db->lease_lock, tranche[3]);
 		ConditionVariableInit(&db->drained_cv);
 		ConditionVariableInit(&db->space_cv);
+		ConditionVariableInit(&db->errand_cv);
 		pg_atomic_init_u64(&db->clock, 1);
 		pg_atomic_init_u64(&db->ring_reserved, 0);
 		pg_atomic_init_u64(&db->ring_tail, 0);

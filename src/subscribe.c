@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "args.h"
+#include "bus_idle.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -290,7 +291,7 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	int			slot;
 	int64		position;
 
-	evbus_bus_get(bus_name, &bus);
+	evbus_bus_get_or_make(db, bus_name, "evbus.subscribe()", &bus);
 	PreventCommandIfReadOnly("evbus.subscribe()");
 	read_settings(fcinfo, 2, 5, NULL, GetUserId(), &set);
 	position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);

@@ -351,7 +351,48 @@ evbus_upkeep_unindexed(EvbusDb *db, EvbusLeaf **due)
 	return n;
 }
 
-/* Replays of subscriptions that were deleted by hand, and what was written while what it is of was being dropped, or stays behind. */
+#define UNUSED	" own_bus_id IS NULL AND NOT EXISTS (SELECT 1 FROM evbus.bus b" \
+	" WHERE b.storage_class_id = c.storage_class_id OR c.storage_class_id = ANY (b.former_classes))"
+
+/*
+ * A shared class that no bus uses any more, and whose leaves hold nothing, is made one that
+ * belonged to a bus which is gone: nobody finds it again, and it goes like those.
+ */
+static void
+give_up_classes(void)
+{
+	static const Oid types[] = {INT4OID};
+	MemoryContext context = CurrentMemoryContext;
+	EvbusInternal state;
+	int32	   *unused;
+	int			n;
+
+	evbus_internal_begin(&state);
+	n = (int) evbus_sql(NULL, "SELECT storage_class_id FROM evbus.storage_class c WHERE" UNUSED, 0, NULL, NULL, NULL, 0);
+	unused = MemoryContextAlloc(context, sizeof(int32) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		unused[i] = DatumGetInt32(evbus_column(i, 1, NULL));
+	evbus_internal_end(&state);
+	for (int i = 0; i < n; i++)
+	{
+		Datum		id = Int32GetDatum(unused[i]);
+		EvbusLeaf  *leaves;
+		int			n_leaves = evbus_leaf_list(evbus_class_parent(unused[i]), &leaves);
+		bool		empty = true;
+
+		for (int l = 0; l < n_leaves && empty; l++)
+			empty = is_empty(leaves[l].relid);
+		/* Who makes or alters a bus holds this lock while he looks for a class. */
+		if (!empty || !ConditionalLockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock))
+			continue;
+		evbus_internal_begin(&state);
+		evbus_sql(NULL, "UPDATE evbus.storage_class c SET own_bus_id = -storage_class_id WHERE storage_class_id = $1 AND" UNUSED,
+				  1, types, &id, NULL, 0);
+		evbus_internal_end(&state);
+	}
+}
+
+/* Classes without a bus, replays of subscriptions that were deleted by hand, and what was written while what it is of was being dropped, or stays behind. */
 void
 evbus_upkeep_orphans(void)
 {
@@ -367,6 +408,7 @@ evbus_upkeep_orphans(void)
 	evbus_sql(NULL, "DELETE FROM evbus.dead_letter_quota_state q WHERE NOT EXISTS"
 			  " (SELECT 1 FROM evbus.subscription x WHERE x.subscription_id = q.subscription_id)", 0, NULL, NULL, NULL, 0);
 	evbus_internal_end(&state);
+	give_up_classes();
 	if (changed)
 		evbus_registry_changed();
 }

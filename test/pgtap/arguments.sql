@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(971);
+SELECT plan(977);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -18,7 +18,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.create_bus(NULL)$$, $$evbus.create_bus('x', durability => NULL)$$, $$evbus.create_bus('x', retention => NULL)$$,
 	$$evbus.create_bus('x', partition_interval => NULL)$$, $$evbus.create_bus('x', max_payload_bytes => NULL)$$, $$evbus.create_bus('x', compression => NULL)$$, $$evbus.create_bus('x', dedup_window => NULL)$$, $$evbus.cancel_scheduled(NULL)$$,
 	$$evbus.train_dictionary(NULL)$$, $$evbus.train_dictionary('b', samples => NULL)$$, $$evbus.train_dictionary('b', size => NULL)$$, $$evbus.train_dictionary('b', dry_run => NULL)$$,
-	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$, $$evbus.limit_publisher(NULL, 'postgres', 1)$$, $$evbus.limit_publisher('b', NULL, 1)$$, $$evbus.limit_publisher('b', 'postgres', NULL)$$, $$evbus.limit_publisher('b', 'postgres', 1, NULL)$$,
+	$$evbus.alter_bus(NULL)$$, $$evbus.drop_bus(NULL)$$, $$evbus.drop_bus('b', force => NULL)$$, $$evbus.pause_bus(NULL)$$, $$evbus.resume_bus(NULL)$$, $$evbus.stop_all(NULL)$$, $$evbus.limit_publisher(NULL, 'postgres', 1)$$, $$evbus.limit_publisher('b', NULL, 1)$$, $$evbus.limit_publisher('b', 'postgres', NULL)$$, $$evbus.limit_publisher('b', 'postgres', 1, NULL)$$,
 	$$evbus.publish(NULL, 'a', '1')$$, $$evbus.publish('b', NULL, '1')$$, $$evbus.publish('b', 'a', NULL)$$,
 	$$evbus.publish_lines(NULL, 'a', '1')$$, $$evbus.publish_lines('b', NULL, '1')$$, $$evbus.publish_lines('b', 'a', NULL)$$,
 	$$evbus.publish_changes(NULL, 'b')$$, $$evbus.publish_changes('bad', NULL)$$, $$evbus.publish_changes('bad', 'b', columns => '{n,NULL}')$$, $$evbus.publish_changes('bad', 'b', key_columns => '{NULL}')$$,
@@ -122,7 +122,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
 		($$evbus.receive('s', wait => %L)$$), ($$evbus.receive_lines('s', wait => %L)$$), ($$CALL evbus.wait('s', %L)$$)) AS c (call),
 	(VALUES ('-1 second'), ('-1 microsecond'), ('-1 month'), ('300000 years'), ('-300000 years'), ('178000000 years'), ('2147483647 days')) AS v (v);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
-	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.create_bus('x', partition_interval => '1 minute 1 ms')$$, $$evbus.alter_bus('b', partition_interval => '1 hour 0.5 seconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
+	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '-1 second')$$, $$evbus.alter_bus('b', idle_ttl => '36501 days')$$, $$evbus.stop_all('-1 second')$$, $$evbus.stop_all('25 hours')$$, $$evbus.create_bus('x', partition_interval => '1 minute 1 ms')$$, $$evbus.alter_bus('b', partition_interval => '1 hour 0.5 seconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
 	$$evbus.publish('b', 'a', '1', deliver_at => 'infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => '-infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => now() + interval '36501 days')$$, $$evbus.publish('b', 'a', '1', deliver_at => '294276-01-01')$$,
 	$$evbus.publish('b', 'a', '1', delay => '0', deliver_at => now())$$, $$evbus.publish('b', 'a', '1', priority => 10)$$, $$evbus.publish('b', 'a', '1', priority => -10)$$, $$evbus.publish_batch('b', '{a}', '{1}', priority => 10)$$, $$evbus.publish_lines('b', 'a', '1', priority => -10)$$, $$evbus.publish('b', 'a', '1', delay => '1 hour', expires_at => now())$$, $$evbus.subscribe('b', 'x', by_priority => true, ordering => 'key')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => 'infinity')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => now() + interval '36501 days')$$,
 	$$evbus.create_bus('x', retention => '59 seconds')$$, $$evbus.create_bus('x', partition_interval => '59 seconds')$$,

@@ -1,0 +1,200 @@
+/*-------------------------------------------------------------------------
+ * errand.c
+ *	  What the maintainer commits for others at once.
+ *
+ * Some things cannot wait for the end of the caller's transaction: a bus that is made
+ * because somebody publishes to it must not be locked, and unseen by others who do, until
+ * he commits; and who wants all buses to stop waits for that in the same call.  So he
+ * writes it down in shared memory, and the maintainer does it in a transaction of its own:
+ *
+ *		(free) --post--> POSTED --take--> TAKEN --done--> DONE --read--> (free)
+ *
+ * Whoever gives up waiting frees a POSTED one and leaves a TAKEN one to be DONE; what
+ * is DONE and not read for a minute is free.
+ *-------------------------------------------------------------------------
+ */
+#include "errand.h"
+
+#include "area.h"
+#include "clock.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/memutils.h"
+
+#define PATIENCE		(15 * USECS_PER_SEC)	/* of who waits: some steps of upkeep, each of which waits a second for a lock */
+#define FORGET			(60 * USECS_PER_SEC)
+
+/* A free place; the caller holds EvbusShared.lock. */
+static EvbusErrand *
+free_place(EvbusDb *db)
+{
+	for (int i = 0; i < EVBUS_ERRANDS; i++)
+	{
+		EvbusErrand *e = &db->errands[i];
+
+		if (e->state == EVBUS_ERRAND_FREE || (e->state == EVBUS_ERRAND_DONE && evbus_uptime() - e->done_at > FORGET))
+			return e;
+	}
+	return NULL;
+}
+
+/* False: all places are in use. */
+static bool
+post(EvbusDb *db, EvbusErrandKind kind, const char *name, EvbusErrand *volatile *place, volatile uint32 *number)
+{
+	EvbusErrand *e;
+
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	e = free_place(db);
+	if (e != NULL)
+	{
+		e->kind = kind;
+		e->state = EVBUS_ERRAND_POSTED;
+		e->role = GetUserId();
+		*number = ++e->number;
+		strlcpy(e->name, name, sizeof(e->name));
+		*place = e;
+		pg_atomic_write_u32(&db->errands_posted, 1);
+	}
+	LWLockRelease(&evbus_shared->lock);
+	if (e == NULL)
+		return false;
+	if (db->maintainer_pid != 0)
+		SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
+	else
+		evbus_launcher_wake();
+	return true;
+}
+
+/* True: it is done, *reply is what came of it, and its place is free. */
+static bool
+fetch_reply(EvbusErrand *place, uint32 number, EvbusErrand *reply)
+{
+	bool		done;
+
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	done = place->number == number && place->state == EVBUS_ERRAND_DONE;
+	if (done)
+	{
+		*reply = *place;
+		place->state = EVBUS_ERRAND_FREE;
+	}
+	LWLockRelease(&evbus_shared->lock);
+	return done;
+}
+
+static void
+withdraw(EvbusErrand *place, uint32 number)
+{
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	if (place->number == number && place->state == EVBUS_ERRAND_POSTED)
+		place->state = EVBUS_ERRAND_FREE;
+	LWLockRelease(&evbus_shared->lock);
+}
+
+static void
+not_done(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_EVBUS_NOT_READY),
+			 errmsg("the evbus maintainer of this database did not answer in time"),
+			 errhint("See the server log, and evbus.stat_upkeep: it may wait for locks. Then try again.")));
+}
+
+/*
+ * Have it done, and wait for that; name: 63 bytes at most.  Errors: those of what was to be
+ * done, with the same SQLSTATE and message; VB009 the maintainer did not come to it.
+ */
+void
+evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name)
+{
+	int64		deadline = evbus_uptime() + PATIENCE;
+	EvbusErrand *volatile place = NULL;
+	volatile uint32 number = 0;
+	volatile bool done = false;
+	EvbusErrand reply;
+
+	evbus_db_require_ready(db);
+	ConditionVariablePrepareToSleep(&db->errand_cv);
+	PG_TRY();
+	{
+		while (!done && evbus_uptime() < deadline)
+		{
+			if (place == NULL)
+				(void) post(db, kind, name, &place, &number);
+			done = place != NULL && fetch_reply(place, number, &reply);
+			if (!done)
+				(void) ConditionVariableTimedSleep(&db->errand_cv, 100, PG_WAIT_EXTENSION);
+		}
+	}
+	PG_CATCH();
+	{
+		if (place != NULL)
+			withdraw(place, number);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	ConditionVariableCancelSleep();
+	if (!done && place != NULL)
+		withdraw(place, number);
+	if (!done)
+		not_done();
+	if (reply.sqlerrcode != 0)
+		ereport(ERROR,
+				(errcode(reply.sqlerrcode),
+				 errmsg("%s", reply.message),
+				 reply.hint[0] ? errhint("%s", reply.hint) : 0));
+}
+
+/* ----------------------------------------------------------------- the maintainer */
+
+/* A maintainer starts: what its predecessor had taken is to be done. */
+void
+evbus_errand_again(EvbusDb *db)
+{
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < EVBUS_ERRANDS; i++)
+		if (db->errands[i].state == EVBUS_ERRAND_TAKEN)
+			db->errands[i].state = EVBUS_ERRAND_POSTED;
+	pg_atomic_write_u32(&db->errands_posted, 1);
+	LWLockRelease(&evbus_shared->lock);
+}
+
+/* The place of the next one, of which *errand is a copy; NULL: there is none. */
+EvbusErrand *
+evbus_errand_take(EvbusDb *db, EvbusErrand *errand)
+{
+	EvbusErrand *place = NULL;
+
+	if (pg_atomic_read_u32(&db->errands_posted) == 0)
+		return NULL;
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < EVBUS_ERRANDS && place == NULL; i++)
+		if (db->errands[i].state == EVBUS_ERRAND_POSTED)
+			place = &db->errands[i];
+	if (place != NULL)
+	{
+		place->state = EVBUS_ERRAND_TAKEN;
+		*errand = *place;
+	}
+	else
+		pg_atomic_write_u32(&db->errands_posted, 0);
+	LWLockRelease(&evbus_shared->lock);
+	return place;
+}
+
+/* It is committed (sqlerrcode 0), or failed. */
+void
+evbus_errand_done(EvbusDb *db, EvbusErrand *place, int sqlerrcode, const char *message, const char *hint)
+{
+	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
+	place->state = EVBUS_ERRAND_DONE;
+	place->done_at = evbus_uptime();
+	place->sqlerrcode = sqlerrcode;
+	strlcpy(place->message, message, sizeof(place->message));
+	strlcpy(place->hint, hint, sizeof(place->hint));
+	LWLockRelease(&evbus_shared->lock);
+	ConditionVariableBroadcast(&db->errand_cv);
+}

@@ -1,0 +1,12 @@
+/* errand.h: what the maintainer commits for others at once */
+#ifndef EVBUS_ERRAND_H
+#define EVBUS_ERRAND_H
+
+#include "evbus.h"
+
+extern void evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name);
+extern void evbus_errand_again(EvbusDb *db);
+extern EvbusErrand *evbus_errand_take(EvbusDb *db, EvbusErrand *errand);
+extern void evbus_errand_done(EvbusDb *db, EvbusErrand *place, int sqlerrcode, const char *message, const char *hint);
+
+#endif
