@@ -43,6 +43,7 @@
 #include "pgstat.h"
 #include "pin.h"
 #include "point.h"
+#include "pool.h"
 #include "reader.h"
 #include "retry.h"
 #include "storage/lmgr.h"
@@ -70,6 +71,9 @@
 static EvbusDb *db;
 static Oid	my_owner;
 static MemoryContext batch_context;
+
+/* By evbus_uptime(): from then on others have their turn, and what is not done goes back. */
+static int64 slice_ends;
 
 /* What is in hand, for the end of the process. */
 static EvbusHand hand;
@@ -369,6 +373,13 @@ held_up(const EvbusSubscription *sub, const EvbusEvents *found, const bool *fail
 	return false;
 }
 
+/* Is what follows not to run now: because a circuit breaker is open, or others have their turn? */
+static bool
+enough(const EvbusSubscription *sub)
+{
+	return evbus_breaker_tripped(db, sub) || evbus_uptime() > slice_ends;
+}
+
 /* What was learnt of the events of a batch. */
 typedef struct Outcome
 {
@@ -399,7 +410,7 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 			bool		count = false;
 			bool		holds_up;
 
-			if (i > 0 && evbus_breaker_tripped(db, sub))
+			if (i > 0 && enough(sub))
 			{
 				*n = i;
 				break;
@@ -483,7 +494,7 @@ run_singles(const EvbusSubscription *sub, EvbusEvents *found)
 	int64		suspect = hand.claims[0].suspect;
 	Outcome		outcome = {palloc0(sizeof(bool) * found->n), palloc0(sizeof(bool) * found->n)};
 
-	for (int at = 0; at < found->n && !(at > 0 && evbus_breaker_tripped(db, sub));)
+	for (int at = 0; at < found->n && !(at > 0 && enough(sub));)
 	{
 		/* Where one of them ended a worker or the server, each alone: so it shows at whose commit, too. */
 		int			count = alone ? 1 : Min(found->n - at, SINGLES_MAX);
@@ -493,12 +504,16 @@ run_singles(const EvbusSubscription *sub, EvbusEvents *found)
 		if (settle_chunk(sub, found, at, &count, suspect, NULL, &outcome) != NULL)
 			for (int i = at; i < at + count; i++)
 			{
-				if (i > at && evbus_breaker_tripped(db, sub))
+				if (i > at && enough(sub))
 					return;
 				settle_one(sub, found, i, suspect, &outcome);
 			}
 		if (suspect == found->events[at].event_id)
+		{
 			suspect = 0;
+			if (!hand.each)
+				hand.claims[0].suspect = 0;	/* it is settled; the rest is innocent */
+		}
 		at += count;
 		evbus_worker_turn();
 	}
@@ -534,7 +549,7 @@ run_retries(const EvbusSubscription *sub)
 	CommitTransactionCommand();
 	for (int i = 0; i < n; i++)
 	{
-		if (i > 0 && evbus_breaker_tripped(db, sub))
+		if (i > 0 && enough(sub))
 		{
 			evbus_hand_return(db, &hand, 0);	/* those that are not settled */
 			break;
@@ -546,10 +561,12 @@ run_retries(const EvbusSubscription *sub)
 	return n > 0;
 }
 
-/* The whole batch in one transaction with its ack. */
-static void
+/* The whole batch in one transaction with its ack; returns how many events of it there was time for. */
+static int
 call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 {
+	int			done = found->n;
+
 	if (sub->handler_batch)
 	{
 		for (int at = 0; at < found->n; at += sub->batch_size)
@@ -557,12 +574,28 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 		note_running(NULL, 0);
 	}
 	else
-		for (int i = 0; i < found->n; i++)
+		for (int i = 0; i < done; i++)
+		{
 			call_one(sub, &found->events[i]);
+			if (i + 1 < done && evbus_uptime() > slice_ends)
+				done = i + 1;
+		}
 	EVBUS_POINT("handler.called");
-	for (int i = 0; i < found->n && sub->breaker_threshold > 0; i++)
+	for (int i = 0; i < done && sub->breaker_threshold > 0; i++)
 		evbus_breaker_succeeded(db, sub, found->events[i].event_id);
-	keep(evbus_hand_settle(db, sub, &hand, found, 0, found->n, NULL));
+	keep(evbus_hand_settle(db, sub, &hand, found, 0, done, NULL));
+	return done;
+}
+
+/* Those of a batch that there was no time for go back. */
+static void
+return_rest(const EvbusSubscription *sub, EvbusEvents *found, int done)
+{
+	if (done == found->n)
+		return;
+	evbus_read_unsettled(db, sub, found, found->events[done - 1].position + 1);
+	evbus_pace_put_back(db, sub, found->n - done, false);
+	evbus_hand_return(db, &hand, 0);
 }
 
 /* Has a filter no answer for one of them?  Then each is dealt with singly. */
@@ -582,6 +615,7 @@ run_batch(const EvbusSubscription *sub)
 	EvbusEvents found = {0};
 	volatile bool failed = false;
 	volatile bool took = false;
+	volatile int done = 0;		/* events of a batch that is settled */
 	ErrorData  *volatile own = NULL;	/* error of the only event there is */
 
 	begin();
@@ -596,7 +630,7 @@ run_batch(const EvbusSubscription *sub)
 		if (took && found.n == 0)
 		{
 			if (!evbus_cursor_skip(db, &hand.claims[0]))
-				call_batch(sub, &found);
+				(void) call_batch(sub, &found);
 		}
 		else if (took && !aim(sub))
 			evbus_hand_return(db, &hand, 0);
@@ -604,9 +638,9 @@ run_batch(const EvbusSubscription *sub)
 						  (sub->filter && any_fault(&found))))
 			failed = true;
 		else if (took)
-			call_batch(sub, &found);
+			done = call_batch(sub, &found);
 		PopActiveSnapshot();
-		commit(sub, found.events, found.n);
+		commit(sub, found.events, done);
 	}
 	PG_CATCH();
 	{
@@ -636,9 +670,10 @@ run_batch(const EvbusSubscription *sub)
 		CommitTransactionCommand();
 		if (hand.n > 0 && (own == NULL || settle_chunk(sub, &found, 0, &one, 0, own, &outcome) != NULL))
 			run_singles(sub, &found);
-		if (hand.each || sub->breaker_threshold > 0)
-			evbus_hand_return(db, &hand, 0);	/* what is held up by what has failed, or by a circuit breaker */
+		evbus_hand_return(db, &hand, 0);	/* what is held up by what has failed, or by a circuit breaker, or there was no time for */
 	}
+	else if (done > 0)
+		return_rest(sub, &found, done);
 	hand.n = 0;
 	return took;
 }
@@ -683,6 +718,7 @@ evbus_batch_run(const EvbusSubscription *sub)
 
 	if (admission == EVBUS_ADMIT_NONE)
 		return false;
+	slice_ends = evbus_uptime() + (int64) evbus_worker_slice * 1000;
 	evbus_flow_reads(sub->bus_slot);
 	MemoryContextSwitchTo(batch_context);
 	evbus_volatile_served = sub->is_volatile ? sub->bus_id : 0;

@@ -569,10 +569,13 @@ evbus_cursor_progress(EvbusDb *db, const EvbusSubscription *sub, EvbusCursorStat
 		for (int32 i = shared->open_head; i >= 0; i = EVBUS_LEASE(db, i)->next)
 		{
 			EvbusLease *lease = EVBUS_LEASE(db, i);
+			bool		held = lease->state == EVBUS_LEASE_HELD;
+			/* One event in hand covers positions that were passed over, too: those are done. */
+			int64		n = held && lease->event_id != 0 ? 1 : lease->hi - lease->lo;
 
-			state->undelivered += lease->hi - lease->lo;
-			if (lease->state == EVBUS_LEASE_HELD)
-				state->in_flight += lease->hi - lease->lo;
+			state->undelivered += n;
+			if (held)
+				state->in_flight += n;
 		}
 		for (int32 i = shared->retry_head; i >= 0; i = EVBUS_LEASE(db, i)->next)
 			if (EVBUS_LEASE(db, i)->state == EVBUS_LEASE_HELD)

@@ -26,6 +26,7 @@
 #include "maintain.h"
 #include "nodes/parsenodes.h"
 #include "notify.h"
+#include "pool.h"
 #include "publish.h"
 #include "recover.h"
 #include "registry.h"
@@ -291,6 +292,10 @@ define_settings(void)
 							gettext_noop("Sets the size of the ring of each volatile bus."),
 							gettext_noop("It holds what its subscriptions have not settled, and what open transactions have published to it."),
 							&evbus_volatile_ring_size, 4096, 64, 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.worker_slice",
+							gettext_noop("Sets how long a handler worker goes on before others have their turn."),
+							gettext_noop("A call of a handler is not cut short; its timeout bounds that."),
+							&evbus_worker_slice, 1000, 10, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.worker_idle_timeout",
 							gettext_noop("Sets how long an idle handler worker stays."), NULL,
 							&evbus_worker_idle_timeout, 60000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);

@@ -179,6 +179,7 @@ typedef struct EvbusDb
 	pg_atomic_uint64 dedup_turn;	/* leaf in use is turn % 2; raised by the maintainer alone */
 	pg_atomic_uint64 role_rate_at[EVBUS_ROLE_LIMITS_MAX];	/* as EvbusBusState.rate_at, of a role on a bus (flow.c) */
 
+	pg_atomic_uint32 starved;	/* owners that have work and no worker, as the pool is full; the maintainer counts, who gives way takes one off */
 	EvbusErrand errands[EVBUS_ERRANDS];
 	pg_atomic_uint32 errands_posted;	/* there may be one to be taken; the maintainer clears it */
 	ConditionVariable errand_cv;	/* broadcast when one is done */
@@ -496,7 +497,6 @@ typedef struct EvbusShared
 	uint64		incarnation;	/* random, per start; set by the postmaster */
 	pid_t		launcher_pid;
 	int			launcher_procno;
-	pg_atomic_uint32 starved;	/* the pool is full and somebody waits: idle workers end */
 	EvbusWorker workers[EVBUS_MAX_WORKERS];
 #ifdef EVBUS_POINTS
 	EvbusPoint	points[EVBUS_POINTS_MAX];

@@ -36,6 +36,7 @@
 
 #define NANOSECONDS		INT64CONST(1000000000)
 #define WAIT_MIN_MS		1
+#define LOOK_AGAIN		(100 * 1000)	/* microseconds; of who waits for a rate, whether it is still that */
 #define WAIT_MAX_MS		32		/* naps of who waits for space, doubling */
 
 /* What the current transaction has promised, by level of subtransactions; a stack. */
@@ -261,8 +262,9 @@ refuse_rate(EvbusDb *db, const EvbusBus *bus, int64 n, int64 wait, const EvbusRo
 			(errcode(ERRCODE_EVBUS_RATE),
 			 limit ? errmsg("role \"%s\" publishes to bus \"%s\" faster than it may", GetUserNameFromId(limit->role, false), bus->name)
 			 : errmsg("more is published to bus \"%s\" than it takes", bus->name),
-			 errdetail("It may be %d events a second; the next is possible in %.3f s.", limit ? limit->rate : bus->publish_rate, wait / 1e9),
-			 errhint("Try again later; see evbus.%s.", limit ? "publish_limit_list" : "bus_list")));
+			 errdetail("The rate is %d a second; the next is possible in %.3f s.", limit ? limit->rate : bus->publish_rate, wait / 1e9),
+			 errhint("Try again later. The owner of the bus can change the rate with evbus.%s.",
+					 limit ? "limit_publisher()" : "alter_bus(publish_rate => ...)")));
 }
 
 /* Sleep; the caller may be cancelled meanwhile. */
@@ -283,23 +285,47 @@ count_wait(EvbusDb *db, const EvbusBus *bus, bool *counted)
 	*counted = true;
 }
 
-/* n events of the bus's rate, or of that of a role; waits until `deadline` by evbus_uptime() if the bus says so. */
+/* Who has waited goes by what the bus is now.  Errors VB001 if it is gone. */
 static void
-pass_rate(EvbusDb *db, const EvbusBus *bus, const EvbusRoleLimit *limit, int64 n, int64 deadline, bool *waited)
+look_again(EvbusBus *bus)
 {
-	pg_atomic_uint64 *at = limit ? &db->role_rate_at[limit->slot] : &EVBUS_BUS(db, bus->slot)->rate_at;
-	int			rate = limit ? limit->rate : bus->publish_rate;
-	int			burst = limit ? limit->burst : bus->publish_burst;
-	int64		wait;
+	EvbusBus	now;
 
-	while ((wait = take_rate(at, n, rate, burst > 0 ? burst : rate)) > 0)
+	if (!evbus_bus_by_id(bus->bus_id, &now))
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_NO_BUS),
+				 errmsg("bus \"%s\" does not exist any more", bus->name)));
+	*bus = now;
+}
+
+/* n events of the bus's rate, or (of_role) of that of the current user; waits until overflow_timeout after `begun` if the bus says so. */
+static void
+pass_rate(EvbusDb *db, EvbusBus *bus, bool of_role, int64 n, int64 begun, bool *waited)
+{
+	for (;;)
 	{
-		int64		left = deadline - evbus_uptime();
+		EvbusRoleLimit limit;
+		pg_atomic_uint64 *at = &EVBUS_BUS(db, bus->slot)->rate_at;
+		int			rate = bus->publish_rate;
+		int			burst = bus->publish_burst;
+		int64		left = begun + bus->overflow_timeout - evbus_uptime();
+		int64		wait;
 
+		if (of_role)
+		{
+			if (!bus->role_limits || !evbus_role_limit(bus->bus_id, GetUserId(), &limit))
+				return;
+			at = &db->role_rate_at[limit.slot];
+			rate = limit.rate;
+			burst = limit.burst;
+		}
+		if (rate == 0 || (wait = take_rate(at, n, rate, burst > 0 ? burst : rate)) == 0)
+			return;
 		if (!bus->rate_waits || left <= 0)
-			refuse_rate(db, bus, n, wait, limit);
+			refuse_rate(db, bus, n, wait, of_role ? &limit : NULL);
 		count_wait(db, bus, waited);
-		nap(Min(wait / 1000, left) / 1000 + 1);
+		nap(Min(Min(wait / 1000, left), LOOK_AGAIN) / 1000 + 1);
+		look_again(bus);
 	}
 }
 
@@ -319,30 +345,32 @@ why_full(const EvbusBus *bus, const Full *full, int64 n)
 }
 
 static void
-pass_backlog(EvbusDb *db, const EvbusBus *bus, int64 n, bool may_wait, int64 deadline, bool *waited)
+pass_backlog(EvbusDb *db, EvbusBus *bus, int64 n, bool may_wait, int64 begun, bool *waited)
 {
 	int64		own = own_promises(db, bus->slot);
 	int64		ms = WAIT_MIN_MS;
+	int64		counted = may_wait ? n : 0; /* what is due comes again */
 	Full		full;
 
 	if (own + n > bus->max_backlog)
-		refuse_full(db, bus, n, psprintf("The transaction publishes at least " INT64_FORMAT " events to it; max_backlog is " INT64_FORMAT ".",
+		refuse_full(db, bus, counted, psprintf("The transaction publishes at least " INT64_FORMAT " events to it; max_backlog is " INT64_FORMAT ".",
 										 own + n, bus->max_backlog),
 					"Publish less in one transaction, or raise it with evbus.alter_bus(max_backlog => ...).");
-	for (;;)
+	while (bus->max_backlog > 0)
 	{
 		promise(db, bus->slot, n);
 		if (has_room(db, bus, &full))
 			return;
 		take_back(n);
 		if (bus->overflow == EVBUS_OVERFLOW_BLOCK && may_wait && (handled_bus == bus->slot || evbus_pin_reads(db, bus->slot)))
-			refuse_full(db, bus, n, why_full(bus, &full, n),
+			refuse_full(db, bus, counted, why_full(bus, &full, n),
 						"This transaction holds deliveries of the bus, so it cannot wait until they are done; try again later.");
-		if (bus->overflow != EVBUS_OVERFLOW_BLOCK || !may_wait || evbus_uptime() >= deadline)
-			refuse_full(db, bus, n, why_full(bus, &full, n),
-						"Try again later, see evbus.subscription_lag, or raise the limit with evbus.alter_bus(max_backlog => ...).");
+		if (bus->overflow != EVBUS_OVERFLOW_BLOCK || !may_wait || evbus_uptime() >= begun + bus->overflow_timeout)
+			refuse_full(db, bus, counted, why_full(bus, &full, n),
+						"Try again later; see evbus.subscription_lag. The owner of the bus can raise the limit with evbus.alter_bus(max_backlog => ...).");
 		count_wait(db, bus, waited);
 		nap(ms);
+		look_again(bus);
 		ms = Min(ms * 2, WAIT_MAX_MS);
 	}
 }
@@ -352,7 +380,7 @@ pass_backlog(EvbusDb *db, const EvbusBus *bus, int64 n, bool may_wait, int64 dea
  * now, and nobody waits, as others are due as well.  Errors VB014.
  */
 void
-evbus_flow_due(EvbusDb *db, const EvbusBus *bus, int64 n)
+evbus_flow_due(EvbusDb *db, EvbusBus *bus, int64 n)
 {
 	bool		waited = false;
 
@@ -365,21 +393,18 @@ evbus_flow_due(EvbusDb *db, const EvbusBus *bus, int64 n)
  * Errors VB014, VB015.
  */
 void
-evbus_flow_publish(EvbusDb *db, const EvbusBus *bus, int64 n)
+evbus_flow_publish(EvbusDb *db, EvbusBus *bus, int64 n)
 {
-	int64		deadline;
+	int64		begun;
 	bool		waited = false;
-	EvbusRoleLimit limit;
 
 	if (!bus->bounded || n == 0)
 		return;
-	deadline = evbus_uptime() + bus->overflow_timeout;
+	begun = evbus_uptime();
 	if (bus->max_backlog > 0)
-		pass_backlog(db, bus, n, true, deadline, &waited);
-	if (bus->role_limits && evbus_role_limit(bus->bus_id, GetUserId(), &limit))
-		pass_rate(db, bus, &limit, n, deadline, &waited);
-	if (bus->publish_rate > 0)
-		pass_rate(db, bus, NULL, n, deadline, &waited);
+		pass_backlog(db, bus, n, true, begun, &waited);
+	pass_rate(db, bus, true, n, begun, &waited);
+	pass_rate(db, bus, false, n, begun, &waited);
 }
 
 /* From here on handlers run in this process that read this bus. */

@@ -6,8 +6,8 @@
 
 #include "access/xact.h"
 
-extern void evbus_flow_publish(EvbusDb *db, const EvbusBus *bus, int64 n);
-extern void evbus_flow_due(EvbusDb *db, const EvbusBus *bus, int64 n);
+extern void evbus_flow_publish(EvbusDb *db, EvbusBus *bus, int64 n);
+extern void evbus_flow_due(EvbusDb *db, EvbusBus *bus, int64 n);
 extern void evbus_flow_subxact(SubXactEvent event);
 extern void evbus_flow_reads(int bus_slot);
 extern void evbus_flow_end(void);

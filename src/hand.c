@@ -170,10 +170,14 @@ evbus_hand_settle(EvbusDb *db, const EvbusSubscription *sub, const EvbusHand *ha
 	return true;
 }
 
-/* Give back what is left in hand, the last first; suspect: which event ended us, or 0. */
+/* Give back what is left in hand, the last first; suspect: which event ended us, or 0: what ended others is still that. */
 void
 evbus_hand_return(EvbusDb *db, EvbusHand *hand, int64 suspect)
 {
 	while (hand->n > 0)
-		evbus_cursor_return(db, &hand->claims[--hand->n], suspect);
+	{
+		const EvbusClaim *claim = &hand->claims[--hand->n];
+
+		evbus_cursor_return(db, claim, suspect != 0 ? suspect : claim->suspect);
+	}
 }

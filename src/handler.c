@@ -27,6 +27,7 @@
 #include "ring.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "pool.h"
 #include "storage/proc.h"
 #include "target.h"
 #include "utils/memutils.h"
@@ -101,8 +102,10 @@ leave(int code, Datum arg)
 		me->pid = 0;
 	}
 	LWLockRelease(&evbus_shared->lock);
-	if (db != NULL && db->maintainer_pid != 0)
-		SetLatch(&ProcGlobal->allProcs[db->maintainer_procno].procLatch);
+	/* Our place may be for another database. */
+	for (int i = 0; i < evbus_max_databases; i++)
+		if (evbus_dbs[i].maintainer_pid != 0 && (&evbus_dbs[i] == db || pg_atomic_read_u32(&evbus_dbs[i].starved) > 0))
+			SetLatch(&ProcGlobal->allProcs[evbus_dbs[i].maintainer_procno].procLatch);
 }
 
 /* Subscriptions of our owner with a handler, and behind them their replays; remembered until the registry changes. */
@@ -238,6 +241,8 @@ evbus_handler_main(Datum main_arg)
 		if (worked)
 		{
 			idle_since = 0;
+			if (evbus_pool_give_way(me))
+				proc_exit(0);
 			continue;
 		}
 
@@ -245,7 +250,7 @@ evbus_handler_main(Datum main_arg)
 		pgstat_report_activity(STATE_IDLE, "waiting for events");
 		if (idle_since == 0)
 			idle_since = evbus_uptime();
-		if (n == 0 || pg_atomic_read_u32(&evbus_shared->starved) ||
+		if (n == 0 || evbus_pool_starved() > 0 ||
 			TimestampDifferenceExceeds(idle_since, evbus_uptime(), evbus_worker_idle_timeout))
 			proc_exit(0);
 

@@ -3,10 +3,15 @@
  *	  Who gets handler workers: the maintainer's part of the pool.
  *
  * The pool is evbus.max_handler_workers for the whole cluster.  A worker serves
- * all subscriptions of its owner, so one per owner is enough to get on; more are
- * started while they have work and `concurrency` allows.  No subscription may
- * take the whole pool (subscribe.c); where the pool is full and an owner has no
- * worker, idle workers end at once.
+ * all subscriptions of its owner, a batch of each in turn, so one per owner is enough to
+ * get on; more are started while they have work and `concurrency` allows.  No subscription
+ * may take the whole pool (subscribe.c).
+ *
+ * Where the pool is full and an owner has no worker, others make room: idle workers at
+ * once; of an owner that has several, one after its batch; and one that is its owner's
+ * only, after evbus.worker_slice.  A batch of single calls ends with the slice, too
+ * (batch.c).  So with N owners that have work and W workers, an owner waits no longer than
+ * N / W, rounded up, times slice and the timeout of one call.
  *-------------------------------------------------------------------------
  */
 #include "pool.h"
@@ -22,6 +27,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker.h"
+
+/* ms; see evbus_pool_give_way(), and batch.c. */
+int			evbus_worker_slice = 1000;
 
 #define LOST_MS			30000	/* a worker that was started and never came */
 #define FAILURES_MAX	5		/* starts that fail in a row */
@@ -169,63 +177,145 @@ pause_all(EvbusSubscription *subs, int n, Oid owner, const char *reason)
 	CommitTransactionCommand();
 }
 
+/* An owner of handlers, at its first subscription. */
+typedef struct Owner
+{
+	Oid			role;
+	int			alive;			/* workers of its own */
+	int			idle;
+	int			wanted;			/* by what has work */
+} Owner;
+
+/* Those whose handlers are to be served, palloc'd. */
+static Owner *
+find_owners(EvbusDb *db, const EvbusSubscription *subs, int n, int *count)
+{
+	Owner	   *owners = palloc0(sizeof(Owner) * Max(n, 1));
+	TimestampTz now = GetCurrentTimestamp();
+
+	*count = 0;
+	for (int i = 0; i < n; i++)
+	{
+		int			o = 0;
+
+		if (!subs[i].has_handler || subs[i].paused)
+			continue;
+		while (o < *count && owners[o].role != subs[i].owner)
+			o++;
+		if (o == *count)
+			owners[(*count)++].role = subs[i].owner;
+		if (evbus_cursor_has_work(db, &subs[i], now))
+			owners[o].wanted += subs[i].concurrency;
+	}
+	for (int w = 0; w < evbus_max_handler_workers; w++)
+		for (int o = 0; o < *count && evbus_shared->workers[w].dboid == MyDatabaseId; o++)
+			if (evbus_shared->workers[w].owner == owners[o].role)
+			{
+				owners[o].alive++;
+				owners[o].idle += !evbus_shared->workers[w].busy;
+			}
+	return owners;
+}
+
+/* One more worker for an owner, if it can have one; false: the pool is full. */
+static bool
+serve(EvbusSubscription *subs, int n, const Owner *owner)
+{
+	int			f = failing_index(owner->role, false);
+	const char *why;
+
+	if (f >= 0 && failing[f].not_before > evbus_uptime())
+		return true;
+	StartTransactionCommand();
+	why = evbus_cannot_log_in(owner->role);
+	CommitTransactionCommand();
+	if (why == NULL && f >= 0 && failing[f].failures >= FAILURES_MAX)
+	{
+		why = "workers could not log in as the owner, see the server log";
+		failing[f].owner = InvalidOid;
+	}
+	if (why == NULL)
+		return start_worker(owner->role);
+	pause_all(subs, n, owner->role, why);
+	return true;
+}
+
+/* Places of the pool that are wanted for owners without a worker, in all databases. */
+uint32
+evbus_pool_starved(void)
+{
+	uint32		sum = 0;
+
+	for (int i = 0; i < evbus_max_databases; i++)
+		if (OidIsValid(evbus_dbs[i].dboid))
+			sum += pg_atomic_read_u32(&evbus_dbs[i].starved);
+	return sum;
+}
+
 /*
- * Start workers where there is work; in no transaction.  Returns whether some
+ * For a worker between two rounds: shall it make room for somebody else's?  Where its owner
+ * has others, at once; else when it has run for evbus.worker_slice.  No more of them
+ * do than are wanted.
+ */
+bool
+evbus_pool_give_way(const EvbusWorker *me)
+{
+	bool		alone = true;
+
+	if (evbus_pool_starved() == 0)
+		return false;
+	for (int w = 0; w < evbus_max_handler_workers && alone; w++)
+		alone = &evbus_shared->workers[w] == me || evbus_shared->workers[w].dboid != me->dboid ||
+			evbus_shared->workers[w].owner != me->owner;
+	if (alone && !TimestampDifferenceExceeds(me->started_at, evbus_uptime(), evbus_worker_slice))
+		return false;
+	for (int i = 0; i < evbus_max_databases; i++)
+	{
+		uint32		starved = pg_atomic_read_u32(&evbus_dbs[i].starved);
+
+		while (OidIsValid(evbus_dbs[i].dboid) && starved > 0)
+			if (pg_atomic_compare_exchange_u32(&evbus_dbs[i].starved, &starved, starved - 1))
+				return true;
+	}
+	return false;
+}
+
+/*
+ * Start workers where there is work; in no transaction.  First for owners that have none, by
+ * turns; and only if nobody is left without, more of them.  Returns whether some
  * owner of a handler has no worker now, so that new events must wake us.
  */
 bool
 evbus_pool_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 {
-	int64		now = evbus_uptime();
+	static uint32 first = 0;
 	bool		unserved = false;
-	bool		starved = false;
+	uint32		starved = 0;
+	uint32		begin;
+	int			n_owners;
+	Owner	   *owners;
 
 	look_after();
-	for (int i = 0; i < n; i++)
+	owners = find_owners(db, subs, n, &n_owners);
+	begin = first;
+	for (int i = 0; i < n_owners; i++)
 	{
-		int			alive = 0;
-		int			idle = 0;
-		int			wanted = 0;
-		int			f;
-		const char *why;
+		uint32		o = (begin + i) % n_owners;
 
-		if (!subs[i].has_handler || subs[i].paused)
+		if (owners[o].alive > 0)
 			continue;
-		/* Look at each owner once: at its first subscription. */
-		for (int k = 0; k < i && wanted == 0; k++)
-			if (subs[k].has_handler && !subs[k].paused && subs[k].owner == subs[i].owner)
-				wanted = -1;
-		if (wanted < 0)
+		unserved = true;
+		if (owners[o].wanted == 0)
 			continue;
-		for (int k = i; k < n; k++)
-			if (subs[k].has_handler && !subs[k].paused && subs[k].owner == subs[i].owner &&
-				evbus_cursor_has_work(db, &subs[k], GetCurrentTimestamp()))
-				wanted += subs[k].concurrency;
-		for (int w = 0; w < evbus_max_handler_workers; w++)
-			if (evbus_shared->workers[w].dboid == MyDatabaseId && evbus_shared->workers[w].owner == subs[i].owner)
-			{
-				alive++;
-				idle += !evbus_shared->workers[w].busy;
-			}
-		unserved = unserved || alive == 0;
-		if (wanted == 0 || alive >= wanted || idle > 0)
-			continue;
-		f = failing_index(subs[i].owner, false);
-		if (f >= 0 && failing[f].not_before > now)
-			continue;
-		StartTransactionCommand();
-		why = evbus_cannot_log_in(subs[i].owner);
-		CommitTransactionCommand();
-		if (why == NULL && f >= 0 && failing[f].failures >= FAILURES_MAX)
-		{
-			why = "workers could not log in as the owner, see the server log";
-			failing[f].owner = InvalidOid;
-		}
-		if (why != NULL)
-			pause_all(subs, n, subs[i].owner, why);
-		else if (!start_worker(subs[i].owner))
-			starved = starved || alive == 0;
+		if (!serve(subs, n, &owners[o]))
+			starved++;
+		else
+			first = o + 1;		/* the others come before it the next time */
 	}
-	pg_atomic_write_u32(&evbus_shared->starved, starved);
+	pg_atomic_write_u32(&db->starved, starved);
+	for (int o = 0; o < n_owners && evbus_pool_starved() == 0; o++)
+		if (owners[o].alive > 0 && owners[o].alive < owners[o].wanted && owners[o].idle == 0)
+			(void) serve(subs, n, &owners[o]);
+	pfree(owners);
 	return unserved;
 }

@@ -6,6 +6,10 @@
 
 #include "registry.h"
 
+extern int	evbus_worker_slice;
+
+extern uint32 evbus_pool_starved(void);
+extern bool evbus_pool_give_way(const EvbusWorker *me);
 extern bool evbus_pool_turn(EvbusDb *db, EvbusSubscription *subs, int n);
 
 #endif

@@ -13,7 +13,7 @@
  * Each taking looks some way further ahead, so the frontier gets there long before the
  * deliveries do, and then hands out the highest priority there is, lowest positions
  * first.  It ends where there are too many ranges: WINDOW entries may wait, and beyond
- * those nothing is overtaken.  After a restart priorities are not known, and are looked up again.
+ * those nothing is overtaken; nor is anything while half of all leases are in use.  After a restart priorities are not known, and are looked up again.
  *
  * Nobody starves: who is overtaken is owed one delivery for each SHARE - 1, by position.
  * So of SHARE deliveries one is the oldest that waits, and an event with k others before it
@@ -416,8 +416,16 @@ take(Taking *t, int max, int64 bytes_max, bool together)
 	{
 		int64		looked = look_ahead(t, Max((int64) max * LOOK_TIMES, LOOK_LEAST));
 
-		if (!take_known(t, max, bytes_max, until) || (looked == 0 && t->out->n == before))
+		if (!take_known(t, max, bytes_max, until))
 			break;
+		if (looked == 0 && t->out->n == Max(before, 0))
+		{
+			/* Others have so many leases that nobody may look ahead: then as they come. */
+			if (t->out->n == 0 && evbus_cursor_claim(t->db, t->sub, wanted(t, max, bytes_max), &claim) &&
+				take_claim(t, &claim, max, &more) > 1)
+				sort(t);
+			break;
+		}
 		before = t->out->n;
 	}
 }

@@ -152,6 +152,10 @@ evbus_publish_headers(FunctionCallInfo fcinfo, int priority, int expires_at, Evb
 	{
 		TimestampTz end = PG_GETARG_TIMESTAMPTZ(expires_at);
 
+		if (TIMESTAMP_IS_NOBEGIN(end))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("expires_at must not be -infinity")));
 		if (!TIMESTAMP_IS_NOEND(end))	/* never */
 			headers->expires_at = end == 0 ? 1 : end;
 	}

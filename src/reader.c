@@ -85,7 +85,24 @@ evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *event
 		if ((position < 0 ? -position : position) < hi)
 			evbus_event_passed_over(db, sub, position < 0);
 	}
+	events->n_settled = events->n_skipped;
 	events->n_skipped = 0;
+}
+
+/* Those from a position on were not, after all: they go back, and will be counted again. */
+void
+evbus_read_unsettled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *events, int64 lo)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+
+	for (int i = 0; i < events->n_settled; i++)
+	{
+		int64		position = events->skipped[i];
+
+		if ((position < 0 ? -position : position) >= lo)
+			(void) pg_atomic_fetch_sub_u64(position < 0 ? &shared->expired : &shared->filtered, 1);
+	}
+	events->n_settled = 0;
 }
 
 static inline bool

@@ -21,9 +21,11 @@ typedef struct EvbusEvents
 	int64	   *skipped;		/* positions of what filter or, as negative ones, max_age kept back, in order */
 	int			n_skipped;
 	int			skipped_size;
+	int			n_settled;		/* of those, counted */
 } EvbusEvents;
 
 extern void evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, EvbusEvents *out);
+extern void evbus_read_unsettled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *events, int64 lo);
 extern void evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *events, int64 hi);
 extern bool evbus_event_too_old(const EvbusSubscription *sub, const EvbusEvent *event);
 extern void evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, bool expired);

@@ -48,6 +48,7 @@
 #define NOTHING_MS		50		/* after a look that found only what others have, or what is held */
 #define FAILED_MS		1000	/* after an error */
 #define HELD_USECS		(5 * USECS_PER_SEC)	/* a bus whose event cannot be published just now */
+#define TELL_EVERY		(60 * USECS_PER_SEC)
 #define BATCH_ROWS		1000
 #define STAND_IN_USECS	USECS_PER_SEC	/* so late the maintainer helps */
 
@@ -123,12 +124,33 @@ for_good(const EvbusScheduledRow *row, int code)
 		ERRCODE_TO_CATEGORY(code) == ERRCODE_DATA_EXCEPTION || code == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
 }
 
+/* The bus of a row is full: so it waits.  Said once a minute at most. */
+static void
+tell_held(const EvbusScheduledRow *row, const ErrorData *edata)
+{
+	static int64 told_at = 0;
+
+	evbus_scheduled_hold(row->bus_id, HELD_USECS);
+	if (told_at != 0 && evbus_uptime() - told_at < TELL_EVERY)
+		return;
+	told_at = evbus_uptime();
+	ereport(LOG,
+			(errcode(edata->sqlerrcode),
+			 errmsg("delayed event " INT64_FORMAT " is due and waits: %s", row->id, edata->message),
+			 edata->detail ? errdetail("%s", edata->detail) : 0));
+}
+
 /* A row could not be published, alone: see to it that the others can.  Outside of a transaction. */
 static void
 set_aside(const EvbusScheduledRow *row, ErrorData *edata)
 {
 	MemoryContext context = CurrentMemoryContext;
 
+	if (edata->sqlerrcode == ERRCODE_EVBUS_FULL)
+	{
+		tell_held(row, edata);
+		return;
+	}
 	if (!for_good(row, edata->sqlerrcode))
 		ThrowErrorData(edata);
 	StartTransactionCommand();

@@ -101,7 +101,6 @@ init_all(void)
 	}
 	memset(evbus_shared, 0, sizeof(EvbusShared));
 	LWLockInitialize(&evbus_shared->lock, tranche[0]);
-	pg_atomic_init_u32(&evbus_shared->starved, 0);
 	if (!pg_strong_random(&evbus_shared->incarnation, sizeof(evbus_shared->incarnation)))
 		evbus_shared->incarnation = (uint64) GetCurrentTimestamp();
 

@@ -325,14 +325,15 @@ refuse(EvbusDb *db, const EvbusBus *bus, const char *who)
 			 errmsg("volatile bus \"%s\" is full", bus->name),
 			 who ? errdetail("Its ring of %d kB is taken by what subscription \"%s\" has not settled.", evbus_volatile_ring_size, who)
 			 : errdetail("Its ring of %d kB is taken by transactions that have published and are still open.", evbus_volatile_ring_size),
-			 errhint("Publish again later; see to it that its subscriptions keep up, or change overflow with evbus.alter_bus().")));
+			 errhint("Publish again later, or less in one transaction. Its subscriptions have to keep up, or its owner can change overflow with evbus.alter_bus().")));
 }
 
 /* Wait until there is space; cancellably, and no longer than overflow_timeout. */
 static void
 wait_for_space(EvbusDb *db, EvbusVolatile *v, const EvbusBus *bus, Size len)
 {
-	int64		deadline = evbus_uptime() + bus->overflow_timeout;
+	int64		begun = evbus_uptime();
+	EvbusBus	now;			/* it may have got another overflow meanwhile */
 
 	if (evbus_pin_reads(db, bus->slot))
 	{
@@ -353,22 +354,22 @@ wait_for_space(EvbusDb *db, EvbusVolatile *v, const EvbusBus *bus, Size len)
 		pg_atomic_write_u32(&db->space_awaited, 1);
 		pg_memory_barrier();	/* who settles from here on sees that we wait */
 		who = reckon(db, v, bus->bus_id);
-		if (take(v, len, false))
-			break;
-		left = deadline - evbus_uptime();
-		if (left <= 0)
-		{
-			ConditionVariableCancelSleep();
-			refuse(db, bus, who);
-		}
-		(void) ConditionVariableTimedSleep(&db->space_cv, Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
-		if (v->bus_id != bus->bus_id)
+		if (v->bus_id != bus->bus_id || !evbus_bus_by_id(bus->bus_id, &now))
 		{
 			ConditionVariableCancelSleep();
 			ereport(ERROR,
 					(errcode(ERRCODE_EVBUS_NO_BUS),
 					 errmsg("bus \"%s\" does not exist any more", bus->name)));
 		}
+		if (take(v, len, now.overflow == EVBUS_OVERFLOW_DROP))
+			break;
+		left = begun + now.overflow_timeout - evbus_uptime();
+		if (left <= 0 || now.overflow == EVBUS_OVERFLOW_REJECT)
+		{
+			ConditionVariableCancelSleep();
+			refuse(db, bus, who);
+		}
+		(void) ConditionVariableTimedSleep(&db->space_cv, Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
 	}
 	ConditionVariableCancelSleep();
 }

@@ -137,7 +137,7 @@ evbus_volatile_add(EvbusDb *db, const EvbusBus *bus, int64 id, text *type, text 
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("transaction is too large for volatile bus \"%s\"", bus->name),
-				 errdetail("It has published %zu bytes; the ring has %d kB.", of_rings[ring] + len, evbus_volatile_ring_size),
+				 errdetail("It has published %zu bytes; the ring has %zu.", of_rings[ring] + len, (Size) EVBUS_VOLATILE_BYTES),
 				 errhint("Publish less in one transaction, or raise \"%s\" and restart the server.", "evbus.volatile_ring_size")));
 	evbus_volatile_map(db, v, of_rings[ring] + len);
 	evbus_volatile_claim(db, v, bus, len);

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(977);
+SELECT plan(978);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -124,7 +124,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '-1 second')$$, $$evbus.alter_bus('b', idle_ttl => '36501 days')$$, $$evbus.stop_all('-1 second')$$, $$evbus.stop_all('25 hours')$$, $$evbus.create_bus('x', partition_interval => '1 minute 1 ms')$$, $$evbus.alter_bus('b', partition_interval => '1 hour 0.5 seconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
 	$$evbus.publish('b', 'a', '1', deliver_at => 'infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => '-infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => now() + interval '36501 days')$$, $$evbus.publish('b', 'a', '1', deliver_at => '294276-01-01')$$,
-	$$evbus.publish('b', 'a', '1', delay => '0', deliver_at => now())$$, $$evbus.publish('b', 'a', '1', priority => 10)$$, $$evbus.publish('b', 'a', '1', priority => -10)$$, $$evbus.publish_batch('b', '{a}', '{1}', priority => 10)$$, $$evbus.publish_lines('b', 'a', '1', priority => -10)$$, $$evbus.publish('b', 'a', '1', delay => '1 hour', expires_at => now())$$, $$evbus.subscribe('b', 'x', by_priority => true, ordering => 'key')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => 'infinity')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => now() + interval '36501 days')$$,
+	$$evbus.publish('b', 'a', '1', delay => '0', deliver_at => now())$$, $$evbus.publish('b', 'a', '1', priority => 10)$$, $$evbus.publish('b', 'a', '1', priority => -10)$$, $$evbus.publish_batch('b', '{a}', '{1}', priority => 10)$$, $$evbus.publish('b', 'a', '1', expires_at => '-infinity')$$, $$evbus.publish_lines('b', 'a', '1', priority => -10)$$, $$evbus.publish('b', 'a', '1', delay => '1 hour', expires_at => now())$$, $$evbus.subscribe('b', 'x', by_priority => true, ordering => 'key')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => 'infinity')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => now() + interval '36501 days')$$,
 	$$evbus.create_bus('x', retention => '59 seconds')$$, $$evbus.create_bus('x', partition_interval => '59 seconds')$$,
 	$$evbus.subscribe('b', 'x', lease => '999 milliseconds')$$, $$evbus.subscribe('b', 'x', lease => '1 day 1 second')$$, $$evbus.subscribe('b', 'x', timeout => '9 milliseconds')$$,
 	$$evbus.subscribe('b', 'x', timeout => '1 day 1 second')$$, $$evbus.subscribe('b', 'x', backoff_initial => '2 seconds', backoff_max => '1 second')$$, $$evbus.subscribe('b', 'x', backoff_max => '2 years')$$,

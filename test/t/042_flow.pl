@@ -98,6 +98,44 @@ ok($node->poll_query_until('postgres', "SELECT state = 'idle' FROM pg_stat_activ
 ok($node->poll_query_until('postgres', 'SELECT count(*) = 1621 FROM seen'), 'nothing is lost');
 eval { $waiter->quit };
 
+# Who waits goes by what the bus is now: another limit, overflow or rate, or none; and not by one that is gone.
+foreach my $case (
+	[ 'max_backlog', "max_backlog => 2, overflow => 'block'", 'max_backlog => 0', qr/^id$/ ],
+	[ 'larger', "max_backlog => 2, overflow => 'block'", 'max_backlog => 10', qr/^id$/ ],
+	[ 'overflow', "max_backlog => 2, overflow => 'block'", "overflow => 'reject'", qr/bus "overflow" is full/ ],
+	[ 'timeout', "max_backlog => 2, overflow => 'block'", "overflow_timeout => '10 milliseconds'", qr/bus "timeout" is full/ ],
+	[ 'dropped', "max_backlog => 2, overflow => 'block'", undef, qr/bus "dropped" does not exist any more/ ],
+	[ 'rate', "publish_rate => 1, publish_burst => 2, rate_policy => 'wait'", 'publish_rate => 0', qr/^id$/, 500 ],
+	[ 'volatile', "durability => 'volatile', overflow => 'block'", "overflow => 'drop_oldest'", qr/^id$/, 30000 ],
+	[ 'volatile rejects', "durability => 'volatile', overflow => 'block'", "overflow => 'reject'", qr/volatile bus "volatile rejects" is full/, 30000 ],
+	[ 'volatile gone', "durability => 'volatile', overflow => 'block'", undef, qr/bus "volatile gone" does not exist any more/, 30000 ])
+{
+	my ($name, $made, $altered, $expected, $fill) = @$case;
+
+	sql("SELECT evbus.create_bus('$name', $made, overflow_timeout => '1 hour'), evbus.subscribe('$name', '$name')");
+	if ($name =~ /^volatile/)
+	{
+		$node->psql('postgres', "SELECT evbus.alter_bus('$name', overflow => 'reject')");
+		$node->psql('postgres', "DO \$\$ BEGIN LOOP PERFORM evbus.publish('$name', 'a', to_jsonb(repeat(md5(random()::text), 200))); COMMIT; END LOOP; END \$\$", on_error_stop => 0);
+		$node->psql('postgres', "SELECT evbus.alter_bus('$name', overflow => 'block')");
+	}
+	else
+	{
+		sql("SELECT count(*) FROM evbus.publish_batch('$name', '{a}', '{1,2}')");
+	}
+	my %client = (out => '', err => '');
+	my $call = $name eq 'rate' ? "evbus.publish_batch('$name', '{a}', array_fill('1'::jsonb, ARRAY[$fill]))" : "evbus.publish('$name', 'a', to_jsonb(repeat(md5('x'), 200)))";
+	sql("SELECT evbus.publish_batch('$name', '{a}', array_fill('1'::jsonb, ARRAY[$fill]))") if $name eq 'rate' && sql("SELECT evbus.alter_bus('$name', publish_burst => 1000), 1") && sql("SELECT evbus.alter_bus('$name', publish_burst => 2)");
+	$client{run} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SELECT DISTINCT 'id' FROM $call" ], '>', \$client{out}, '2>', \$client{err});
+	ok($node->poll_query_until('postgres', "SELECT waits = 1 FROM evbus.bus_list WHERE bus = '$name'"), "a publisher waits ($name)");
+	sql(defined $altered ? "SELECT evbus.alter_bus('$name', $altered)" : "SELECT evbus.drop_bus('$name', true)");
+	my $begun = time;
+	$client{run}->finish;
+	like($client{out} . $client{err}, $expected, "and goes by the change ($name)");
+	cmp_ok(time - $begun, '<', 20, "soon ($name)");
+	sql("SELECT evbus.drop_bus('$name', true)") if defined $altered;
+}
+
 # A handler that publishes to the bus it reads would wait for itself.
 sql(<<'SQL');
 CREATE FUNCTION echo(e evbus.event) RETURNS void LANGUAGE plpgsql AS $$

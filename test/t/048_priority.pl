@@ -34,6 +34,20 @@ answers($node, 'postgres', q(SELECT string_agg(lag::text, ' ') FROM evbus.subscr
 is(sql(q(SELECT string_agg(payload->>'p', '' ORDER BY ordinality) FROM evbus.receive('d', 24) WITH ORDINALITY)), '2222222122222220222222' . '21', 'a window of what waits is by priority');
 cmp_ok(sql(q(SELECT (evbus._status()).leases_used)), '<', 200, 'and no more wait than may');
 
+# Others hold half of all leases: then nobody may look ahead, and what waits comes as it was published.
+sql(q(SELECT evbus.create_bus('hog'), evbus.create_bus('other'); SELECT evbus.subscribe('hog', 'hog', lease => '1 hour'), evbus.subscribe('other', 'o', by_priority => true), evbus.subscribe('other', 'oh', by_priority => true, handler => 'note(evbus.event[])')));
+sql(q(SELECT count(*) FROM evbus.publish_batch('hog', '{a}', (SELECT array_agg(to_jsonb(i)) FROM generate_series(1, 2000) AS i))));
+is(sql(q(SELECT count(*) FROM evbus.receive('hog', 2000))), '512', 'one has half of the leases');
+sql(q(SELECT put('other', 1, 200)));
+answers($node, 'postgres', q(SELECT lag FROM evbus.subscription_lag WHERE subscription = 'oh'), '0', 'handlers get on');
+my $got = 0;
+for (1 .. 40)
+{
+	$got += sql(q(WITH d AS MATERIALIZED (SELECT receipt FROM evbus.receive('o', 10)), a AS (SELECT evbus.ack(array_agg(receipt)) FROM d HAVING count(*) > 0) SELECT count(*) FROM d LEFT JOIN a ON true));
+}
+is($got, 200, 'and clients do');
+sql(q(SELECT evbus.drop_bus('hog', true); SELECT evbus.drop_bus('other', true); DELETE FROM done));
+
 # Four clients at a time, one of which rolls back every other batch.
 my $script = $node->basedir . '/take.sql';
 append_to_file($script, <<'SQL');
