@@ -266,9 +266,10 @@ CREATE TABLE evbus.retention_audit (
 	events		bigint NOT NULL
 );
 CREATE INDEX retention_audit_subscription ON evbus.retention_audit (subscription_id);
-COMMENT ON TABLE evbus.retention_audit IS 'leaves that retention dropped although a subscription had not consumed them, as retention_policy => ''drop_unconsumed'' says; evbus only ever adds to it';
+COMMENT ON TABLE evbus.retention_audit IS 'what was dropped although a subscription had not consumed it, as retention_policy => ''drop_unconsumed'' says: leaves, and by overflow => ''drop_oldest''; evbus only ever adds to it';
+COMMENT ON COLUMN evbus.retention_audit.leaf IS 'empty where max_backlog was the cause';
 COMMENT ON COLUMN evbus.retention_audit.from_time IS 'of the leaf: its events were published from then on, and before to_time';
-COMMENT ON COLUMN evbus.retention_audit.cause IS 'retention: the leaf was older; retention_bytes: there was more';
+COMMENT ON COLUMN evbus.retention_audit.cause IS 'retention: the leaf was older; retention_bytes: there was more; max_backlog: the subscription was further behind, in an hour from from_time on, until to_time';
 COMMENT ON COLUMN evbus.retention_audit.events IS 'events of the leaf that the subscription had not settled: in hand, never looked at, of types it does not want among them';
 
 CREATE TABLE evbus.watermark (

@@ -259,9 +259,9 @@ check_rings(const char *name)
 				 errhint("Drop a volatile bus that is no longer used, or raise evbus.max_volatile_buses and restart the server.")));
 }
 
-/* The log of a durable bus is not cut by whoever publishes: its retention says what goes. */
+/* What is dropped of a durable bus is what its retention may drop, too, and only where a backlog is too long. */
 static void
-check_overflow(const char *bus, bool is_volatile, const Datum *flow)
+check_overflow(const char *bus, bool is_volatile, const Datum *flow, bool may_drop)
 {
 	bool		drops = strcmp(TextDatumGetCString(flow[FLOW_OVERFLOW]), evbus_overflows[EVBUS_OVERFLOW_DROP]) == 0;
 
@@ -271,11 +271,23 @@ check_overflow(const char *bus, bool is_volatile, const Datum *flow)
 				 errmsg("bus \"%s\" cannot have both max_backlog and overflow => 'drop_oldest'", bus),
 				 errdetail("Where the oldest events are dropped no publisher is held up."),
 				 errhint("Pass max_backlog => 0, or another overflow.")));
-	if (drops && !is_volatile)
+	if (drops && !is_volatile && !may_drop)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("durable bus \"%s\" cannot drop the oldest events when it is full", bus),
-				 errhint("Give it retention_policy => 'drop_unconsumed' with a retention or retention_bytes, or let publishers be refused ('reject') or wait ('block').")));
+				 errdetail("Its retention_policy is 'keep_unconsumed'."),
+				 errhint("Give it retention_policy => 'drop_unconsumed', or let publishers be refused ('reject') or wait ('block').")));
+	if (drops && !is_volatile && DatumGetInt64(flow[FLOW_BACKLOG]) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("durable bus \"%s\" cannot drop the oldest events without max_backlog", bus),
+				 errhint("Say with max_backlog when it is full, or pass another overflow.")));
+}
+
+static bool
+is_drop_unconsumed(Datum policy)
+{
+	return strcmp(TextDatumGetCString(policy), "drop_unconsumed") == 0;
 }
 
 /*
@@ -300,7 +312,7 @@ check_overflow(const char *bus, bool is_volatile, const Datum *flow)
  * idle_ttl: 1 second to 100 years after which it is dropped if nobody uses it (bus_idle.c); 0: never.
  * Where all slots are taken, the bus that was made by itself and not used for the longest time makes room.
  * Takes effect when the caller commits.
- * Errors: 0A000 a volatile bus with dictionaries, drop_oldest of a durable one or with max_backlog, 22004, 22023,
+ * Errors: 0A000 a volatile bus with dictionaries, drop_oldest of a durable one with 'keep_unconsumed' or without max_backlog, of a volatile one with it, 22004, 22023,
  * VB002 exists, VB003 no slot or ring left.
  * Privileges: EXECUTE; the caller becomes the owner.
  */
@@ -334,7 +346,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	is_volatile = evbus_arg_choice(fcinfo, 1, "durability", durabilities, lengthof(durabilities)) == 1;
 	if (is_volatile && strcmp(compression, "dictionary") == 0)
 		refuse_dictionary();
-	check_overflow(name, is_volatile, values + 9);
+	check_overflow(name, is_volatile, values + 9, is_drop_unconsumed(keep.policy));
 
 	PreventCommandIfReadOnly("evbus.create_bus()");
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);	/* one at a time */
@@ -426,6 +438,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	EvbusInternal state;
 	Datum		values[7 + N_FLOW];
 	char		nulls[7 + N_FLOW + 1] = "             ";
+	bool		may_drop = false;
 
 	own_bus(fcinfo, &bus);
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
@@ -438,7 +451,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 				 errmsg("bus \"%s\" is volatile: it has no retention", bus.name),
 				 errdetail("Its events are kept until every subscription has settled them."),
 				 errhint("What becomes of publishers when it is full, overflow says.")));
-	if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(5) || !PG_ARGISNULL(6))
+	if (!bus.is_volatile)
 	{
 		MemoryContext context = CurrentMemoryContext;
 		Keeping		keep;
@@ -464,7 +477,9 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 			keep.bytes = read_bytes(fcinfo, 5);
 		if (!PG_ARGISNULL(6))
 			keep.policy = read_policy(fcinfo, 6);
-		values[1] = Int32GetDatum(change_class(bus.bus_id, bus.storage_class_id, &keep, own));
+		may_drop = is_drop_unconsumed(keep.policy);
+		if (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(5) || !PG_ARGISNULL(6))
+			values[1] = Int32GetDatum(change_class(bus.bus_id, bus.storage_class_id, &keep, own));
 	}
 	values[2] = Int32GetDatum(PG_ARGISNULL(3) ? bus.max_payload_bytes
 							  : evbus_arg_int(fcinfo, 3, "max_payload_bytes", 1, EVBUS_PAYLOAD_MAX));
@@ -490,7 +505,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 									 : evbus_arg_interval(fcinfo, 8, "dedup_window", USECS_PER_SEC, DEDUP_MAX));
 	memcpy(types + 6, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, &bus, values + 6);
-	check_overflow(bus.name, bus.is_volatile, values + 6);
+	check_overflow(bus.name, bus.is_volatile, values + 6, may_drop);
 	types[6 + N_FLOW] = INTERVALOID;
 	values[6 + N_FLOW] = evbus_interval_datum(idle_ttl_arg(fcinfo, 9 + N_FLOW, bus.idle_ttl));
 	if (!PG_ARGISNULL(9 + N_FLOW))

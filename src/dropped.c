@@ -6,6 +6,8 @@
  * The first is only asked for by publishers that need space.  The other is found out by
  * who comes for events: what nobody has in hand, before a claim; what somebody has, when
  * he reads it.  What is counted is taken off the range that it was in.
+ *
+ * And those of durable buses that drop the oldest events (backlog.c).
  *-------------------------------------------------------------------------
  */
 #include "dropped.h"
@@ -60,6 +62,61 @@ evbus_dropped_pass(EvbusDb *db, EvbusSub *shared)
 		}
 		i = following;
 	}
+}
+
+/*
+ * Drop the oldest positions of a subscription that nobody has in hand, until no more than
+ * `keep` are left to it, or `max` ranges are dropped.  Returns how many ranges, ascending,
+ * and positions; those that were passed over before are among the ranges, and not counted.
+ */
+int
+evbus_dropped_trim(EvbusDb *db, const EvbusSubscription *sub, int64 keep, EvbusRange *ranges, int max, int64 *dropped)
+{
+	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	EvbusBusState *bus = EVBUS_BUS(db, sub->bus_slot);
+	EvbusCursorState state;
+	int64		excess;
+	int			n = 0;
+
+	*dropped = 0;
+	if (!evbus_cursor_progress(db, sub, &state) || state.undelivered <= keep)
+		return 0;
+	excess = state.undelivered - keep;	/* meanwhile it can only have grown, or others drop or take less from it */
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (evbus_cursor_loaded(db, sub) && (int32) pg_atomic_read_u32(&bus->bus_id) == sub->bus_id)
+	{
+		int64		avail;
+
+		for (int32 i = shared->open_head; i >= 0 && *dropped < excess && n < max;)
+		{
+			EvbusLease *lease = EVBUS_LEASE(db, i);
+			int32		following = lease->next;
+			int64		len = lease->hi - lease->lo;
+
+			if (lease->state == EVBUS_LEASE_RETURNED)
+			{
+				if (!lease->tracked)
+					len = Min(len, excess - *dropped);
+				ranges[n].lo = lease->lo;
+				ranges[n++].hi = lease->lo + len;
+				*dropped += len;
+				if (lease->lo + len == lease->hi)
+					evbus_lease_remove(db, shared, i);
+				else
+					lease->lo += len;
+			}
+			i = following;
+		}
+		avail = Min(evbus_sub_end(shared, bus) - shared->frontier, excess - *dropped);
+		if (avail > 0 && n < max)
+		{
+			ranges[n].lo = shared->skipped_from;
+			shared->frontier = shared->skipped_from = ranges[n++].hi = shared->frontier + avail;
+			*dropped += avail;
+		}
+	}
+	LWLockRelease(&shared->lock);
+	return n;
 }
 
 /*

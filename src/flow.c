@@ -356,7 +356,7 @@ pass_backlog(EvbusDb *db, EvbusBus *bus, int64 n, bool may_wait, int64 begun, bo
 		refuse_full(db, bus, counted, psprintf("The transaction publishes at least " INT64_FORMAT " events to it; max_backlog is " INT64_FORMAT ".",
 										 own + n, bus->max_backlog),
 					"Publish less in one transaction, or raise it with evbus.alter_bus(max_backlog => ...).");
-	while (bus->max_backlog > 0)
+	while (bus->max_backlog > 0 && bus->overflow != EVBUS_OVERFLOW_DROP)
 	{
 		promise(db, bus->slot, n);
 		if (has_room(db, bus, &full))
@@ -384,7 +384,7 @@ evbus_flow_due(EvbusDb *db, EvbusBus *bus, int64 n)
 {
 	bool		waited = false;
 
-	if (bus->max_backlog > 0)
+	if (bus->max_backlog > 0 && bus->overflow != EVBUS_OVERFLOW_DROP)
 		pass_backlog(db, bus, n, false, 0, &waited);
 }
 
@@ -401,7 +401,7 @@ evbus_flow_publish(EvbusDb *db, EvbusBus *bus, int64 n)
 	if (!bus->bounded || n == 0)
 		return;
 	begun = evbus_uptime();
-	if (bus->max_backlog > 0)
+	if (bus->max_backlog > 0 && bus->overflow != EVBUS_OVERFLOW_DROP)	/* else backlog.c */
 		pass_backlog(db, bus, n, true, begun, &waited);
 	pass_rate(db, bus, true, n, begun, &waited);
 	pass_rate(db, bus, false, n, begun, &waited);

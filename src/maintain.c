@@ -12,6 +12,7 @@
 #include "maintain.h"
 
 #include "access/xact.h"
+#include "backlog.h"
 #include "behind.h"
 #include "breaker_list.h"
 #include "bus_idle.h"
@@ -302,6 +303,12 @@ tell_of_breakers(void)
 }
 
 static void
+drop_backlog(void)
+{
+	evbus_backlog_turn(db, all_subs, n_all_subs);
+}
+
+static void
 put_behind(void)
 {
 	evbus_behind_turn(db, all_subs, n_all_subs);
@@ -494,6 +501,7 @@ evbus_maintainer_main(Datum main_arg)
 			MemoryContextSwitchTo(context);
 			all_subs = subs;
 			n_all_subs = n;
+			(void) attempt(drop_backlog, false);
 			(void) attempt(put_behind, false);
 			(void) attempt(end_replays, false);
 			if (attempt(tell_of_breakers, false))

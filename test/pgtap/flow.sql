@@ -1,6 +1,6 @@
 -- What holds publishers up: a full bus, rates of buses and of roles; and delivery_rate of a subscription.
 \ir include/helpers.sql
-SELECT plan(100);
+SELECT plan(122);
 
 CREATE FUNCTION publish_many(n integer, bus text DEFAULT 'b') RETURNS bigint LANGUAGE sql AS $$
 	SELECT count(*) FROM evbus.publish_batch(bus, '{a}', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, n) i));
@@ -218,5 +218,28 @@ SELECT evbus.replay('slow', 'beginning') > 0 AS r \gset
 SELECT publish_many(1, 'slow') AS n \gset
 SELECT is((SELECT string_agg(replayed::text, ' ' ORDER BY position) FROM take('slow', 2)), 'true false', 'a replay and what is new');
 SELECT cmp_ok(clock_timestamp() - :'t'::timestamptz, '>=', interval '1980 milliseconds', 'have one rate together');
+
+-- Durable buses that drop the oldest: where retention may, and where a backlog is said to be too long.
+SELECT is(sqlstate_of(format($$SELECT evbus.create_bus('x', %s)$$, a)), s, a) FROM (VALUES ('0A000', $$overflow => 'drop_oldest', max_backlog => 10$$), ('0A000', $$overflow => 'drop_oldest', retention_policy => 'drop_unconsumed'$$),
+	('00000', $$overflow => 'drop_oldest', retention_policy => 'drop_unconsumed', max_backlog => 10$$)) AS v (s, a);
+SELECT evbus.create_bus('drops', retention_policy => 'drop_unconsumed', max_backlog => 10, overflow => 'drop_oldest'), evbus.create_bus('keeps', max_backlog => 10) \g /dev/null
+SELECT is(sqlstate_of(a), s, a) FROM (VALUES ('0A000', $$SELECT evbus.alter_bus('drops', retention_policy => 'keep_unconsumed')$$), ('0A000', $$SELECT evbus.alter_bus('drops', max_backlog => 0)$$), ('00000', $$SELECT evbus.alter_bus('drops', max_backlog => 5)$$),
+	('00000', $$SELECT evbus.alter_bus('drops', retention_policy => 'keep_unconsumed', overflow => 'block')$$), ('0A000', $$SELECT evbus.alter_bus('keeps', overflow => 'drop_oldest')$$), ('00000', $$SELECT evbus.alter_bus('keeps', overflow => 'drop_oldest', retention_policy => 'drop_unconsumed')$$)) AS v (s, a);
+SELECT evbus.subscribe('drops', 'd none'), evbus.subscribe('drops', 'd key', ordering => 'key'), evbus.subscribe('drops', 'd pri', by_priority => true), evbus.subscribe('drops', 'd held') \g /dev/null
+SELECT count(evbus.publish('drops', 'a', to_jsonb(i), key => 'k' || i % 3)) AS n FROM generate_series(1, 5) AS i \gset
+CREATE TABLE held AS SELECT * FROM take('d held', 3, '1 hour');
+SELECT is((SELECT count(*) FROM take('d key', 2, '1 hour')), 2::bigint, 'two are in hand');
+SELECT is(publish_many(100, 'drops'), 100::bigint, 'nobody who publishes is held up');
+SELECT becomes($$SELECT string_agg(lag::text, ' ' ORDER BY subscription) FROM evbus.subscription_lag WHERE bus = 'drops'$$, '10 10 10 10', 'each has the last ten left');
+SELECT results_eq($$SELECT subscription, dropped FROM evbus.subscription_lag WHERE bus = 'drops' ORDER BY 1$$, $$VALUES ('d held', 95::bigint), ('d key', 95), ('d none', 95), ('d pri', 95)$$, 'what was dropped is counted');
+SELECT is((SELECT string_agg(DISTINCT leaf || '|' || cause, ' ') || ' ' || count(*) FROM evbus.retention_audit WHERE bus = 'drops'), '|max_backlog 4', 'and recorded, a row each');
+SELECT is(evbus.ack(array_agg(receipt)), 3, 'what is in hand is not dropped') FROM held;
+SELECT is((SELECT min(position) || ' ' || count(*) FROM take('d none', 10)), '96 10', 'the newest are there');
+SELECT is((SELECT min(position) || ' ' || count(*) FROM take('d pri', 10)), '96 10', 'also by priority');
+SELECT is((SELECT count(*) FROM take('d held', 7)), 7::bigint, 'who had three in hand has the last seven');
+SELECT is((SELECT count(*) FROM evbus.history WHERE bus = 'drops'), 105::bigint, 'the history has all of them');
+SELECT is(publish_many(50, 'drops'), 50::bigint, 'more of them');
+SELECT becomes($$SELECT lag::text FROM evbus.subscription_lag WHERE subscription = 'd key'$$, '10', 'are dropped in the same hour');
+SELECT is((SELECT count(*) FROM evbus.retention_audit WHERE subscription = 'd key'), 1::bigint, 'in the same row');
 
 SELECT * FROM finish();

@@ -136,6 +136,17 @@ foreach my $case (
 	sql("SELECT evbus.drop_bus('$name', true)") if defined $altered;
 }
 
+# What a durable bus has dropped does not come again after a crash.
+sql(q(SELECT evbus.create_bus('drops', retention_policy => 'drop_unconsumed', max_backlog => 10, overflow => 'drop_oldest'), evbus.subscribe('drops', 'drops')));
+sql(q(SELECT count(*) FROM evbus.publish_batch('drops', '{a}', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, 1000) i))));
+answers($node, 'postgres', q(SELECT lag || ' ' || dropped FROM evbus.subscription_lag WHERE subscription = 'drops'), '10 990', 'the oldest are dropped');
+sql('CHECKPOINT; SELECT pg_sleep(0.5); SELECT pg_switch_wal()');
+sql(q(SELECT evbus.alter_bus('drops', overflow => 'block')));
+$node->stop('immediate');
+$node->start;
+answers($node, 'postgres', q(SELECT lag || ' ' || dropped FROM evbus.subscription_lag WHERE subscription = 'drops'), '10 990', 'and stay dropped after a crash');
+sql(q(SELECT evbus.drop_bus('drops', true)));
+
 # A handler that publishes to the bus it reads would wait for itself.
 sql(<<'SQL');
 CREATE FUNCTION echo(e evbus.event) RETURNS void LANGUAGE plpgsql AS $$
