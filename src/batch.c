@@ -32,6 +32,7 @@
 #include "clock.h"
 #include "commands/prepare.h"
 #include "cursor.h"
+#include "envelope.h"
 #include "executor/spi.h"
 #include "flow.h"
 #include "funcapi.h"
@@ -380,6 +381,16 @@ enough(const EvbusSubscription *sub)
 	return evbus_breaker_tripped(db, sub) || evbus_uptime() > slice_ends;
 }
 
+/* Has an event expired while others of its batch were at work?  Then it is passed over. */
+static bool
+expired_meanwhile(const EvbusSubscription *sub, const EvbusEvent *event)
+{
+	if (likely(!evbus_event_enveloped(event)) || !evbus_event_too_old(sub, event))
+		return false;
+	evbus_event_passed_over(db, sub, true);
+	return true;
+}
+
 /* What was learnt of the events of a batch. */
 typedef struct Outcome
 {
@@ -416,6 +427,8 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 				break;
 			}
 			if (outcome && (outcome->left[at + i] = held_up(sub, found, outcome->failed, at + i)))
+				continue;
+			if (outcome && !error && expired_meanwhile(sub, &events[i]))
 				continue;
 			if (evbus_inflight_crashed(sub, &events[i], &count))
 				crashed = true;
@@ -576,7 +589,8 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	else
 		for (int i = 0; i < done; i++)
 		{
-			call_one(sub, &found->events[i]);
+			if (likely(!expired_meanwhile(sub, &found->events[i])))
+				call_one(sub, &found->events[i]);
 			if (i + 1 < done && evbus_uptime() > slice_ends)
 				done = i + 1;
 		}

@@ -178,12 +178,8 @@ evbus_cursor_claim(EvbusDb *db, const EvbusSubscription *sub, int64 max, EvbusCl
 			lease = EVBUS_LEASE(db, i);
 			if (lease->state != EVBUS_LEASE_RETURNED)
 				continue;
-			if (lease->hi - lease->lo > max && lease->suspect == 0)
-				(void) evbus_lease_cut(db, shared, lease, lease->lo + max);
-			shared->n_returned--;
-			evbus_lease_grant(shared, lease);
+			claim->scan_from = evbus_lease_take(db, shared, lease, max);
 			claim->lease = i;
-			claim->scan_from = lease->lo;
 			claim->suspect = lease->suspect;
 			found = true;
 			break;
@@ -266,9 +262,15 @@ evbus_cursor_skip(EvbusDb *db, const EvbusClaim *claim)
 			;					/* there are no ledger rows to be saved, and publishers may wait for the space */
 		else if (lease->hi == shared->frontier)
 			shared->skipped_from = Min(shared->skipped_from, lease->lo);
-		/* Not of one that was given back: whoever takes that would look here again, for ever if it is far. */
 		else if (above && above->lo == lease->hi && above->state == EVBUS_LEASE_HELD && !above->pinned)
 			above->lo = lease->lo;
+		/* Whoever takes one that waits shall not look here again, for ever if it is far. */
+		else if (above && above->lo == lease->hi && above->state == EVBUS_LEASE_RETURNED)
+		{
+			if (!above->tracked)
+				above->event_id = evbus_lease_look(above);
+			above->lo = lease->lo;
+		}
 		else
 			done = false;
 		if (done)
@@ -495,7 +497,7 @@ evbus_cursor_split(EvbusDb *db, const EvbusClaim *claim, const EvbusEvent *event
 			at = rest;
 			lease = EVBUS_LEASE(db, at);
 		}
-		if (made > 0 && (shared->next_expiry == 0 || expires_at < shared->next_expiry))
+		if (made > 0 && expires_at != 0 && (shared->next_expiry == 0 || expires_at < shared->next_expiry))
 			shared->next_expiry = expires_at;
 	}
 	LWLockRelease(&shared->lock);
@@ -571,7 +573,7 @@ evbus_cursor_progress(EvbusDb *db, const EvbusSubscription *sub, EvbusCursorStat
 			EvbusLease *lease = EVBUS_LEASE(db, i);
 			bool		held = lease->state == EVBUS_LEASE_HELD;
 			/* One event in hand covers positions that were passed over, too: those are done. */
-			int64		n = held && lease->event_id != 0 ? 1 : lease->hi - lease->lo;
+			int64		n = held && lease->event_id != 0 ? 1 : lease->hi - evbus_lease_look(lease);
 
 			state->undelivered += n;
 			if (held)

@@ -92,14 +92,15 @@ evbus_dropped_trim(EvbusDb *db, const EvbusSubscription *sub, int64 keep, EvbusR
 			EvbusLease *lease = EVBUS_LEASE(db, i);
 			int32		following = lease->next;
 			int64		len = lease->hi - lease->lo;
+			int64		passed = evbus_lease_look(lease) - lease->lo;
 
 			if (lease->state == EVBUS_LEASE_RETURNED)
 			{
 				if (!lease->tracked)
-					len = Min(len, excess - *dropped);
+					len = Min(len, passed + excess - *dropped);
 				ranges[n].lo = lease->lo;
 				ranges[n++].hi = lease->lo + len;
-				*dropped += len;
+				*dropped += len - passed;
 				if (lease->lo + len == lease->hi)
 					evbus_lease_remove(db, shared, i);
 				else

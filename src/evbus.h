@@ -281,7 +281,7 @@ typedef struct EvbusLease
 	uint32		epoch;			/* raised at each grant: makes old receipts stale */
 	int64		lo;				/* positions [lo, hi); 0, 0 for a retry */
 	int64		hi;
-	int64		event_id;		/* of a client's delivery or a retry; 0 for a worker's range */
+	int64		event_id;		/* of a client's delivery or a retry; 0 for a worker's range; of a range that waits: evbus_lease_look() */
 	TimestampTz expires_at;		/* 0: never, ends with the process that holds it */
 	int16		attempts;		/* deliveries whose lease ran out */
 	uint8		state;			/* EvbusLeaseState */
@@ -293,6 +293,16 @@ typedef struct EvbusLease
 } EvbusLease;
 
 #define EVBUS_PRIORITY_UNKNOWN	PG_INT8_MIN
+
+/*
+ * Where a range begins to be read, given back or leased: what is below is known to be for
+ * nobody, and is in it only so that its ack covers that.  Kept in event_id while it waits.
+ */
+static inline int64
+evbus_lease_look(const EvbusLease *lease)
+{
+	return lease->state == EVBUS_LEASE_RETURNED && !lease->retry && lease->event_id > lease->lo ? lease->event_id : lease->lo;
+}
 
 /*
  * Beside each lease, for subscriptions in order (order.c): whose turn it is.  Under

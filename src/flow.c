@@ -35,6 +35,7 @@
 #include "utils/memutils.h"
 
 #define NANOSECONDS		INT64CONST(1000000000)
+#define LATE_WAIT_MS	5000
 #define WAIT_MIN_MS		1
 #define LOOK_AGAIN		(100 * 1000)	/* microseconds; of who waits for a rate, whether it is still that */
 #define WAIT_MAX_MS		32		/* naps of who waits for space, doubling */
@@ -214,6 +215,7 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	int64		unplaced;
 	int64		next;
 	int64		behind;
+	bool		late;
 	MemoryContext context;
 	MemoryContext old;
 
@@ -223,8 +225,12 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	unplaced = without_position(db, tail);
 	pg_read_barrier();
 	next = (int64) pg_atomic_read_u64(&state->next_position);
-	if (next + promised + unplaced <= room->until)
+	late = pg_atomic_read_u32(&db->late) || pg_atomic_read_u32(&db->lost);
+	if (next + promised + unplaced <= room->until && !late)
 		return true;
+	/* Large transactions, and old ones, are not in the ring: until they have positions nobody knows how many they added. */
+	if (late)
+		late = !evbus_db_wait_drained(db, LATE_WAIT_MS);
 	evbus_ring_wait_placed(db, &bus->slot, 1, tail);
 	evbus_db_require_ready(db);
 	unplaced = without_position(db, tail);
@@ -238,7 +244,7 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	MemoryContextDelete(context);
 	room = room_of(db, bus);
 	room->until = next + bus->max_backlog - behind;
-	return promised + unplaced + behind <= bus->max_backlog;
+	return promised + unplaced + behind <= bus->max_backlog && !late;
 }
 
 /* ------------------------------------------------------------------ waiting */

@@ -27,6 +27,7 @@
 #include "ring.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "point.h"
 #include "pool.h"
 #include "storage/proc.h"
 #include "target.h"
@@ -57,6 +58,7 @@ serve(const EvbusSubscription *sub)
 
 	if (!evbus_cursor_has_work(db, sub, GetCurrentTimestamp()))
 		return false;
+	EVBUS_POINT("handler.turn");
 	if (!evbus_cursor_loaded(db, sub))
 	{
 		EvbusSubscription *now;

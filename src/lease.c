@@ -295,18 +295,37 @@ join(EvbusDb *db, EvbusSub *sub, int32 i)
 		(void) join_next(db, sub, EVBUS_LEASE(db, lease->prev));
 }
 
-/* Let a range wait that was only looked at, so that nobody needs to hear of it. */
+/* Let a range wait that was only looked at, so that nobody needs to hear of it; look: its first event. */
 void
-evbus_lease_wait(EvbusDb *db, EvbusSub *sub, int32 i)
+evbus_lease_wait(EvbusDb *db, EvbusSub *sub, int32 i, int64 look)
 {
 	EvbusLease *lease = EVBUS_LEASE(db, i);
 
 	Assert(LWLockHeldByMe(&sub->lock) && lease->state == EVBUS_LEASE_HELD && !lease->retry && !lease->tracked);
 	lease->state = EVBUS_LEASE_RETURNED;
 	lease->epoch++;
+	lease->event_id = look;
 	sub->n_held--;
 	sub->n_returned++;
 	join(db, sub, i);
+}
+
+/*
+ * A range that waits is handed out: its first max positions that are to be looked at, if it can be
+ * cut.  Returns where to begin.
+ */
+int64
+evbus_lease_take(EvbusDb *db, EvbusSub *sub, EvbusLease *lease, int64 max)
+{
+	int64		from = evbus_lease_look(lease);
+
+	Assert(LWLockHeldByMe(&sub->lock) && lease->state == EVBUS_LEASE_RETURNED && !lease->tracked);
+	if (lease->hi - from > max && lease->suspect == 0)
+		(void) evbus_lease_cut(db, sub, lease, from + max);
+	sub->n_returned--;
+	lease->event_id = 0;
+	evbus_lease_grant(sub, lease);
+	return from;
 }
 
 /* Give back a lease. */

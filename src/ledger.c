@@ -209,10 +209,30 @@ loading_by_id(const void *a, const void *b)
 	return ((const Loading *) a)->sub->subscription_id - ((const Loading *) b)->sub->subscription_id;
 }
 
-/* Set up those of n subscriptions that are not in shared memory yet, in one pass. */
+/* One subscription of many does not fit into memory: the others are to get on.  Said once a minute at most. */
 static void
-load(EvbusDb *db, const EvbusSubscription *subs, int n)
+tell_lack(const EvbusSubscription *sub, int n_open, bool fatal)
 {
+	static int64 told_at = 0;
+
+	if (!fatal && told_at != 0 && evbus_uptime() - told_at < 60 * USECS_PER_SEC)
+		return;
+	told_at = evbus_uptime();
+	ereport(fatal ? ERROR : LOG,
+			(errcode(ERRCODE_EVBUS_NO_LEASES),
+			 errmsg("not enough leases to load subscription \"%s\"", sub->name),
+			 errdetail("It has %d open ranges.", n_open),
+			 errhint("Raise evbus.max_leases (now %d) and restart the server.", evbus_max_leases)));
+}
+
+/*
+ * Set up those of n subscriptions that are not in shared memory yet, in one pass.  False,
+ * only if may_lack: there are not enough leases for all of them.
+ */
+static bool
+load(EvbusDb *db, const EvbusSubscription *subs, int n, bool may_lack)
+{
+	bool		all = true;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "evbus ledger", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Loading    *loads = palloc(sizeof(Loading) * Max(n, 1));
@@ -281,14 +301,14 @@ load(EvbusDb *db, const EvbusSubscription *subs, int n)
 			progress.frontier = loading->done[r].hi;
 		}
 		if (!evbus_cursor_install(db, &progress))
-			ereport(ERROR,
-					(errcode(ERRCODE_EVBUS_NO_LEASES),
-					 errmsg("not enough leases to load subscription \"%s\"", loading->sub->name),
-					 errdetail("It has %d open ranges.", progress.n_open),
-					 errhint("Raise evbus.max_leases (now %d) and restart the server.", evbus_max_leases)));
+		{
+			tell_lack(loading->sub, progress.n_open, !may_lack);
+			all = false;
+		}
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+	return all;
 }
 
 /*
@@ -303,7 +323,7 @@ evbus_ledger_attach(EvbusDb *db, const EvbusSubscription *sub)
 		return true;
 	if (sub->uncommitted && (sub->is_volatile || EVBUS_SUB(db, sub->slot)->subscription_id != 0))
 		return false;			/* where nothing is on disk, what a rollback would undo must not get there */
-	load(db, sub, 1);
+	(void) load(db, sub, 1, false);
 	return true;
 }
 
@@ -324,16 +344,19 @@ find_turn(EvbusDb *db)
 	pg_atomic_write_u64(&db->ledger_turn, Max(turn, LEDGER_LEAVES));
 }
 
-/* All subscriptions, and the turn to write to: what a start has to do. */
+/*
+ * All subscriptions, and the turn to write to: what a start has to do.  must: that one does not fit
+ * is an error (VB012); else it is left out.
+ */
 void
-evbus_ledger_attach_all(EvbusDb *db)
+evbus_ledger_attach_all(EvbusDb *db, bool must)
 {
 	int			n;
 	EvbusSubscription *subs = evbus_subscriptions(&n);
 
 	find_turn(db);
 	evbus_pin_init();
-	load(db, subs, n);
+	(void) load(db, subs, n, !must);
 	pfree(subs);
 }
 
@@ -424,7 +447,7 @@ checkpoint(EvbusDb *db, uint64 turn)
 	int			n;
 
 	LockRelationOid(leaf_relid(turn - 1), ShareLock);	/* writers of the last turn have ended */
-	evbus_ledger_attach_all(db);
+	evbus_ledger_attach_all(db, true);	/* what is not in memory would be forgotten */
 	subs = evbus_subscriptions(&n);
 	rel = relation_open(leaf_relid(turn), RowExclusiveLock);
 	for (int i = 0; i < n; i++)

@@ -32,6 +32,7 @@
 #include "miscadmin.h"
 #include "notify.h"
 #include "pgstat.h"
+#include "point.h"
 #include "pool.h"
 #include "redrive_job.h"
 #include "quota.h"
@@ -368,7 +369,10 @@ run_errands(void)
 
 	while ((place = evbus_errand_take(db, &errand)) != NULL)
 	{
-		bool		done = attempt(do_errand, true);
+		bool		done;
+
+		EVBUS_POINT("maintainer.errand");
+		done = attempt(do_errand, true);
 
 		evbus_errand_done(db, place, done ? 0 : failure_code, done ? "" : failure, done ? "" : failure_hint);
 	}
@@ -381,7 +385,7 @@ attach_all(void)
 	int			n;
 	EvbusSubscription *subs = evbus_subscriptions(&n);
 
-	evbus_ledger_attach_all(db);
+	evbus_ledger_attach_all(db, false);
 	for (int i = 0; i < n; i++)
 		if (pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->retry_due) == 0)
 			(void) evbus_retry_next(db, &subs[i]);

@@ -453,6 +453,7 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 	EvbusSub   *shared = EVBUS_SUB(db, slot);
 	EvbusBusState *bus = EVBUS_BUS(db, taking->sub->bus_slot);
 	EvbusLease *lease;
+	int64		from;
 	int32		i = -1;
 	bool		known;
 
@@ -466,12 +467,9 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 			lease = EVBUS_LEASE(db, i);
 			if (lease->state != EVBUS_LEASE_RETURNED || lease->tracked)
 				continue;
-			if (lease->hi - lease->lo > max)
-				(void) evbus_lease_cut(db, shared, lease, lease->lo + max);
-			shared->n_returned--;
+			from = evbus_lease_take(db, shared, lease, max);
 			shared->order_ready = true; /* those above it, once it is read */
-			evbus_lease_grant(shared, lease);
-			name_claim(db, slot, i, lease->lo, claim);
+			name_claim(db, slot, i, from, claim);
 			break;
 		}
 	if (known && i < 0 && (int32) pg_atomic_read_u32(&bus->bus_id) == taking->sub->bus_id)
@@ -481,8 +479,7 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 		i = avail > 0 ? evbus_lease_alloc(db, slot, false) : -1;
 		if (i >= 0)
 		{
-			int64		from = shared->frontier;
-
+			from = shared->frontier;
 			lease = EVBUS_LEASE(db, i);
 			lease->lo = shared->skipped_from;
 			lease->hi = shared->frontier = shared->skipped_from = from + Min(avail, max);

@@ -24,10 +24,12 @@
  */
 #include "priority.h"
 
+#include "access/xact.h"
 #include "clock.h"
 #include "cursor.h"
 #include "dropped.h"
 #include "envelope.h"
+#include "ledger.h"
 #include "miscadmin.h"
 #include "ordered.h"
 #include "pin.h"
@@ -68,14 +70,14 @@ unseen(const Taking *t)
 }
 
 static void
-name_claim(const Taking *t, int32 i, EvbusClaim *claim)
+name_claim(const Taking *t, int32 i, int64 from, EvbusClaim *claim)
 {
 	const EvbusLease *lease = EVBUS_LEASE(t->db, i);
 
 	claim->sub_slot = t->sub->slot;
 	claim->lease = i;
 	claim->epoch = lease->epoch;
-	claim->scan_from = lease->lo;
+	claim->scan_from = from;
 	claim->hi = lease->hi;
 	claim->attempts = lease->attempts;
 	claim->suspect = lease->suspect;
@@ -85,13 +87,9 @@ name_claim(const Taking *t, int32 i, EvbusClaim *claim)
 static void
 grant(const Taking *t, int32 i, int64 max, EvbusClaim *claim)
 {
-	EvbusLease *lease = EVBUS_LEASE(t->db, i);
+	int64		from = evbus_lease_take(t->db, t->shared, EVBUS_LEASE(t->db, i), max);
 
-	if (lease->hi - lease->lo > max && lease->suspect == 0)
-		(void) evbus_lease_cut(t->db, t->shared, lease, lease->lo + max);
-	t->shared->n_returned--;
-	evbus_lease_grant(t->shared, lease);
-	name_claim(t, i, claim);
+	name_claim(t, i, from, claim);
 }
 
 /* How many more entries may wait. */
@@ -153,12 +151,13 @@ claim_unseen(Taking *t, int64 max, EvbusClaim *claim)
 		{
 			EvbusLease *lease = EVBUS_LEASE(t->db, i);
 
-			/* From the frontier: what was passed over before it would be read, and counted, once more. */
-			lease->lo = shared->frontier;
-			lease->hi = shared->frontier = shared->skipped_from = lease->lo + Min(avail, max);
+			int64		from = shared->frontier;
+
+			lease->lo = shared->skipped_from;
+			lease->hi = shared->frontier = shared->skipped_from = from + Min(avail, max);
 			evbus_lease_grant(shared, lease);
 			evbus_lease_insert(t->db, shared, i);
-			name_claim(t, i, claim);
+			name_claim(t, i, from, claim);
 		}
 	}
 	LWLockRelease(&shared->lock);
@@ -199,11 +198,31 @@ mark(Taking *t, const EvbusClaim *claim, const EvbusEvents *events)
 				evbus_lease_grant(shared, above);
 				evbus_lease_insert_after(t->db, shared, rest, at);
 			}
-			evbus_lease_wait(t->db, shared, at);
+			evbus_lease_wait(t->db, shared, at, events->events[first].position);
 			at = rest;
 		}
 	LWLockRelease(&shared->lock);
 	pfree(priorities);
+}
+
+/*
+ * Nothing of a claim is for this subscription.  Where no neighbour takes it along, it gets a row of the
+ * ledger: ranges between what was delivered before its turn would else be open again after a
+ * restart, one entry each.
+ */
+static void
+pass_over(Taking *t, const EvbusClaim *claim)
+{
+	EvbusRange	range;
+
+	if (evbus_cursor_skip(t->db, claim))
+		return;
+	if (evbus_cursor_range(t->db, claim, &range) && !XactReadOnly)
+	{
+		evbus_ledger_wait_ticked(t->db, t->sub, range.hi);
+		evbus_ledger_append(t->db, t->sub, &range, 1);
+	}
+	evbus_cursor_drop(t->db, claim);
 }
 
 /* Find out the priorities of up to so many positions that are not known; returns how many that were. */
@@ -216,6 +235,7 @@ look_ahead(Taking *t, int64 positions)
 	EvbusClaim	claim;
 	int64		looked = 0;
 
+	all.looks = true;
 	while (looked < positions && claim_unseen(t, Min(positions - looked, LOOK_CHUNK), &claim))
 	{
 		EvbusEvents events = {0};
@@ -227,8 +247,8 @@ look_ahead(Taking *t, int64 positions)
 		t->out->lsn = Max(t->out->lsn, events.lsn);
 		if (events.n > 0)
 			mark(t, &claim, &events);
-		else if (!evbus_cursor_skip(t->db, &claim))
-			evbus_cursor_drop(t->db, &claim);
+		else
+			pass_over(t, &claim);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 		CHECK_FOR_INTERRUPTS();
@@ -246,6 +266,13 @@ rank(const EvbusLease *lease)
 	if (lease->suspect != 0)
 		return PG_INT8_MAX;
 	return lease->priority == EVBUS_PRIORITY_UNKNOWN ? 0 : lease->priority;
+}
+
+/* So many deliveries, until it is the other's turn. */
+static int64
+may_take(const Taking *t, bool oldest, bool overtaken)
+{
+	return oldest ? t->owed / (SHARE - 1) : overtaken ? SHARE - 1 - t->owed : PG_INT32_MAX;
 }
 
 /*
@@ -274,7 +301,7 @@ pick(Taking *t, int64 max, EvbusClaim *claim, bool *oldest, bool *overtaken)
 			}
 	*overtaken = best != first;
 	if (first >= 0)
-		grant(t, *oldest ? first : best, *oldest ? Min(max, t->owed / (SHARE - 1)) : max, claim);
+		grant(t, *oldest ? first : best, Min(max, may_take(t, *oldest, *overtaken)), claim);
 	LWLockRelease(&shared->lock);
 	return first >= 0;
 }
@@ -294,8 +321,7 @@ take_claim(Taking *t, EvbusClaim *claim, int max, bool *more)
 	out->lsn = Max(out->lsn, found.lsn);
 	if (found.n == 0)
 	{
-		if (!evbus_cursor_skip(t->db, claim))
-			evbus_cursor_drop(t->db, claim);
+		pass_over(t, claim);
 		evbus_read_settled(t->db, t->sub, &found, claim->hi);
 		return 0;
 	}
@@ -378,7 +404,7 @@ take_known(Taking *t, int max, int64 bytes_max, int64 until)
 
 	while (more && want > 0 && pick(t, Max(look, want), &claim, &oldest, &overtaken))
 	{
-		int			most = oldest ? (int) Min(want, t->owed / (SHARE - 1)) : want;
+		int			most = (int) Min(want, may_take(t, oldest, overtaken));
 		int			n = take_claim(t, &claim, most, &more);
 
 		if (oldest)

@@ -364,7 +364,7 @@ read_volatile(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, E
 		else
 			pfree(data);
 	}
-	if (lost > 0)
+	if (lost > 0 && !sub->looks)
 		evbus_dropped_found(db, sub, from, begin, lost);
 }
 

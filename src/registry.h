@@ -73,6 +73,7 @@ typedef struct EvbusSubscription
 	bool		drop_dead_letters;	/* the oldest, when it is reached; else pause */
 	EvbusFilter *filter;		/* NULL: none */
 	int64		max_age;		/* of its events; 0: no matter */
+	bool		looks;			/* who reads with it only looks, and counts nothing */
 	bool		takes_expired;	/* of which a replay is, or who does not ask on behalf of a taker */
 	bool		by_priority;	/* what has a higher one comes first (priority.c) */
 	double		breaker_threshold;	/* share of failures that opens its circuit breaker; 0: it has none */

@@ -309,7 +309,7 @@ start(void)
 
 		for (int i = 0; i < n; i++)
 			(void) evbus_turn_bus(buses[i].bus_id, buses[i].slot);
-		evbus_ledger_attach_all(db);
+		evbus_ledger_attach_all(db, false);
 		evbus_turn_end();
 		pg_write_barrier();
 		pg_atomic_write_u32(&db->ready, 1);

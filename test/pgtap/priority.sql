@@ -1,6 +1,6 @@
 -- Priority: what overtakes what, in which calls, and who is overtaken how often at most. Expiry: who does not get an event any more.
 \ir include/helpers.sql
-SELECT plan(95);
+SELECT plan(98);
 
 SELECT evbus.create_bus('b');
 
@@ -86,7 +86,7 @@ SELECT put('busy', array_fill(0, ARRAY[4]) || array_fill(5, ARRAY[100]));
 SELECT is(left(drain('turn', 1), 80), left(repeat('5 5 5 5 5 5 5 0 ', 4) || repeat('5 ', 100), 80), 'one by one');
 SELECT put('busy', array_fill(0, ARRAY[100]) || array_fill(5, ARRAY[400]));
 SELECT is(settled('turn'), '500 0 0', 'more of them');
-SELECT is((SELECT string_agg(y, ' ') FROM (SELECT count(*) FILTER (WHERE payload->>'p' = '0')::text AS y FROM generate_series(1, 10) AS n, LATERAL (SELECT r.payload, n FROM evbus.receive('turn', 32 + 0 * n) AS r) AS c GROUP BY c.n ORDER BY c.n) AS x), '0 4 4 4 4 4 4 4 4 4', 'in batches an eighth of each, from the second on');
+SELECT is((SELECT string_agg(y, ' ') FROM (SELECT count(*) FILTER (WHERE payload->>'p' = '0')::text AS y FROM generate_series(1, 10) AS n, LATERAL (SELECT r.payload, n FROM evbus.receive('turn', 32 + 0 * n) AS r) AS c GROUP BY c.n ORDER BY c.n) AS x), '4 4 4 4 4 4 4 4 4 4', 'in batches an eighth of each');
 SELECT is((SELECT string_agg(DISTINCT p, ' ') FROM (SELECT unnest(string_to_array(rtrim(drain('turns', 50)), ' ')) AS p) AS x), '0 5', 'all come in the end');
 SELECT is(settled('turns'), '0 0 0', 'each once');
 
@@ -183,6 +183,15 @@ SELECT is(evbus.redrive('xr'), 1::bigint, 'redriven after its time');
 SELECT is((SELECT evbus.ack(array_agg(receipt)) FROM take('xr', 1)), 1, 'it is delivered, for somebody asked for it');
 SELECT evbus.replay('xr', 'beginning') AS replay \gset
 SELECT is((SELECT string_agg(payload->>'p', ' ' ORDER BY payload->>'p') FROM take('xr', 8)), '1 2 3 4 5 6 7 8', 'and so does a replay');
+
+SELECT evbus.create_bus('slow x');
+CREATE FUNCTION slowly(e evbus.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO called (h, p) VALUES ('slow x', extract(epoch FROM clock_timestamp() - (SELECT h.expires_at FROM evbus.history AS h WHERE h.event_id = e.event_id))); SELECT pg_sleep(0.1) $$;
+SELECT evbus.subscribe('slow x', 'slow x', handler => 'slowly(evbus.event)'), evbus.pause('slow x') \g /dev/null
+SELECT count(*) AS n FROM evbus.publish_batch('slow x', '{e}', (SELECT array_agg(to_jsonb(i)) FROM generate_series(1, 50) AS i), expires_at => clock_timestamp() + interval '1 second') \gset
+SELECT evbus.resume('slow x');
+SELECT becomes($$SELECT lag::text FROM evbus.subscription_lag WHERE subscription = 'slow x'$$, '0', 'a batch goes on for longer than its events live');
+SELECT is((SELECT count(*) FILTER (WHERE p > 0) || ' ' || (count(*) BETWEEN 1 AND 12) FROM called WHERE h = 'slow x'), '0 true', 'those that have expired meanwhile are not handled');
+SELECT is((SELECT expired + (SELECT count(*) FROM called WHERE h = 'slow x') FROM evbus.subscription_lag WHERE subscription = 'slow x'), 50::bigint, 'and counted');
 
 -- What is damaged, or no envelope at all.
 SELECT is(evbus._priority(d::bytea) || ' ' || coalesce(evbus._expires_at(d::bytea)::text, '-'), '0 -', 'no envelope: ' || d) FROM unnest(ARRAY['', '\x04', '\x0414', '\x04ffffffffffffffffffff01', '\x041400', '\x0400ffffffffffffffffff01', '\x0201']) AS d;

@@ -136,6 +136,20 @@ foreach my $case (
 	sql("SELECT evbus.drop_bus('$name', true)") if defined $altered;
 }
 
+# A transaction that is too large for the ring counts from its commit on, not only when it has positions.
+sql(q(SELECT evbus.create_bus('late', max_backlog => 3000), evbus.subscribe('late', 'late')));
+sql(q(SELECT count(*) FROM evbus.publish_batch('late', '{a}', '{1,2}')));
+my $sequencer = sql(q(SELECT sequencer_pid FROM evbus._status()));
+kill 'STOP', $sequencer;
+sql(q(SELECT count(*) FROM evbus.publish_batch('late', '{a}', ARRAY(SELECT to_jsonb(repeat(md5(i::text), 60)) FROM generate_series(1, 2900) i))));
+my %late = (out => '', err => '');
+$late{run} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SELECT count(*) FROM evbus.publish_batch('late', '{a}', array_fill('1'::jsonb, ARRAY[200]))" ], '>', \$late{out}, '2>', \$late{err});
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%publish_batch(''late''%' AND wait_event = 'Extension'}), 'who comes next waits for its positions');
+kill 'CONT', $sequencer;
+$late{run}->finish;
+like($late{out} . $late{err}, qr/bus "late" is full/, 'and is refused');
+sql(q(SELECT evbus.drop_bus('late', true)));
+
 # What a durable bus has dropped does not come again after a crash.
 sql(q(SELECT evbus.create_bus('drops', retention_policy => 'drop_unconsumed', max_backlog => 10, overflow => 'drop_oldest'), evbus.subscribe('drops', 'drops')));
 sql(q(SELECT count(*) FROM evbus.publish_batch('drops', '{a}', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, 1000) i))));

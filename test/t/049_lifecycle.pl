@@ -24,6 +24,8 @@ sub sql
 	return $node->safe_psql('postgres', $_[0]);
 }
 
+my $points = points($node);
+
 # Eight clients that publish to the same five new buses.
 my $script = $node->basedir . '/new.sql';
 append_to_file($script, "SELECT evbus.publish('bus ' || (random() * 4)::int, 'a', '1');\n");
@@ -74,6 +76,20 @@ foreach my $i (1 .. 5)
 	$client{run}->finish;
 	is($client{out} . $client{err}, "t\n", "the next one makes it ($i)");
 }
+SKIP:
+{
+	skip 'no debug points in this build', 3 if !$points;
+	point($node, 'maintainer.errand', 'wait');
+	my %client = (out => '', err => '');
+	$client{run} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SELECT evbus.publish('begun', 'a', '1') > 0" ], '>', \$client{out}, '2>', \$client{err});
+	ok(reached($node, 'maintainer.errand'), 'the maintainer has begun');
+	my $old = sql(q(SELECT maintainer_pid FROM evbus._status()));
+	sql("SELECT pg_terminate_backend($old)");
+	point($node, 'maintainer.errand', 'off');
+	ok($node->poll_query_until('postgres', "SELECT maintainer_pid <> $old FROM evbus._status()"), 'and is killed');
+	$client{run}->finish;
+	is($client{out} . $client{err}, "t\n", 'the next one does what was begun');
+}
 my $pid = sql(q(SELECT maintainer_pid FROM evbus._status()));
 kill 'STOP', $pid;
 ($ret, $out, $err) = $node->psql('postgres', q(SET statement_timeout = '500ms'; SELECT evbus.publish('never', 'a', '1')));
@@ -113,6 +129,22 @@ $begun = time;
 is(sql(q(SELECT string_agg(bus || ' ' || stopped || ' ' || (in_flight > 0), ' ' ORDER BY bus) FROM evbus.stop_all('100 milliseconds'))), 'b1 false true b2 false true b3 false true b4 false true q true false', 'after the timeout it tells who has not');
 cmp_ok(time - $begun, '<', 1.4, 'which is one for all');
 sql(q(SELECT evbus.drop_bus(bus, true) FROM evbus.bus_list));
+
+# A worker that had looked what there is before, and takes it after, gives it back.
+SKIP:
+{
+	skip 'no debug points in this build', 3 if !$points;
+	sql(q(SELECT evbus.create_bus('p'), evbus.subscribe('p', 'p', handler => 'quick(evbus.event)')));
+	sql('DELETE FROM called');
+	point($node, 'handler.turn', 'wait');
+	sql(q(SELECT evbus.publish('p', 'a', '1')));
+	ok(reached($node, 'handler.turn'), 'a worker is about to take an event');
+	is(sql(q(SELECT string_agg(bus || ' ' || stopped, ' ') FROM evbus.stop_all('20 seconds'))), 'p true', 'its bus is stopped');
+	point($node, 'handler.turn', 'off');
+	select undef, undef, undef, 1;
+	is(sql(q(SELECT count(*) FROM called WHERE bus = 'p')) . ' ' . sql(q(SELECT lag FROM evbus.subscription_lag)), '0 1', 'it does not handle it');
+	sql(q(SELECT evbus.drop_bus('p', true)));
+}
 
 # A row that somebody has locked keeps no other from stopping.
 sql(q(SELECT evbus.create_bus('locked'), evbus.create_bus('free')));
