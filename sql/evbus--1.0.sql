@@ -93,7 +93,8 @@ CREATE TABLE evbus.bus (
 	publish_burst integer,
 	rate_policy	text NOT NULL DEFAULT 'reject' CHECK (rate_policy IN ('reject', 'wait')),
 	idle_ttl	interval,
-	auto_created boolean NOT NULL DEFAULT false
+	auto_created boolean NOT NULL DEFAULT false,
+	max_backlog_bytes bigint
 );
 COMMENT ON TABLE evbus.bus IS 'the registry of buses; changed only through evbus.create_bus() and its siblings';
 COMMENT ON COLUMN evbus.bus.former_classes IS 'storage classes the bus was in before: leaves of theirs may still hold events of it';
@@ -520,7 +521,7 @@ CREATE FUNCTION evbus.create_bus(bus text, durability text DEFAULT 'durable', re
 								 retention_bytes bigint DEFAULT 0, retention_policy text DEFAULT 'keep_unconsumed', compression text DEFAULT 'zstd',
 								 dedup_window interval DEFAULT '5 minutes', max_backlog bigint DEFAULT 0, overflow text DEFAULT 'reject',
 								 overflow_timeout interval DEFAULT '30 seconds', publish_rate integer DEFAULT 0, publish_burst integer DEFAULT 0,
-								 rate_policy text DEFAULT 'reject', idle_ttl interval DEFAULT NULL)
+								 rate_policy text DEFAULT 'reject', idle_ttl interval DEFAULT NULL, max_backlog_bytes bigint DEFAULT 0)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_create_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.create_bus IS 'make a bus; the caller becomes its owner';
 
@@ -529,7 +530,7 @@ CREATE FUNCTION evbus.alter_bus(bus text, retention interval DEFAULT NULL, parti
 								retention_bytes bigint DEFAULT NULL, retention_policy text DEFAULT NULL, compression text DEFAULT NULL,
 								dedup_window interval DEFAULT NULL, max_backlog bigint DEFAULT NULL, overflow text DEFAULT NULL,
 								overflow_timeout interval DEFAULT NULL, publish_rate integer DEFAULT NULL, publish_burst integer DEFAULT NULL,
-								rate_policy text DEFAULT NULL, idle_ttl interval DEFAULT NULL)
+								rate_policy text DEFAULT NULL, idle_ttl interval DEFAULT NULL, max_backlog_bytes bigint DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_alter_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.alter_bus IS 'change settings of a bus; NULL keeps a setting, 0 takes a limit away';
 
@@ -921,7 +922,8 @@ SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_pa
 	   CASE WHEN b.idle_ttl IS NOT NULL THEN
 			(SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks l
 			 WHERE l.locktype = 'object' AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-				   AND l.classid = 'evbus.bus'::regclass AND l.objid = b.bus_id::oid AND l.granted) END AS publishers
+				   AND l.classid = 'evbus.bus'::regclass AND l.objid = b.bus_id::oid AND l.granted) END AS publishers,
+	   b.max_backlog_bytes
 FROM evbus.bus b
 	 LEFT JOIN evbus.storage_class c USING (storage_class_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id);
@@ -931,6 +933,7 @@ COMMENT ON COLUMN evbus.bus_list.retention IS 'how long its events are kept; NUL
 COMMENT ON COLUMN evbus.bus_list.retention_bytes IS 'size at which its oldest events go; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.retention_policy IS 'keep_unconsumed: what a subscription still needs stays; drop_unconsumed: it goes, counted in evbus.subscription_lag';
 COMMENT ON COLUMN evbus.bus_list.max_backlog IS 'events that a subscription may be behind before publishers are held up; NULL: no limit';
+COMMENT ON COLUMN evbus.bus_list.max_backlog_bytes IS 'bytes that these may have, by the average size of events published lately; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.publish_rate IS 'events a second; NULL: no limit';
 COMMENT ON COLUMN evbus.bus_list.publish_burst IS 'events that may come at once after a pause';
 COMMENT ON COLUMN evbus.bus_list.idle_ttl IS 'it is dropped when nobody has used it for so long; NULL: never';

@@ -82,6 +82,8 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		pg_atomic_write_u64(&bus->rejected, 0);
 		pg_atomic_write_u64(&bus->waits, 0);
 		pg_atomic_write_u64(&bus->used_at, 0);
+		pg_atomic_write_u64(&bus->size_sum, 0);
+		pg_atomic_write_u64(&bus->size_n, 0);
 		for (int a = 0; a < EVBUS_ANCHORS; a++)
 			pg_atomic_write_u64(&bus->anchors[a].offset, 0);
 		bus->anchor_next = 0;

@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "dropped.h"
+#include "flow.h"
 #include "internal.h"
 #include "ledger.h"
 #include "utils/builtins.h"
@@ -66,12 +67,14 @@ evbus_backlog_turn(EvbusDb *db, const EvbusSubscription *subs, int n)
 	StartTransactionCommand();
 	buses = evbus_buses(&n_buses);
 	for (int b = 0; b < n_buses && !any; b++)
-		any = !buses[b].is_volatile && buses[b].overflow == EVBUS_OVERFLOW_DROP && buses[b].max_backlog > 0;
+		any = !buses[b].is_volatile && buses[b].overflow == EVBUS_OVERFLOW_DROP;
 	for (int i = 0; i < n && any; i++)
 		for (int b = 0; b < n_buses; b++)
 		{
+			int64		limit;
+
 			if (subs[i].bus_id != buses[b].bus_id || subs[i].replay_of != 0 || buses[b].is_volatile ||
-				buses[b].overflow != EVBUS_OVERFLOW_DROP || buses[b].max_backlog == 0)
+				buses[b].overflow != EVBUS_OVERFLOW_DROP || (limit = evbus_flow_limit(db, &buses[b])) == 0)
 				continue;
 			for (bool more = true; more;)
 			{
@@ -81,7 +84,7 @@ evbus_backlog_turn(EvbusDb *db, const EvbusSubscription *subs, int n)
 				context = AllocSetContextCreate(CurrentMemoryContext, "evbus backlog", ALLOCSET_DEFAULT_SIZES);
 				MemoryContextSwitchTo(context);
 				(void) evbus_ledger_attach(db, &subs[i]);
-				more = drop(db, &subs[i], buses[b].max_backlog);
+				more = drop(db, &subs[i], limit);
 				MemoryContextSwitchTo(CurTransactionContext);
 				MemoryContextDelete(context);
 				PopActiveSnapshot();

@@ -214,6 +214,20 @@ read_flow(FunctionCallInfo fcinfo, int first, const EvbusBus *bus, Datum *values
 #undef GIVEN
 }
 
+/* Argument max_backlog_bytes; 0: no limit. */
+static int64
+backlog_bytes_arg(FunctionCallInfo fcinfo, int n)
+{
+	int64		bytes = evbus_arg_bigint(fcinfo, n, "max_backlog_bytes", 0, BYTES_MAX);
+
+	if (bytes > 0 && bytes < BYTES_MIN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_backlog_bytes must be 0, or at least " INT64_FORMAT, BYTES_MIN),
+				 errdetail("It is " INT64_FORMAT ".", bytes)));
+	return bytes;
+}
+
 /* Argument idle_ttl, of which NULL keeps what there is. */
 static int64
 idle_ttl_arg(FunctionCallInfo fcinfo, int n, int64 now)
@@ -261,10 +275,15 @@ check_rings(const char *name)
 
 /* What is dropped of a durable bus is what its retention may drop, too, and only where a backlog is too long. */
 static void
-check_overflow(const char *bus, bool is_volatile, const Datum *flow, bool may_drop)
+check_overflow(const char *bus, bool is_volatile, const Datum *flow, int64 bytes, bool may_drop)
 {
 	bool		drops = strcmp(TextDatumGetCString(flow[FLOW_OVERFLOW]), evbus_overflows[EVBUS_OVERFLOW_DROP]) == 0;
 
+	if (is_volatile && bytes > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("volatile bus \"%s\" cannot have max_backlog_bytes", bus),
+				 errdetail("The size of its ring bounds them.")));
 	if (drops && is_volatile && DatumGetInt64(flow[FLOW_BACKLOG]) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -277,11 +296,11 @@ check_overflow(const char *bus, bool is_volatile, const Datum *flow, bool may_dr
 				 errmsg("durable bus \"%s\" cannot drop the oldest events when it is full", bus),
 				 errdetail("Its retention_policy is 'keep_unconsumed'."),
 				 errhint("Give it retention_policy => 'drop_unconsumed', or let publishers be refused ('reject') or wait ('block').")));
-	if (drops && !is_volatile && DatumGetInt64(flow[FLOW_BACKLOG]) == 0)
+	if (drops && !is_volatile && DatumGetInt64(flow[FLOW_BACKLOG]) == 0 && bytes == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("durable bus \"%s\" cannot drop the oldest events without max_backlog", bus),
-				 errhint("Say with max_backlog when it is full, or pass another overflow.")));
+				 errhint("Say with max_backlog or max_backlog_bytes when it is full, or pass another overflow.")));
 }
 
 static bool
@@ -294,7 +313,7 @@ is_drop_unconsumed(Datum policy)
  * evbus.create_bus(bus text, durability text, retention interval, partition_interval interval,
  * max_payload_bytes integer, retention_bytes bigint, retention_policy text, compression text,
  * dedup_window interval, max_backlog bigint, overflow text, overflow_timeout interval, publish_rate integer,
- * publish_burst integer, rate_policy text, idle_ttl interval) returns void
+ * publish_burst integer, rate_policy text, idle_ttl interval, max_backlog_bytes bigint) returns void
  *
  * bus: 1 to 63 bytes, no control characters.  durability: 'durable', or 'volatile': in shared memory
  * only, where settings of retention and dedup_window are of no use.  retention:
@@ -306,7 +325,7 @@ is_drop_unconsumed(Datum policy)
  * compression: 'zstd' payloads from evbus.compress_threshold on, 'dictionary' smaller
  * ones, too, with dictionaries that are trained from the history, 'none' no payload.
  * dedup_window: 1 second to 7 days, for how long a dedup_key is taken.
- * max_backlog: 1 to 10^12 events; overflow: 'reject', or 'block' for overflow_timeout (0 to 1 day) at most.
+ * max_backlog: 1 to 10^12 events; max_backlog_bytes: 1 MB to 1 PB; overflow: 'reject', or 'block' for overflow_timeout (0 to 1 day) at most.
  * publish_rate: 1 to 1000000 events a second, publish_burst: so many at once; rate_policy: 'reject' or 'wait'.
  * 0 is no limit; of publish_burst, those of a second.
  * idle_ttl: 1 second to 100 years after which it is dropped if nobody uses it (bus_idle.c); 0: never.
@@ -319,7 +338,7 @@ is_drop_unconsumed(Datum policy)
 Datum
 evbus_create_bus(PG_FUNCTION_ARGS)
 {
-	Oid			types[10 + N_FLOW] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
+	Oid			types[11 + N_FLOW] = {TEXTOID, INT2OID, INT4OID, OIDOID, TEXTOID, INT4OID, INT4OID, TEXTOID, INTERVALOID};
 	char	   *name = evbus_arg_name(fcinfo, 0, "bus");
 	bool		is_volatile;
 	Keeping		keep = {
@@ -332,7 +351,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	EvbusBus	bus;
 	EvbusInternal state;
-	Datum		values[10 + N_FLOW];
+	Datum		values[11 + N_FLOW];
 	int			slot;
 	int32		class;
 	int32		bus_id;
@@ -343,10 +362,12 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	read_flow(fcinfo, 9, NULL, values + 9);
 	types[9 + N_FLOW] = INTERVALOID;
 	values[9 + N_FLOW] = evbus_interval_datum(idle_ttl_arg(fcinfo, 9 + N_FLOW, 0));
+	types[10 + N_FLOW] = INT8OID;
+	values[10 + N_FLOW] = Int64GetDatum(backlog_bytes_arg(fcinfo, 10 + N_FLOW));
 	is_volatile = evbus_arg_choice(fcinfo, 1, "durability", durabilities, lengthof(durabilities)) == 1;
 	if (is_volatile && strcmp(compression, "dictionary") == 0)
 		refuse_dictionary();
-	check_overflow(name, is_volatile, values + 9, is_drop_unconsumed(keep.policy));
+	check_overflow(name, is_volatile, values + 9, DatumGetInt64(values[10 + N_FLOW]), is_drop_unconsumed(keep.policy));
 
 	PreventCommandIfReadOnly("evbus.create_bus()");
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);	/* one at a time */
@@ -373,6 +394,8 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	/* Of another bus that had the place before. */
 	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->rejected, 0);
 	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->waits, 0);
+	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->size_sum, 0);
+	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->size_n, 0);
 	pg_atomic_write_u64(&EVBUS_BUS(db, slot)->used_at, (uint64) evbus_uptime());
 	values[0] = CStringGetTextDatum(name);
 	values[1] = Int16GetDatum(slot);
@@ -384,9 +407,9 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	values[7] = CStringGetTextDatum(compression);
 	values[8] = evbus_interval_datum(dedup_window);
 	evbus_internal_begin(&state);
-	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression, dedup_window, " FLOW_COLUMNS ", idle_ttl)"
-			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8, $9, nullif($10, 0), $11, $12, nullif($13, 0), nullif($14, 0), $15, nullif($16, '0'))",
-			  10 + N_FLOW, types, values, NULL, 0);
+	evbus_sql(NULL, "INSERT INTO evbus.bus (bus_id, bus, slot, storage_class_id, owner, durability, max_payload_bytes, paused, created_at, compression, dedup_window, " FLOW_COLUMNS ", idle_ttl, max_backlog_bytes)"
+			  " VALUES ($7, $1, $2, $3, $4::regrole, $5, $6, false, now(), $8, $9, nullif($10, 0), $11, $12, nullif($13, 0), nullif($14, 0), $15, nullif($16, '0'), nullif($17, 0))",
+			  11 + N_FLOW, types, values, NULL, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	if (!is_volatile)
@@ -418,7 +441,7 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 /*
  * evbus.alter_bus(bus text, retention, partition_interval, max_payload_bytes, rename_to, retention_bytes,
  * retention_policy, compression, dedup_window, max_backlog, overflow, overflow_timeout, publish_rate,
- * publish_burst, rate_policy, idle_ttl) returns void
+ * publish_burst, rate_policy, idle_ttl, max_backlog_bytes) returns void
  *
  * NULL keeps a setting.  Bounds and errors as evbus.create_bus(), and VB001, 42501
  * not the owner, 55006 to be renamed while changes of a table are published to it.
@@ -431,13 +454,13 @@ check_no_changes(const EvbusBus *bus, const char *what, const char *hint)
 Datum
 evbus_alter_bus(PG_FUNCTION_ARGS)
 {
-	Oid			types[7 + N_FLOW] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, INTERVALOID};
+	Oid			types[8 + N_FLOW] = {INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, INTERVALOID};
 	EvbusBus	bus;
 	EvbusBus	other;
 	EvbusDb    *db = evbus_db();
 	EvbusInternal state;
-	Datum		values[7 + N_FLOW];
-	char		nulls[7 + N_FLOW + 1] = "             ";
+	Datum		values[8 + N_FLOW];
+	char		nulls[8 + N_FLOW + 1] = "              ";
 	bool		may_drop = false;
 
 	own_bus(fcinfo, &bus);
@@ -505,19 +528,21 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 									 : evbus_arg_interval(fcinfo, 8, "dedup_window", USECS_PER_SEC, DEDUP_MAX));
 	memcpy(types + 6, flow_types, sizeof(flow_types));
 	read_flow(fcinfo, 9, &bus, values + 6);
-	check_overflow(bus.name, bus.is_volatile, values + 6, may_drop);
+	values[7 + N_FLOW] = Int64GetDatum(PG_ARGISNULL(10 + N_FLOW) ? bus.max_backlog_bytes : backlog_bytes_arg(fcinfo, 10 + N_FLOW));
+	check_overflow(bus.name, bus.is_volatile, values + 6, DatumGetInt64(values[7 + N_FLOW]), may_drop);
 	types[6 + N_FLOW] = INTERVALOID;
+	types[7 + N_FLOW] = INT8OID;
 	values[6 + N_FLOW] = evbus_interval_datum(idle_ttl_arg(fcinfo, 9 + N_FLOW, bus.idle_ttl));
 	if (!PG_ARGISNULL(9 + N_FLOW))
 		pg_atomic_write_u64(&EVBUS_BUS(db, bus.slot)->used_at, (uint64) evbus_uptime());	/* counted from now on */
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "UPDATE evbus.bus SET storage_class_id = $2, max_payload_bytes = $3, bus = coalesce($4, bus), compression = coalesce($5, compression), dedup_window = $6,"
 			  " (" FLOW_COLUMNS ") = (nullif($7, 0), $8, $9, nullif($10, 0), nullif($11, 0), $12),"
-			  " idle_ttl = nullif($13, '0'), auto_created = auto_created AND $13 > '0',"
+			  " idle_ttl = nullif($13, '0'), max_backlog_bytes = nullif($14, 0), auto_created = auto_created AND $13 > '0',"
 			  " former_classes = CASE WHEN storage_class_id = $2 THEN former_classes"
 			  "                  ELSE array_append(array_remove(former_classes, storage_class_id), storage_class_id) END"
 			  " WHERE bus_id = $1",
-			  7 + N_FLOW, types, values, nulls, 0);
+			  8 + N_FLOW, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
 	if (!bus.is_volatile)

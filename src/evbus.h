@@ -216,6 +216,8 @@ typedef struct EvbusBusState
 
 	/* Limits of publishers (flow.c), by whoever publishes; counts are since the server started */
 	pg_atomic_uint64 promised;	/* events that open transactions may add, where max_backlog is set */
+	pg_atomic_uint64 size_sum;	/* bytes of those published lately, and how many, where max_backlog_bytes is set */
+	pg_atomic_uint64 size_n;
 	pg_atomic_uint64 rate_at;	/* nanoseconds of evbus_uptime(): what publish_rate gave until then is used up */
 	pg_atomic_uint64 rejected;	/* events refused, because the bus is full or for a rate */
 	pg_atomic_uint64 waits;		/* calls that waited for either */

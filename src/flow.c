@@ -35,6 +35,7 @@
 #include "utils/memutils.h"
 
 #define NANOSECONDS		INT64CONST(1000000000)
+#define SIZES_MAX		4096	/* events that an average is of */
 #define LATE_WAIT_MS	5000
 #define WAIT_MIN_MS		1
 #define LOOK_AGAIN		(100 * 1000)	/* microseconds; of who waits for a rate, whether it is still that */
@@ -187,12 +188,50 @@ furthest_behind(EvbusDb *db, const EvbusBus *bus, char *name)
 	return most;
 }
 
+/*
+ * How many events a subscription of the bus may be behind; 0: any number.  What those that nobody
+ * has done have together nobody knows; so bytes are counted in events of the average size
+ * of the last ones published, a few thousand.  At least one may always wait.
+ */
+int64
+evbus_flow_limit(EvbusDb *db, const EvbusBus *bus)
+{
+	EvbusBusState *state = EVBUS_BUS(db, bus->slot);
+	int64		n = (int64) pg_atomic_read_u64(&state->size_n);
+	int64		limit = bus->max_backlog;
+
+	if (bus->max_backlog_bytes > 0 && n > 0)
+	{
+		int64		size = Max((int64) pg_atomic_read_u64(&state->size_sum) / n, 1);
+		int64		fit = Max(bus->max_backlog_bytes / size, 1);
+
+		limit = limit > 0 ? Min(limit, fit) : fit;
+	}
+	return limit;
+}
+
+/* An event is published to a bus with max_backlog_bytes. */
+void
+evbus_flow_size(const EvbusBus *bus, Size size)
+{
+	EvbusBusState *state = EVBUS_BUS(evbus_db(), bus->slot);
+
+	(void) pg_atomic_fetch_add_u64(&state->size_sum, (int64) size);
+	/* What was long ago counts less and less; about, where several are at it. */
+	if (pg_atomic_add_fetch_u64(&state->size_n, 1) >= SIZES_MAX)
+	{
+		pg_atomic_write_u64(&state->size_sum, pg_atomic_read_u64(&state->size_sum) / 2);
+		pg_atomic_write_u64(&state->size_n, SIZES_MAX / 2);
+	}
+}
+
 /* Why there was no room. */
 typedef struct Full
 {
 	char		name[EVBUS_NAME_MAX + 1];	/* who is furthest behind; empty: nobody is */
 	int64		behind;
 	int64		promised;		/* by all open transactions, what was asked for among it */
+	int64		limit;
 } Full;
 
 /* Events in the ring, below a tail of it, that have no position, at most: as if all of them were small, and of one bus. */
@@ -211,6 +250,7 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	EvbusBusState *state = EVBUS_BUS(db, bus->slot);
 	Room	   *room = room_of(db, bus);
 	int64		promised = (int64) pg_atomic_read_u64(&state->promised);
+	int64		limit = evbus_flow_limit(db, bus);
 	uint64		tail;
 	int64		unplaced;
 	int64		next;
@@ -243,8 +283,10 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	room = room_of(db, bus);
-	room->until = next + bus->max_backlog - behind;
-	return promised + unplaced + behind <= bus->max_backlog && !late;
+	full->limit = limit;
+	/* Where the next events may be larger than those so far, no room is remembered. */
+	room->until = bus->max_backlog_bytes > 0 ? 0 : next + limit - behind;
+	return promised + unplaced + behind <= limit && !late;
 }
 
 /* ------------------------------------------------------------------ waiting */
@@ -345,7 +387,11 @@ why_full(const EvbusBus *bus, const Full *full, int64 n)
 		appendStringInfo(&text, "Subscription \"%s\" has " INT64_FORMAT " events to do; ", full->name, full->behind);
 	if (full->promised > n)
 		appendStringInfo(&text, "open transactions may add " INT64_FORMAT "; ", full->promised - n);
-	appendStringInfo(&text, "max_backlog is " INT64_FORMAT ".", bus->max_backlog);
+	if (full->limit == bus->max_backlog)
+		appendStringInfo(&text, "max_backlog is " INT64_FORMAT ".", bus->max_backlog);
+	else
+		appendStringInfo(&text, "max_backlog_bytes is " INT64_FORMAT ", which about " INT64_FORMAT " events of late have.",
+						 bus->max_backlog_bytes, full->limit);
 	text.data[0] = pg_toupper((unsigned char) text.data[0]);
 	return text.data;
 }
@@ -358,11 +404,11 @@ pass_backlog(EvbusDb *db, EvbusBus *bus, int64 n, bool may_wait, int64 begun, bo
 	int64		counted = may_wait ? n : 0; /* what is due comes again */
 	Full		full;
 
-	if (own + n > bus->max_backlog)
+	if (bus->max_backlog > 0 && own + n > bus->max_backlog)
 		refuse_full(db, bus, counted, psprintf("The transaction publishes at least " INT64_FORMAT " events to it; max_backlog is " INT64_FORMAT ".",
 										 own + n, bus->max_backlog),
 					"Publish less in one transaction, or raise it with evbus.alter_bus(max_backlog => ...).");
-	while (bus->max_backlog > 0 && bus->overflow != EVBUS_OVERFLOW_DROP)
+	while (evbus_flow_limit(db, bus) > 0 && bus->overflow != EVBUS_OVERFLOW_DROP)
 	{
 		promise(db, bus->slot, n);
 		if (has_room(db, bus, &full))
@@ -390,7 +436,7 @@ evbus_flow_due(EvbusDb *db, EvbusBus *bus, int64 n)
 {
 	bool		waited = false;
 
-	if (bus->max_backlog > 0 && bus->overflow != EVBUS_OVERFLOW_DROP)
+	if (bus->bounded && bus->overflow != EVBUS_OVERFLOW_DROP)
 		pass_backlog(db, bus, n, false, 0, &waited);
 }
 
@@ -407,7 +453,7 @@ evbus_flow_publish(EvbusDb *db, EvbusBus *bus, int64 n)
 	if (!bus->bounded || n == 0)
 		return;
 	begun = evbus_uptime();
-	if (bus->max_backlog > 0 && bus->overflow != EVBUS_OVERFLOW_DROP)	/* else backlog.c */
+	if (bus->overflow != EVBUS_OVERFLOW_DROP)	/* else backlog.c */
 		pass_backlog(db, bus, n, true, begun, &waited);
 	pass_rate(db, bus, true, n, begun, &waited);
 	pass_rate(db, bus, false, n, begun, &waited);

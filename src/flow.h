@@ -6,6 +6,8 @@
 
 #include "access/xact.h"
 
+extern int64 evbus_flow_limit(EvbusDb *db, const EvbusBus *bus);
+extern void evbus_flow_size(const EvbusBus *bus, Size size);
 extern void evbus_flow_publish(EvbusDb *db, EvbusBus *bus, int64 n);
 extern void evbus_flow_due(EvbusDb *db, EvbusBus *bus, int64 n);
 extern void evbus_flow_subxact(SubXactEvent event);

@@ -173,6 +173,8 @@ evbus_publish_check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb 
 				 errdetail("It has %d bytes; the limit is %d.", (int) VARSIZE_ANY_EXHDR(key), EVBUS_KEY_MAX)));
 	if (headers)
 		size += VARSIZE(headers) - VARHDRSZ;
+	if (unlikely(bus->max_backlog_bytes > 0))
+		evbus_flow_size(bus, size);
 	if (size > (Size) bus->max_payload_bytes)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

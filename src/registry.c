@@ -38,8 +38,8 @@ enum
 {
 	BUS_ID = 1, BUS_NAME, BUS_SLOT, BUS_CLASS, BUS_OWNER, BUS_DURABILITY, BUS_MAX_PAYLOAD,
 	BUS_PAUSED, BUS_CREATED, BUS_FORMER, BUS_COMPRESSION, BUS_DEDUP_WINDOW,
-	BUS_MAX_BACKLOG, BUS_OVERFLOW, BUS_OVERFLOW_TIMEOUT, BUS_RATE, BUS_BURST, BUS_RATE_POLICY, BUS_IDLE_TTL, BUS_AUTO,
-	BUS_COLUMNS = BUS_AUTO
+	BUS_MAX_BACKLOG, BUS_OVERFLOW, BUS_OVERFLOW_TIMEOUT, BUS_RATE, BUS_BURST, BUS_RATE_POLICY, BUS_IDLE_TTL, BUS_AUTO, BUS_BACKLOG_BYTES,
+	BUS_COLUMNS = BUS_BACKLOG_BYTES
 };
 enum
 {
@@ -184,7 +184,8 @@ load_bus(HeapTuple tuple, TupleDesc desc, EvbusBus *bus)
 	bus->is_volatile = strcmp(TextDatumGetCString(values[BUS_DURABILITY - 1]), "volatile") == 0;
 	bus->idle_ttl = nulls[BUS_IDLE_TTL - 1] ? 0 : evbus_interval_usecs(DatumGetIntervalP(values[BUS_IDLE_TTL - 1]));
 	bus->auto_created = DatumGetBool(values[BUS_AUTO - 1]);
-	bus->bounded = bus->max_backlog > 0 || bus->publish_rate > 0;
+	bus->max_backlog_bytes = nulls[BUS_BACKLOG_BYTES - 1] ? 0 : DatumGetInt64(values[BUS_BACKLOG_BYTES - 1]);
+	bus->bounded = bus->max_backlog > 0 || bus->max_backlog_bytes > 0 || bus->publish_rate > 0;
 	text_to_cstring_buffer(DatumGetTextPP(values[BUS_NAME - 1]), bus->name, sizeof(bus->name));
 }
 

@@ -32,6 +32,7 @@ typedef struct EvbusBus
 	EvbusCompression compression;
 	int64		dedup_window;	/* microseconds */
 	int64		max_backlog;	/* events; 0: no limit */
+	int64		max_backlog_bytes;	/* of these, of payload and headers as jsonb; 0: no limit */
 	EvbusOverflow overflow;
 	int64		overflow_timeout;	/* microseconds */
 	int			publish_rate;	/* events a second; 0: no limit */

@@ -1,6 +1,6 @@
 -- What holds publishers up: a full bus, rates of buses and of roles; and delivery_rate of a subscription.
 \ir include/helpers.sql
-SELECT plan(122);
+SELECT plan(136);
 
 CREATE FUNCTION publish_many(n integer, bus text DEFAULT 'b') RETURNS bigint LANGUAGE sql AS $$
 	SELECT count(*) FROM evbus.publish_batch(bus, '{a}', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, n) i));
@@ -241,5 +241,37 @@ SELECT is((SELECT count(*) FROM evbus.history WHERE bus = 'drops'), 105::bigint,
 SELECT is(publish_many(50, 'drops'), 50::bigint, 'more of them');
 SELECT becomes($$SELECT lag::text FROM evbus.subscription_lag WHERE subscription = 'd key'$$, '10', 'are dropped in the same hour');
 SELECT is((SELECT count(*) FROM evbus.retention_audit WHERE subscription = 'd key'), 1::bigint, 'in the same row');
+
+-- Bytes, by the average of late.
+SELECT is(sqlstate_of(format($$SELECT evbus.create_bus('x', %s)$$, a)), s, a) FROM (VALUES ('22023', 'max_backlog_bytes => 1000'), ('22023', 'max_backlog_bytes => -1'), ('22004', 'max_backlog_bytes => NULL'), ('0A000', $$durability => 'volatile', max_backlog_bytes => 1048576$$),
+	('00000', $$max_backlog_bytes => 1048576, overflow => 'drop_oldest', retention_policy => 'drop_unconsumed'$$)) AS v (s, a);
+SELECT evbus.create_bus('bytes', max_backlog_bytes => 2000000) \g /dev/null
+SELECT is(sqlstate_of($$SELECT evbus.alter_bus('bytes', max_backlog_bytes => 5)$$), '22023', 'altered');
+SELECT evbus.alter_bus('bytes', max_backlog_bytes => 1048576);
+SELECT is((SELECT max_backlog_bytes FROM evbus.bus_list WHERE bus = 'bytes'), 1048576::bigint, 'the view shows it');
+SELECT evbus.subscribe('bytes', 'bytes') AS p \gset
+CREATE FUNCTION until_full(bus text, payload jsonb, OUT n integer, OUT detail text) LANGUAGE plpgsql AS $$
+BEGIN
+	n := 0;
+	LOOP
+		PERFORM evbus.publish(bus, 'a', payload);
+		n := n + 1;
+		EXIT WHEN n = 1000;
+	END LOOP;
+EXCEPTION WHEN SQLSTATE 'VB014' THEN GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+END $$;
+SELECT evbus.publish('bytes', 'a', to_jsonb(repeat('x', 100000))) AS id \gset
+SELECT is((SELECT evbus.ack(array_agg(receipt)) FROM take('bytes', 1)), 1, 'the size of one is known');
+SELECT is((SELECT n || ' ' || detail FROM until_full('bytes', to_jsonb(repeat('x', 100000)))), '10 Open transactions may add 10; max_backlog_bytes is 1048576, which about 10 events of late have.', 'ten events of 100 kB have room, and what is refused is rolled back');
+SELECT evbus.publish('bytes', 'a', to_jsonb(repeat('x', 100000))) FROM generate_series(1, 10) \g /dev/null
+SELECT is(sqlstate_of($$SELECT evbus.publish('bytes', 'a', '1')$$), 'VB014', 'nor has a small one room then');
+SELECT count(evbus.ack(ARRAY[receipt])) AS n FROM take('bytes', 10) \gset
+SELECT cmp_ok((SELECT n FROM until_full('bytes', '1')), '>=', 10, 'when they are done, there is');
+SELECT evbus.alter_bus('bytes', max_backlog_bytes => 0);
+SELECT is((SELECT n FROM until_full('bytes', to_jsonb(repeat('x', 10000)))), 1000, 'without it there is no limit');
+SELECT evbus.create_bus('drops bytes', max_backlog_bytes => 1048576, overflow => 'drop_oldest', retention_policy => 'drop_unconsumed'), evbus.subscribe('drops bytes', 'drops bytes') \g /dev/null
+SELECT evbus.publish('drops bytes', 'a', to_jsonb(repeat('x', 100000))) FROM generate_series(1, 50) \g /dev/null
+SELECT becomes($$SELECT lag || ' ' || dropped FROM evbus.subscription_lag WHERE subscription = 'drops bytes'$$, '10 40', 'the oldest are dropped by bytes, too');
+SELECT is((SELECT n FROM until_full('drops bytes', '1')), 1000, 'and nobody is held up');
 
 SELECT * FROM finish();

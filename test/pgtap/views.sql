@@ -2,7 +2,7 @@
 \ir include/helpers.sql
 SELECT plan(41);
 
-SELECT columns_are('evbus', 'bus_list', '{bus,owner,durability,retention,partition_interval,max_payload_bytes,paused,created_at,next_position,subscriptions,retention_bytes,retention_policy,compression,dedup_window,max_backlog,overflow,overflow_timeout,publish_rate,publish_burst,rate_policy,rejected,waits,idle_ttl,auto_created,last_used,publishers}'::name[], 'columns of bus_list');
+SELECT columns_are('evbus', 'bus_list', '{bus,owner,durability,retention,partition_interval,max_payload_bytes,paused,created_at,next_position,subscriptions,retention_bytes,retention_policy,compression,dedup_window,max_backlog,overflow,overflow_timeout,publish_rate,publish_burst,rate_policy,rejected,waits,idle_ttl,auto_created,last_used,publishers,max_backlog_bytes}'::name[], 'columns of bus_list');
 SELECT columns_are('evbus', 'subscription_list', '{subscription,bus,owner,types,handler,channel,batch_size,concurrency,max_attempts,backoff_initial,backoff_max,lease,timeout,ordering,on_failure,paused,paused_reason,created_at,max_dead_letters,dead_letters_full,delivery_rate,delivery_burst,filter,max_age,breaker_threshold,breaker_window,breaker_min,breaker_probe,by_priority}'::name[],
 	'columns of subscription_list');
 SELECT columns_are('evbus', 'subscription_lag', '{subscription,bus,cursor_position,next_position,lag,in_flight,retries,next_retry_at,held_up,workers,paused,paused_reason,dropped,filtered,expired}'::name[], 'columns of subscription_lag');
