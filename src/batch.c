@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  * batch.c
- *	  One batch of a subscription with a handler: claim, call, ack, or what
+ *	  One batch of a subscription with a handler: claim, call (handler_call.c), ack, or what
  *	  becomes of failures.
  *
  * A batch runs in one transaction with its ack, so its effects and its ack commit
@@ -16,61 +16,39 @@
  * The worker's leases end with its process.  If it ends inside a handler, the
  * lease names the event as suspect, and whoever takes it next records a failed
  * attempt before anything else runs.
- *
- * The user id is the owner's throughout; evbus's own rows are written by
- * internal.c and leaf.c, never around the handler.
  *-------------------------------------------------------------------------
  */
 #include "batch.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "breaker.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_type.h"
 #include "clock.h"
-#include "commands/prepare.h"
 #include "cursor.h"
 #include "envelope.h"
-#include "executor/spi.h"
 #include "flow.h"
-#include "funcapi.h"
 #include "hand.h"
+#include "handler_call.h"
 #include "inflight.h"
 #include "ledger.h"
 #include "miscadmin.h"
 #include "pace.h"
-#include "pgstat.h"
 #include "pin.h"
 #include "point.h"
 #include "pool.h"
 #include "reader.h"
 #include "retry.h"
-#include "storage/lmgr.h"
-#include "target.h"
-#include "tcop/tcopprot.h"
-#include "upkeep.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/portal.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
-#include "utils/typcache.h"
 #include "volatile_outbox.h"
 #include "worker.h"
 
 #define SINGLES_MAX		60		/* subtransactions in one transaction: more overflow the snapshot */
 #define RETRIES_MAX		60		/* retries taken at once */
-#define GRACE_MS		2000	/* from the cancel to the end of the worker */
 
 static EvbusDb *db;
-static Oid	my_owner;
 static MemoryContext batch_context;
 
 /* By evbus_uptime(): from then on others have their turn, and what is not done goes back. */
@@ -78,214 +56,6 @@ static int64 slice_ends;
 
 /* What is in hand, for the end of the process. */
 static EvbusHand hand;
-static EvbusEvent *in_hand;		/* events claimed */
-static int64 running = 0;		/* event in the handler; -1: several */
-
-/* The subscription being served: its function, and the shape of an event. */
-static struct
-{
-	FmgrInfo	fn;
-	TupleDesc	desc;
-}			target;
-
-static TimeoutId grace_timeout;
-
-/* Look the handler up for what was taken; false: the subscription is paused, and was perhaps before that. */
-static bool
-aim(const EvbusSubscription *sub)
-{
-	Oid			fn = evbus_handler_function(sub);
-	MemoryContext old;
-
-	if (!evbus_subscription_runs(sub))
-		return false;
-	if (!OidIsValid(fn))
-	{
-		evbus_upkeep_pause(sub->subscription_id,
-						   psprintf("handler %s.%s is missing, is now another role's, or may not be executed by the owner of the subscription",
-									sub->handler_schema, sub->handler_name));
-		return false;
-	}
-	old = MemoryContextSwitchTo(batch_context);
-	fmgr_info_cxt(fn, &target.fn, batch_context);
-	target.desc = lookup_rowtype_tupdesc_copy(evbus_event_type(false), -1);
-	MemoryContextSwitchTo(old);
-	return true;
-}
-
-/* ------------------------------------------------------------------ timeout */
-
-static int64 armed_at;
-static int64 armed_for;
-
-/* The handler went on after its cancel: end the worker. */
-static void
-grace_over(void)
-{
-	kill(MyProcPid, SIGTERM);
-}
-
-static void
-arm(const EvbusSubscription *sub)
-{
-	EnableTimeoutParams params[2];
-	int			ms = (int) (sub->timeout / 1000);
-
-	params[0].id = STATEMENT_TIMEOUT;
-	params[0].type = TMPARAM_AFTER;
-	params[0].delay_ms = ms;
-	params[1].id = grace_timeout;
-	params[1].type = TMPARAM_AFTER;
-	params[1].delay_ms = ms + GRACE_MS;
-	armed_at = evbus_uptime();
-	armed_for = sub->timeout;
-	enable_timeouts(params, 2);
-}
-
-static void
-disarm(void)
-{
-	DisableTimeoutParams params[2];
-
-	params[0].id = STATEMENT_TIMEOUT;
-	params[0].keep_indicator = false;
-	params[1].id = grace_timeout;
-	params[1].keep_indicator = false;
-	disable_timeouts(params, 2);
-	QueryCancelPending = false; /* one that came too late is nobody else's */
-}
-
-/* ------------------------------------------------------------------ calling */
-
-/* These events are claimed and read. */
-static void
-take_in_hand(const EvbusSubscription *sub, EvbusEvent *events, int n, bool retry)
-{
-	in_hand = events;
-	/* What a crash of the server takes along does not come again, unless it is a retry. */
-	evbus_inflight_take(sub, events, sub->is_volatile && !retry ? 0 : n);
-}
-
-/* Their handler, or a trigger at its commit, runs from here on; n = 0: none does. */
-static void
-note_running(const EvbusEvent *events, int n)
-{
-	running = n == 1 ? events[0].event_id : n > 1 ? -1 : 0;
-	evbus_inflight_run(n > 0 ? events - in_hand : 0, n);
-}
-
-/* Call the handler with one event, or all of them as an array. */
-static void
-call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
-{
-	LOCAL_FCINFO(fcinfo, 1);
-	Datum		argument;
-	int			nest = NewGUCNestLevel();
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (array)
-	{
-		Datum	   *elements = palloc(sizeof(Datum) * n);
-
-		for (int i = 0; i < n; i++)
-			elements[i] = HeapTupleGetDatum(evbus_event_tuple(&events[i], sub, target.desc));
-		argument = PointerGetDatum(construct_array(elements, n, target.desc->tdtypeid, -1, false, TYPALIGN_DOUBLE));
-	}
-	else
-		argument = HeapTupleGetDatum(evbus_event_tuple(&events[0], sub, target.desc));
-
-	InitFunctionCallInfoData(*fcinfo, &target.fn, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = argument;
-	fcinfo->args[0].isnull = false;
-	note_running(events, n);
-	arm(sub);
-	(void) FunctionCallInvoke(fcinfo);
-	disarm();
-	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
-	PopActiveSnapshot();
-	CommandCounterIncrement();
-}
-
-/* The handler as it is to be called for a single event. */
-static void
-call_one(const EvbusSubscription *sub, EvbusEvent *event)
-{
-	MemoryContext call_context = AllocSetContextCreate(CurrentMemoryContext, "evbus call", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(call_context);
-
-	call(sub, event, 1, sub->handler_batch);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(call_context);
-	note_running(NULL, 0);		/* not before: what it broke may show only here */
-}
-
-/* Deferred triggers run in here, so the timeout does too. */
-static void
-commit(const EvbusSubscription *sub, const EvbusEvent *events, int n)
-{
-	note_running(events, n);
-	arm(sub);
-	CommitTransactionCommand();
-	disarm();
-	note_running(NULL, 0);
-}
-
-static void
-begin(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(batch_context);
-}
-
-/* What went wrong, copied to batch_context; the transaction is still to be aborted, and counts as running. */
-static ErrorData *
-take_error(void)
-{
-	ErrorData  *edata;
-
-	HOLD_INTERRUPTS();
-	disarm();
-	MemoryContextSwitchTo(batch_context);
-	edata = CopyErrorData();
-	/* Not "statement timeout": that is another setting. */
-	if (running != 0 && edata->sqlerrcode == ERRCODE_QUERY_CANCELED && evbus_uptime() - armed_at >= armed_for)
-		edata->message = psprintf("the handler took longer than its timeout (" INT64_FORMAT " ms)", armed_for / 1000);
-	FlushErrorState();
-	RESUME_INTERRUPTS();
-	return edata;
-}
-
-/*
- * What a handler left in the session must not reach the next batch.  Between
- * transactions; cheap where nothing was left.
- */
-static void
-clean_session(void)
-{
-	Oid			temp;
-	Oid			temp_toast;
-
-	ResetAllOptions();
-	LockReleaseAll(USER_LOCKMETHOD, true);
-	GetTempNamespaceState(&temp, &temp_toast);
-	if (OidIsValid(temp) || GetUserId() != my_owner || GetSessionUserId() != my_owner)
-	{
-		StartTransactionCommand();
-		SetPGVariable("session_authorization", NIL, false);
-		SetPGVariable("role", NIL, false);
-		CommitTransactionCommand();
-		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		if (OidIsValid(temp))
-			ResetTempTableNamespace();
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-	}
-	PortalHashTableDeleteAll();
-	DropAllPreparedStatements();
-}
 
 /*
  * Effects must not commit without their ack: if the lease is no longer ours (the
@@ -332,14 +102,14 @@ run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shar
 	MemoryContextSwitchTo(batch_context);
 	PG_TRY();
 	{
-		call_one(sub, event);
+		evbus_call_one(sub, event);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
-		edata = take_error();
+		edata = evbus_call_error();
 		RollbackAndReleaseCurrentSubTransaction();
-		note_running(NULL, 0);
+		evbus_call_over();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(batch_context);
@@ -411,7 +181,7 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 	ErrorData  *volatile edata = NULL;
 	volatile bool crashed = false;
 
-	begin();
+	evbus_call_begin();
 	PG_TRY();
 	{
 		bool		failed = false;
@@ -458,13 +228,13 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 			keep(evbus_pin(db, &hand.claims[at], EVBUS_PIN_ACK));
 		}
 		PopActiveSnapshot();
-		commit(sub, events, *n);
+		evbus_call_commit(sub, events, *n);
 	}
 	PG_CATCH();
 	{
-		edata = take_error();
+		edata = evbus_call_error();
 		AbortOutOfAnyTransaction();
-		note_running(NULL, 0);
+		evbus_call_over();
 		for (int i = at; outcome && i < at + *n; i++)
 			outcome->failed[i] = outcome->left[i] = false;
 		if (!evbus_hand_ours(db, &hand, at))
@@ -492,7 +262,7 @@ settle_one(const EvbusSubscription *sub, EvbusEvents *found, int at, int64 suspe
 		edata = settle_chunk(sub, found, at, &one, 0, edata, outcome);
 	if (edata != NULL)
 		ReThrowError(edata);	/* not the handler's doing: let the worker end */
-	clean_session();
+	evbus_call_clean();
 	MemoryContextSwitchTo(batch_context);
 }
 
@@ -545,7 +315,7 @@ run_retries(const EvbusSubscription *sub)
 
 	if ((int64) pg_atomic_read_u64(&EVBUS_SUB(db, sub->slot)->retry_due) > GetCurrentTimestamp())
 		return false;
-	begin();
+	evbus_call_begin();
 	hand.each = true;
 	due = evbus_pace_take(db, sub, Min(RETRIES_MAX, sub->batch_size), true);
 	n = due == 0 ? 0 : evbus_retry_claim(db, sub, due, events, evbus_hand_room(&hand, RETRIES_MAX));
@@ -553,7 +323,7 @@ run_retries(const EvbusSubscription *sub)
 	hand.n = n;
 	if (n > 0)
 		evbus_breaker_probe_is(events[0].event_id, NULL);
-	if (n > 0 && !aim(sub))
+	if (n > 0 && !evbus_call_aim(sub))
 	{
 		evbus_hand_return(db, &hand, 0);
 		n = 0;
@@ -567,7 +337,7 @@ run_retries(const EvbusSubscription *sub)
 			evbus_hand_return(db, &hand, 0);	/* those that are not settled */
 			break;
 		}
-		take_in_hand(sub, &events[i], 1, true);
+		evbus_call_take(sub, &events[i], 1, true);
 		settle_one(sub, &found, i, hand.claims[i].suspect, NULL);	/* of the one that ran */
 	}
 	hand.n = 0;
@@ -583,14 +353,14 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 	if (sub->handler_batch)
 	{
 		for (int at = 0; at < found->n; at += sub->batch_size)
-			call(sub, found->events + at, Min(sub->batch_size, found->n - at), true);
-		note_running(NULL, 0);
+			evbus_call(sub, found->events + at, Min(sub->batch_size, found->n - at), true);
+		evbus_call_over();
 	}
 	else
 		for (int i = 0; i < done; i++)
 		{
 			if (likely(!expired_meanwhile(sub, &found->events[i])))
-				call_one(sub, &found->events[i]);
+				evbus_call_one(sub, &found->events[i]);
 			if (i + 1 < done && evbus_uptime() > slice_ends)
 				done = i + 1;
 		}
@@ -632,7 +402,7 @@ run_batch(const EvbusSubscription *sub)
 	volatile int done = 0;		/* events of a batch that is settled */
 	ErrorData  *volatile own = NULL;	/* error of the only event there is */
 
-	begin();
+	evbus_call_begin();
 	PG_TRY();
 	{
 		took = evbus_hand_take(db, sub, &hand, &found);
@@ -640,13 +410,13 @@ run_batch(const EvbusSubscription *sub)
 			found.events[i].attempt = 1;
 		if (found.n > 0)
 			evbus_breaker_probe_is(found.events[0].event_id, NULL);
-		take_in_hand(sub, found.events, found.n, false);
+		evbus_call_take(sub, found.events, found.n, false);
 		if (took && found.n == 0)
 		{
 			if (!evbus_cursor_skip(db, &hand.claims[0]))
 				(void) call_batch(sub, &found);
 		}
-		else if (took && !aim(sub))
+		else if (took && !evbus_call_aim(sub))
 			evbus_hand_return(db, &hand, 0);
 		else if (took && (evbus_hand_suspect(&hand) || evbus_inflight_any(sub, found.events, found.n) ||
 						  (sub->filter && any_fault(&found))))
@@ -654,16 +424,16 @@ run_batch(const EvbusSubscription *sub)
 		else if (took)
 			done = call_batch(sub, &found);
 		PopActiveSnapshot();
-		commit(sub, found.events, done);
+		evbus_call_commit(sub, found.events, done);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *edata = take_error();
+		ErrorData  *edata = evbus_call_error();
 
-		if (found.n == 1 && running != 0)
+		if (found.n == 1 && evbus_call_running() != 0)
 			own = edata;		/* to call again would tell nothing new */
 		AbortOutOfAnyTransaction();
-		note_running(NULL, 0);
+		evbus_call_over();
 		MemoryContextSwitchTo(batch_context);
 		/* Not the handler's doing.  What was not read to its end must not be settled, either. */
 		if (!took || hand.n == 0 || found.n == 0)
@@ -677,8 +447,8 @@ run_batch(const EvbusSubscription *sub)
 		int			one = 1;
 
 		/* The lookup must not be of the transaction that was aborted. */
-		begin();
-		if (!aim(sub))
+		evbus_call_begin();
+		if (!evbus_call_aim(sub))
 			evbus_hand_return(db, &hand, 0);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
@@ -699,10 +469,9 @@ void
 evbus_batch_init(EvbusDb *database, Oid owner)
 {
 	db = database;
-	my_owner = owner;
 	evbus_lease_for_worker = true;
-	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_over);
 	batch_context = AllocSetContextCreate(TopMemoryContext, "evbus batch", ALLOCSET_DEFAULT_SIZES);
+	evbus_call_init(owner, batch_context);
 }
 
 /* One delivery, to see whether what failed works again: a retry or a new event, by turns. */
@@ -744,7 +513,7 @@ evbus_batch_run(const EvbusSubscription *sub)
 		/* If that has opened a circuit breaker, nothing new is to fail. */
 		worked = (!evbus_breaker_tripped(db, sub) && run_batch(sub)) || worked;
 	}
-	clean_session();
+	evbus_call_clean();
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextReset(batch_context);
 	return worked;
@@ -757,6 +526,6 @@ evbus_batch_abandon(void)
 	bool		sent_away = db->stopped_until > evbus_uptime();
 
 	evbus_inflight_run(0, 0);
-	evbus_hand_return(db, &hand, sent_away ? 0 : running);
+	evbus_hand_return(db, &hand, sent_away ? 0 : evbus_call_running());
 	evbus_breaker_probe_end(true);
 }
