@@ -198,7 +198,8 @@ mark(Taking *t, const EvbusClaim *claim, const EvbusEvents *events)
 				evbus_lease_grant(shared, above);
 				evbus_lease_insert_after(t->db, shared, rest, at);
 			}
-			evbus_lease_wait(t->db, shared, at, events->events[first].position);
+			/* Of a volatile bus what precedes it may be lost, which is counted when it is read again. */
+			evbus_lease_wait(t->db, shared, at, shared->is_volatile ? 0 : events->events[first].position);
 			at = rest;
 		}
 	LWLockRelease(&shared->lock);

@@ -364,7 +364,8 @@ read_volatile(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 hi, E
 		else
 			pfree(data);
 	}
-	if (lost > 0 && !sub->looks)
+	/* Who only looks will come again where he has found something. */
+	if (lost > 0 && !(sub->looks && out->n > 0))
 		evbus_dropped_found(db, sub, from, begin, lost);
 }
 

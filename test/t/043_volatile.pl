@@ -141,6 +141,14 @@ answers($node, 'postgres', q(SELECT lag FROM evbus.subscription_lag WHERE subscr
 is($node->safe_psql('postgres', q(SELECT (SELECT count(*) FROM effect) + dropped || ' ' || (SELECT count(*) - count(DISTINCT n) FROM effect) || ' ' || (SELECT max(n) FROM effect) FROM evbus.volatile_list WHERE bus = 'drops')), '30000 0 30099', 'everything was handled once, or counted as dropped');
 is($node->safe_psql('postgres', q(SELECT count(*) FROM (SELECT n - lag(n) OVER (ORDER BY position) AS step FROM effect) x WHERE step < 1)), '0', 'and in order');
 
+# The same by priority, where what is looked at ahead may be overwritten before it is read.
+$node->safe_psql('postgres', q(SELECT evbus.alter_subscription('drops', by_priority => true); TRUNCATE effect));
+my $dropped = $node->safe_psql('postgres', q(SELECT dropped FROM evbus.subscription_lag WHERE subscription = 'drops'));
+$node->safe_psql('postgres', q(DO $$BEGIN FOR i IN 1 .. 300 LOOP PERFORM evbus.publish_batch('drops', '{a}', ARRAY(SELECT to_jsonb(i * 100 + k) FROM generate_series(0, 99) k), priority => i % 3); COMMIT; END LOOP; END$$));
+answers($node, 'postgres', q(SELECT lag FROM evbus.subscription_lag WHERE subscription = 'drops'), '0', 'by priority it comes to the end as well');
+is($node->safe_psql('postgres', qq(SELECT (SELECT count(*) FROM effect) + dropped - $dropped || ' ' || (SELECT count(*) - count(DISTINCT n) FROM effect) FROM evbus.subscription_lag WHERE subscription = 'drops')), '30000 0', 'and everything was handled once, or counted as dropped');
+$node->safe_psql('postgres', q(SELECT evbus.alter_subscription('drops', by_priority => false)));
+
 # ------------------------------------------------------------ processes that end
 
 # A worker that is killed by its handler, every time: the event ends as a dead letter, others are handled.
