@@ -167,7 +167,7 @@ sub settled
 my @publisher = ([ 'publish.open', 'publish' ], [ 'publish.precommit', 'publish' ], [ 'publish.flushed', 'publish' ], [ 'publish.committing', 'publish' ], [ 'publish.committing', 'publish_prepared' ]);
 my @callbacks = ([ 'publish.committed', 'publish' ], [ 'publish.pushed', 'publish' ], [ 'sequencer.committed', 'publish' ], [ 'ack.committed', 'receive' ]);
 my @sequencer = ((map { [ "sequencer.$_", 'publish' ] } 'clock', 'slots', 'tail', 'drained', 'ticks'), [ 'sequencer.late', 'publish_prepared' ], [ 'sequencer.recovering', 'overflow' ]);
-my @consumer = ([ 'receive.claimed', 'receive' ], [ 'ack.appended', 'receive' ], [ 'ack.appended', 'publish' ], [ 'handler.called', 'publish' ]);
+my @consumer = ([ 'receive.claimed', 'receive' ], [ 'ack.appended', 'receive' ], [ 'ack.appended', 'publish' ], [ 'handler.called', 'publish' ], [ 'handler.turn', 'publish' ]);
 my @maintainer = ((map { [ "ledger.$_", 'turn' ] } 'truncating', 'truncated', 'switched', 'checkpointing', 'checkpointed'), [ 'leaf.attached', 'leaf' ], [ 'leaf.dropped', 'retention' ], [ 'leaf.cut', 'cut' ]);
 
 # No point is forgotten: the library knows their names.  The indexer's is passed in 026_history, that of order in 033_ordering.
