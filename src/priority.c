@@ -448,9 +448,14 @@ take(Taking *t, int max, int64 bytes_max, bool together)
 		if (looked == 0 && t->out->n == Max(before, 0))
 		{
 			/* Others have so many leases that nobody may look ahead: then as they come. */
-			if (t->out->n == 0 && evbus_cursor_claim(t->db, t->sub, wanted(t, max, bytes_max), &claim) &&
-				take_claim(t, &claim, max, &more) > 1)
-				sort(t);
+			for (int64 look = want; t->out->n == 0 && evbus_cursor_claim(t->db, t->sub, look, &claim); look = Min(look * 2, CLAIM_MAX))
+			{
+				if (take_claim(t, &claim, want, &more) > 1)
+					sort(t);
+				CHECK_FOR_INTERRUPTS();
+				if (!more || (until != 0 && evbus_uptime() > until))
+					break;
+			}
 			break;
 		}
 		before = t->out->n;

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 # 64 entries may wait of a subscription.
-my $node = new_node('priority', conf => "evbus.ring_size = '1MB'\nevbus.max_leases = 1024\nevbus.max_handler_workers = 6\n");
+my $node = new_node('priority', conf => "evbus.ring_size = '1MB'\nevbus.max_leases = 1024\nevbus.max_handler_workers = 6\nevbus.upkeep_interval = '1s'\n");
 
 sub sql
 {
@@ -33,6 +33,7 @@ answers($node, 'postgres', q(SELECT string_agg(lag::text, ' ') FROM evbus.subscr
 # What a client takes in one call comes from a window: of 64 looked at, those of priority 2 first.
 is(sql(q(SELECT string_agg(payload->>'p', '' ORDER BY ordinality) FROM evbus.receive('d', 24) WITH ORDINALITY)), '2222222122222220222222' . '21', 'a window of what waits is by priority');
 cmp_ok(sql(q(SELECT (evbus._status()).leases_used)), '<', 200, 'and no more wait than may');
+sql(q(SELECT evbus.unsubscribe('d')));
 
 # Others hold half of all leases: then nobody may look ahead, and what waits comes as it was published.
 sql(q(SELECT evbus.create_bus('hog'), evbus.create_bus('other'); SELECT evbus.subscribe('hog', 'hog', lease => '1 hour'), evbus.subscribe('other', 'o', by_priority => true), evbus.subscribe('other', 'oh', by_priority => true, handler => 'note(evbus.event[])')));
