@@ -401,3 +401,18 @@ evbus_lease_grant(EvbusSub *sub, EvbusLease *lease)
 	sub->n_held++;
 	sub->grants++;
 }
+
+/* What names an entry that was granted, to be looked at from scan_from on. */
+void
+evbus_lease_claim(EvbusDb *db, int sub_slot, int32 i, int64 scan_from, EvbusClaim *claim)
+{
+	const EvbusLease *lease = EVBUS_LEASE(db, i);
+
+	claim->sub_slot = sub_slot;
+	claim->lease = i;
+	claim->epoch = lease->epoch;
+	claim->scan_from = scan_from;
+	claim->hi = lease->hi;
+	claim->attempts = lease->attempts;
+	claim->suspect = lease->suspect;
+}

@@ -46,5 +46,6 @@ extern void evbus_lease_give_back(EvbusDb *db, EvbusSub *sub, int32 i);
 extern void evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now);
 extern EvbusLease *evbus_lease_held(EvbusDb *db, const EvbusClaim *claim);
 extern void evbus_lease_grant(EvbusSub *sub, EvbusLease *lease);
+extern void evbus_lease_claim(EvbusDb *db, int sub_slot, int32 i, int64 scan_from, EvbusClaim *claim);
 
 #endif

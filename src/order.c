@@ -355,20 +355,6 @@ evbus_order_stop(const EvbusTaking *taking, uint32 settled)
 	LWLockRelease(&shared->lock);
 }
 
-static void
-name_claim(EvbusDb *db, int sub_slot, int32 i, int64 scan_from, EvbusClaim *claim)
-{
-	EvbusLease *lease = EVBUS_LEASE(db, i);
-
-	claim->sub_slot = sub_slot;
-	claim->lease = i;
-	claim->epoch = lease->epoch;
-	claim->scan_from = scan_from;
-	claim->hi = lease->hi;
-	claim->attempts = lease->attempts;
-	claim->suspect = lease->suspect;
-}
-
 /* Does an entry wait for a row in evbus.retry, or for one that does and that we have taken? */
 static bool
 is_behind(EvbusDb *db, int sub_slot, int32 i, const EvbusTaking *taking)
@@ -433,7 +419,7 @@ evbus_order_claim_ready(const EvbusTaking *taking, int max, int64 bytes_max, Evb
 			events[n].position = e->position;
 			events[n].ring_at = e->ring_at;
 			bytes += e->bytes;
-			name_claim(db, slot, i, lease->lo, &claims[n++]);
+			evbus_lease_claim(db, slot, i, lease->lo, &claims[n++]);
 		}
 	if (i < 0 && !taking->behind)
 		shared->order_ready = false;
@@ -469,7 +455,7 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 				continue;
 			from = evbus_lease_take(db, shared, lease, max);
 			shared->order_ready = true; /* those above it, once it is read */
-			name_claim(db, slot, i, from, claim);
+			evbus_lease_claim(db, slot, i, from, claim);
 			break;
 		}
 	if (known && i < 0 && (int32) pg_atomic_read_u32(&bus->bus_id) == taking->sub->bus_id)
@@ -485,7 +471,7 @@ evbus_order_claim_range(const EvbusTaking *taking, int64 max, EvbusClaim *claim)
 			lease->hi = shared->frontier = shared->skipped_from = from + Min(avail, max);
 			evbus_lease_grant(shared, lease);
 			evbus_lease_insert(db, shared, i);
-			name_claim(db, slot, i, from, claim);
+			evbus_lease_claim(db, slot, i, from, claim);
 		}
 	}
 	LWLockRelease(&shared->lock);
@@ -583,7 +569,7 @@ evbus_order_split(const EvbusTaking *taking, const EvbusClaim *claim, EvbusEvent
 		if (may && made < max)
 		{
 			lend(shared, lease, events[k].event_id, taking);
-			name_claim(db, slot, at, events[k].position, &claims[made]);
+			evbus_lease_claim(db, slot, at, events[k].position, &claims[made]);
 			events[made++] = events[k];
 		}
 		else

@@ -53,6 +53,7 @@ typedef struct Taking
 	TimestampTz expires_at;		/* of the leases; 0: they end with the process */
 	EvbusEvents *out;
 	EvbusClaim *claims;			/* of out's events */
+	int64		bytes;			/* that out's events have */
 	int64		owed;			/* EvbusSub.passed; nobody else takes meanwhile */
 } Taking;
 
@@ -69,27 +70,13 @@ unseen(const Taking *t)
 	return (int32) pg_atomic_read_u32(&t->bus->bus_id) == t->sub->bus_id ? evbus_sub_end(t->shared, t->bus) - t->shared->frontier : 0;
 }
 
-static void
-name_claim(const Taking *t, int32 i, int64 from, EvbusClaim *claim)
-{
-	const EvbusLease *lease = EVBUS_LEASE(t->db, i);
-
-	claim->sub_slot = t->sub->slot;
-	claim->lease = i;
-	claim->epoch = lease->epoch;
-	claim->scan_from = from;
-	claim->hi = lease->hi;
-	claim->attempts = lease->attempts;
-	claim->suspect = lease->suspect;
-}
-
 /* Take an entry that waits, or max positions of it. */
 static void
 grant(const Taking *t, int32 i, int64 max, EvbusClaim *claim)
 {
 	int64		from = evbus_lease_take(t->db, t->shared, EVBUS_LEASE(t->db, i), max);
 
-	name_claim(t, i, from, claim);
+	evbus_lease_claim(t->db, t->sub->slot, i, from, claim);
 }
 
 /* How many more entries may wait. */
@@ -157,7 +144,7 @@ claim_unseen(Taking *t, int64 max, EvbusClaim *claim)
 			lease->hi = shared->frontier = shared->skipped_from = from + Min(avail, max);
 			evbus_lease_grant(shared, lease);
 			evbus_lease_insert(t->db, shared, i);
-			name_claim(t, i, from, claim);
+			evbus_lease_claim(t->db, t->sub->slot, i, from, claim);
 		}
 	}
 	LWLockRelease(&shared->lock);
@@ -340,7 +327,10 @@ take_claim(Taking *t, EvbusClaim *claim, int max, bool *more)
 	evbus_pin_received(t->db, claims + 1, made - 1);	/* the first one is the claim's */
 	evbus_read_settled(t->db, t->sub, &found, made == found.n ? claim->hi : made > 0 ? found.events[made - 1].position + 1 : 0);
 	for (int i = 0; i < made; i++)
+	{
 		claims[i].suspect = claim->suspect;
+		t->bytes += evbus_event_bytes(&found.events[i]);
+	}
 	memcpy(out->events + out->n, found.events, sizeof(EvbusEvent) * made);
 	out->n += made;
 	*more = made == found.n;
@@ -385,11 +375,7 @@ all_fits(Taking *t, int64 max)
 static int
 wanted(const Taking *t, int max, int64 bytes_max)
 {
-	int64		bytes = 0;
-
-	for (int i = 0; i < t->out->n && bytes_max > 0; i++)
-		bytes += evbus_event_bytes(&t->out->events[i]);
-	return evbus_read_more(t->out->n, bytes, bytes_max, max - t->out->n);
+	return evbus_read_more(t->out->n, t->bytes, bytes_max, max - t->out->n);
 }
 
 /* Of what waits and is known; false: there are no leases, or no time. */
