@@ -3,12 +3,15 @@
  *	  What the drivers of bench/ share; told in common.h.
  *-------------------------------------------------------------------------
  */
+#define _GNU_SOURCE
 #include "common.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #define STUCK_S			30		/* nothing to do for so long is an error */
 
@@ -210,14 +213,30 @@ claim(void)
 	return now() < until ? options.batch : 0;
 }
 
+static int	opened = 0;			/* clients that are open, or being opened */
+
+void
+pin(int process)
+{
+	cpu_set_t	set;
+
+	if (atoi(option("pin", "0")) == 0)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(opened % sysconf(_SC_NPROCESSORS_ONLN), &set);
+	if (sched_setaffinity(process, sizeof(set), &set) != 0)
+		fail("--pin: cannot bind process %d to a processor", process);
+}
+
 static void *
 run_client(void *arg)
 {
 	Client	   *client = arg;
 	double		last = 0;
+	int			warm = atoi(option("warm", options.seconds > 0 ? "1" : "0"));
 	int			wanted;
 
-	if (options.seconds > 0 || atoi(option("warm", "0")) > 0)
+	for (int i = 0; i < warm; i++)
 		(void) client->workload->step(client->state, options.batch);
 	pthread_barrier_wait(&barrier); /* all are ready */
 	pthread_barrier_wait(&barrier); /* the clock runs */
@@ -271,6 +290,8 @@ run_workload(const Workload *workload)
 	for (int i = 0; i < options.clients; i++)
 	{
 		clients[i].workload = workload;
+		opened = i;
+		pin(0);					/* the thread inherits it */
 		clients[i].state = workload->open(i);
 		if (pthread_create(&clients[i].thread, NULL, run_client, &clients[i]) != 0)
 			fail("no thread");

@@ -94,8 +94,11 @@ extern double percentile(Samples *samples, double p);	/* 0.5: the median; 0 if t
  * Steps begin until the seconds are over, or until the events are claimed.
  *
  * A server's process is cold: what it does first takes it milliseconds, seconds of CPU
- * with 256 of them.  So with --seconds, and with --warm 1, each client makes one step
- * before the clock runs; that is not counted.
+ * with 256 of them.  So each client makes --warm N steps before the clock runs, one with
+ * --seconds if nothing else is said; they are not counted.
+ *
+ * With --pin 1 the n-th client and its backend share the n-th processor.  Where the
+ * scheduler puts them otherwise, by chance and for long, can be worth a factor of two.
  */
 typedef struct Workload
 {
@@ -106,6 +109,8 @@ typedef struct Workload
 } Workload;
 
 extern void run_workload(const Workload *workload);
+/* With --pin: bind a process of the client being opened to its processor; 0: this thread. */
+extern void pin(int process);
 /* One more pair for the line of results; before that is printed, so in close() at the latest. */
 extern void add_result(const char *key, double value);
 /* The line of results, for a driver that has its own loop. */

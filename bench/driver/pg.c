@@ -12,6 +12,7 @@ connect_server(void)
 
 	if (PQstatus(conn) != CONNECTION_OK)
 		fail("%s", PQerrorMessage(conn));
+	pin(PQbackendPID(conn));
 	return conn;
 }
 
