@@ -236,8 +236,7 @@ take_events(EvbusTaken *t, int max, int64 bytes_max, XLogRecPtr *lsn, bool *shor
 		*lsn = Max(*lsn, found.lsn);
 		if (found.n == 0)
 		{
-			if (!evbus_cursor_skip(db, &claim))
-				evbus_cursor_drop(db, &claim);
+			evbus_ledger_pass_over(db, sub, &claim);
 			evbus_read_settled(db, sub, &found, claim.hi);
 			look = Min(look * 2, CLAIM_MAX);
 			continue;
@@ -637,8 +636,7 @@ peek(EvbusDb *db, const EvbusSubscription *sub)
 			evbus_cursor_return(db, &claim, 0);
 		else
 		{
-			if (!evbus_cursor_skip(db, &claim))
-				evbus_cursor_drop(db, &claim);
+			evbus_ledger_pass_over(db, sub, &claim);
 			evbus_read_settled(db, sub, &events, claim.hi);
 		}
 	}

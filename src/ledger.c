@@ -147,6 +147,27 @@ evbus_ledger_append(EvbusDb *db, const EvbusSubscription *sub, const EvbusRange 
 	EVBUS_POINT("ack.appended");
 }
 
+/*
+ * Nothing of what was claimed is wanted: it is done.  The neighbour above takes it along,
+ * whose ack covers it; where there is none, as that is done already or in a batch of
+ * somebody, a row says it, or a restart would find the gap open.  (In a transaction that
+ * may not write it does.)
+ */
+void
+evbus_ledger_pass_over(EvbusDb *db, const EvbusSubscription *sub, const EvbusClaim *claim)
+{
+	EvbusRange	range;
+
+	if (evbus_cursor_skip(db, claim))
+		return;
+	if (evbus_cursor_range(db, claim, &range) && !XactReadOnly)
+	{
+		evbus_ledger_wait_ticked(db, sub, range.hi);
+		evbus_ledger_append(db, sub, &range, 1);
+	}
+	evbus_cursor_drop(db, claim);
+}
+
 /* ------------------------------------------------------------------ loading */
 
 typedef struct Loading

@@ -21,6 +21,7 @@
 #include "clock.h"
 #include "cursor.h"
 #include "internal.h"
+#include "ledger.h"
 #include "miscadmin.h"
 #include "pin.h"
 #include "point.h"
@@ -196,8 +197,8 @@ read_ready(const EvbusTaking *taking, EvbusClaim *claims, EvbusEvent *events, in
 			out->events[out->n++] = events[i];
 			claims[good++] = claims[i];
 		}
-		else if (!evbus_cursor_skip(taking->db, &claims[i]))
-			evbus_cursor_drop(taking->db, &claims[i]);
+		else
+			evbus_ledger_pass_over(taking->db, taking->sub, &claims[i]);
 	return good;
 }
 
@@ -249,8 +250,7 @@ take_range(const EvbusTaking *taking, int64 *look, int max, EvbusEvents *out, Ev
 	out->lsn = Max(out->lsn, range.lsn);
 	if (range.n == 0)
 	{
-		if (!evbus_cursor_skip(db, &claim))
-			evbus_cursor_drop(db, &claim);
+		evbus_ledger_pass_over(db, taking->sub, &claim);
 		evbus_read_settled(db, taking->sub, &range, claim.hi);
 		*look = Min(*look * 2, CLAIM_MAX);
 		MemoryContextDelete(context);

@@ -193,26 +193,6 @@ mark(Taking *t, const EvbusClaim *claim, const EvbusEvents *events)
 	pfree(priorities);
 }
 
-/*
- * Nothing of a claim is for this subscription.  Where no neighbour takes it along, it gets a row of the
- * ledger: ranges between what was delivered before its turn would else be open again after a
- * restart, one entry each.
- */
-static void
-pass_over(Taking *t, const EvbusClaim *claim)
-{
-	EvbusRange	range;
-
-	if (evbus_cursor_skip(t->db, claim))
-		return;
-	if (evbus_cursor_range(t->db, claim, &range) && !XactReadOnly)
-	{
-		evbus_ledger_wait_ticked(t->db, t->sub, range.hi);
-		evbus_ledger_append(t->db, t->sub, &range, 1);
-	}
-	evbus_cursor_drop(t->db, claim);
-}
-
 /* Find out the priorities of up to so many positions that are not known; returns how many that were. */
 static int64
 look_ahead(Taking *t, int64 positions)
@@ -236,7 +216,7 @@ look_ahead(Taking *t, int64 positions)
 		if (events.n > 0)
 			mark(t, &claim, &events);
 		else
-			pass_over(t, &claim);
+			evbus_ledger_pass_over(t->db, t->sub, &claim);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 		CHECK_FOR_INTERRUPTS();
@@ -309,7 +289,7 @@ take_claim(Taking *t, EvbusClaim *claim, int max, bool *more)
 	out->lsn = Max(out->lsn, found.lsn);
 	if (found.n == 0)
 	{
-		pass_over(t, claim);
+		evbus_ledger_pass_over(t->db, t->sub, claim);
 		evbus_read_settled(t->db, t->sub, &found, claim->hi);
 		return 0;
 	}

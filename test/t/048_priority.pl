@@ -81,6 +81,20 @@ cmp_ok(sql(q(SELECT leases_used FROM evbus._status())), '<', 20, 'with few entri
 is(sql(q(SELECT filtered FROM evbus.subscription_lag WHERE subscription = 'rare filter')), '0', 'nothing was looked at again');
 sql(q(SELECT evbus.drop_bus('rare', true); DELETE FROM done));
 
+# The same where there is no priority: what nobody wants any more, between what was done, is done after a restart, too.
+sql(q(SELECT evbus.create_bus('gap'); SELECT evbus.subscribe('gap', 'gap none'), evbus.subscribe('gap', 'gap key', ordering => 'key')));
+sql(q(SELECT count(evbus.publish('gap', 'a', '{}', key => i::text)) FROM generate_series(1, 3) AS i));
+foreach my $name ('gap none', 'gap key')
+{
+	sql(qq(SELECT evbus.ack(array_agg(receipt) FILTER (WHERE position <> 2)) FROM evbus.receive('$name', 3, lease => '1 second')));
+	sql(qq(SELECT evbus.alter_subscription('$name', types => '{b}')));
+	answers($node, 'postgres', qq(SELECT count(*) FROM evbus.receive('$name', 3), evbus.subscription_lag AS l WHERE l.subscription = '$name' AND (l.lag > 0 OR l.in_flight > 0)), '0', "an event in hand is not wanted any more ($name)");
+	answers($node, 'postgres', qq(SELECT count(*) + (SELECT lag + in_flight FROM evbus.subscription_lag WHERE subscription = '$name') FROM evbus.receive('$name', 3)), '0', "so it is done ($name)");
+}
+$node->restart;
+answers($node, 'postgres', q(SELECT string_agg(lag::text, ' ') FROM evbus.subscription_lag WHERE bus = 'gap'), '0 0', 'and is so after a restart');
+sql(q(SELECT evbus.drop_bus('gap', true)));
+
 # Clients' leases run out also where a handler has come since.
 sql(q(SELECT evbus.create_bus('turned'), evbus.subscribe('turned', 'turned', by_priority => true); SELECT put('turned', 1, 6)));
 is(sql(q(SELECT count(*) FROM evbus.receive('turned', 2, lease => '2 seconds'))), '2', 'a client has two in hand');
