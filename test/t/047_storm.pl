@@ -120,7 +120,7 @@ cmp_ok($backends, '<=', $pool + 3, "over no more than $pool connections");
 foreach my $group (qw(publish consume))
 {
 	my @n = counts($group, $half);
-	note "$group: " . sum(@n) . " transactions, of each client $n[0] to $n[-1], median $n[$#n / 2]";
+	figure("$group, $half clients for $seconds s over $pool connections: " . sum(@n) . " transactions, of each client $n[0] to $n[-1], median $n[$#n / 2]");
 	cmp_ok($n[0], '>=', $n[$#n / 2] / 4, "$group: no client has less than a quarter of the median");
 }
 

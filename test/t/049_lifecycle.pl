@@ -207,6 +207,7 @@ sql("SET statement_timeout = 0; CALL cycles($cycles)");
 answers($node, 'postgres', q(SELECT leases_used FROM evbus._status()), '0', 'nor after many more');
 is(left(), $before, "$cycles buses that came and went have left no tables, rows or leases behind");
 my %after = memory();
+figure("$cycles buses that came and went: " . join ', ', map { "$_ $memory{$_} -> $after{$_} kB" } sort keys %memory);
 cmp_ok($after{$_}, '<', $memory{$_} + 2000, "nor memory of the $_: $memory{$_} kB before, $after{$_} after") foreach sort keys %memory;
 
 $node->stop;

@@ -79,9 +79,7 @@ SQL
 sub took
 {
 	my ($what, $begun) = @_;
-	my $line = sprintf "%s: %.1f s\n", $what, time - $begun;
-	note $line;
-	append_to_file($ENV{EVBUS_FIGURES}, $line) if $ENV{EVBUS_FIGURES};	# make soak keeps them
+	figure(sprintf '%s: %.1f s', $what, time - $begun);
 	return;
 }
 
@@ -156,8 +154,7 @@ took('received by each client', $begun);
 my $ms = latency('live', 'live');
 cmp_ok($ms, '<', 1000, "beside all of them an event takes $ms ms");
 my $many = memory();
-append_to_file($ENV{EVBUS_FIGURES}, join(', ', map { "$_ $many->{$_} kB" } sort keys %$many) . "\n") if $ENV{EVBUS_FIGURES};
-note join ', ', map { "$_ $many->{$_} kB" } sort keys %$many;
+figure(join ', ', map { "$_ $many->{$_} kB" } sort keys %$many);
 cmp_ok($many->{$_} // 0, '<', $before->{$_} + 5000 + 4 * $subscriptions, "$_: at most 4 kB of its own for each") foreach sort keys %$before;
 $begun = time;
 $node->restart;

@@ -11,7 +11,17 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(new_node start_moved move_clock worker_pids other_worker answers receive_all fill_ledger
-	points point reached crashed shop complete build_module test_module);
+	points point reached crashed shop complete build_module test_module figure);
+
+# A measurement: a note, and a line of the file that make soak prints at its end.
+sub figure
+{
+	my ($line) = @_;
+
+	Test::More::note($line);
+	append_to_file($ENV{EVBUS_FIGURES}, "$line\n") if $ENV{EVBUS_FIGURES};
+	return;
+}
 
 # A started server with evbus preloaded; conf is added to postgresql.conf.
 # Unless database is undef, the extension is made in it ("postgres" by default).
