@@ -1171,6 +1171,215 @@ COMMENT ON COLUMN evbus.stat_upkeep.last_error_at IS 'when that was';
 COMMENT ON COLUMN evbus.stat_upkeep.held_back_by IS 'what keeps the oldest leaf that is to go: a subscription, a process or prepared transaction with a lock on it or open since, or an error; NULL: nothing';
 COMMENT ON COLUMN evbus.stat_upkeep.held_back_since IS 'since when something has done so without a break';
 
+/* ------------------------------------------------------------ statistics */
+
+CREATE FUNCTION evbus._stat_bus(OUT bus_id integer, OUT "window" interval, OUT seconds double precision,
+								OUT published bigint, OUT published_bytes bigint, OUT transactions bigint, OUT failed bigint, OUT dead_lettered bigint,
+								OUT last_at timestamptz, OUT reset_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stat_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._stat_bus() IS 'counters of buses as they are in shared memory: since the last reset (window NULL), and of each window';
+
+CREATE FUNCTION evbus._stat_subscription(OUT subscription_id integer, OUT "window" interval, OUT seconds double precision,
+										 OUT delivered bigint, OUT delivered_bytes bigint, OUT done bigint, OUT failed bigint, OUT dead_lettered bigint, OUT ran_out bigint,
+										 OUT lag_before bigint, OUT lag_seconds double precision,
+										 OUT latency_p50 interval, OUT latency_p95 interval, OUT latency_p99 interval,
+										 OUT handler_p50 interval, OUT handler_p95 interval, OUT handler_p99 interval,
+										 OUT last_at timestamptz, OUT reset_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stat_subscription' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._stat_subscription() IS 'counters of subscriptions as they are in shared memory: since the last reset (window NULL), and of each window';
+
+CREATE FUNCTION evbus._stat_type(OUT bus_id integer, OUT type text, OUT "window" interval, OUT seconds double precision,
+								 OUT published bigint, OUT published_bytes bigint, OUT failed bigint, OUT dead_lettered bigint,
+								 OUT last_at timestamptz, OUT reset_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stat_type' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._stat_type() IS 'counters of tracked types as they are in shared memory: since the last reset (window NULL), and of each window';
+
+CREATE FUNCTION evbus._stat_minutes(OUT bus_id integer, OUT subscription_id integer, OUT minute timestamptz,
+									OUT events bigint, OUT done bigint, OUT failed bigint, OUT dead_lettered bigint, OUT lag bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stat_minutes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._stat_minutes() IS 'the last hour by minutes, of each bus and each subscription';
+
+CREATE FUNCTION evbus.stat_reset() RETURNS void
+AS 'MODULE_PATHNAME', 'evbus_stat_reset' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.stat_reset() IS 'counts anew from now on: all that stat_bus, stat_subscription and stat_type show of this database';
+
+CREATE VIEW evbus.stat_bus_window AS
+SELECT b.bus, s."window", s.seconds, s.published, s.published / s.seconds AS published_per_second, s.published_bytes / s.seconds AS bytes_per_second,
+	   s.transactions / s.seconds AS transactions_per_second, s.failed, s.dead_lettered
+FROM evbus._stat_bus() s
+	 JOIN evbus.bus b USING (bus_id)
+WHERE s."window" IS NOT NULL;
+COMMENT ON VIEW evbus.stat_bus_window IS 'what was published to each bus in the last minute, five minutes and hour';
+COMMENT ON COLUMN evbus.stat_bus_window."window" IS '1 minute, 5 minutes or 1 hour';
+COMMENT ON COLUMN evbus.stat_bus_window.seconds IS 'what the window covers: its length and up to a part of it more, which is 10 seconds of a minute and a minute of the others; less where counting began later';
+COMMENT ON COLUMN evbus.stat_bus_window.published IS 'events, committed in the window';
+COMMENT ON COLUMN evbus.stat_bus_window.published_per_second IS 'events a second';
+COMMENT ON COLUMN evbus.stat_bus_window.bytes_per_second IS 'bytes of payloads and headers, as jsonb, a second';
+COMMENT ON COLUMN evbus.stat_bus_window.transactions_per_second IS 'transactions that published to the bus, a second';
+COMMENT ON COLUMN evbus.stat_bus_window.failed IS 'failed deliveries of its events, to whatever subscription';
+COMMENT ON COLUMN evbus.stat_bus_window.dead_lettered IS 'dead letters, of whatever subscription';
+
+CREATE VIEW evbus.stat_bus AS
+SELECT b.bus, coalesce(s.published, 0) AS published, coalesce(s.published_bytes, 0) AS published_bytes, coalesce(s.transactions, 0) AS transactions,
+	   coalesce(s.failed, 0) AS failed, coalesce(s.dead_lettered, 0) AS dead_lettered, x.rejected, x.waits,
+	   coalesce(s.rate_1m, 0) AS published_per_second, coalesce(s.rate_5m, 0) AS published_per_second_5m, coalesce(s.rate_1h, 0) AS published_per_second_1h,
+	   coalesce(s.bytes_1m, 0) AS bytes_per_second, s.last_at AS last_published_at, s.reset_at AS stats_reset
+FROM evbus.bus b
+	 LEFT JOIN evbus._bus_state() x USING (bus_id)
+	 LEFT JOIN (SELECT c.bus_id, pg_catalog.max(c.published) FILTER (WHERE c."window" IS NULL) AS published,
+					   pg_catalog.max(c.published_bytes) FILTER (WHERE c."window" IS NULL) AS published_bytes,
+					   pg_catalog.max(c.transactions) FILTER (WHERE c."window" IS NULL) AS transactions,
+					   pg_catalog.max(c.failed) FILTER (WHERE c."window" IS NULL) AS failed,
+					   pg_catalog.max(c.dead_lettered) FILTER (WHERE c."window" IS NULL) AS dead_lettered,
+					   pg_catalog.max(c.published / c.seconds) FILTER (WHERE c."window" = '1 minute') AS rate_1m,
+					   pg_catalog.max(c.published / c.seconds) FILTER (WHERE c."window" = '5 minutes') AS rate_5m,
+					   pg_catalog.max(c.published / c.seconds) FILTER (WHERE c."window" = '1 hour') AS rate_1h,
+					   pg_catalog.max(c.published_bytes / c.seconds) FILTER (WHERE c."window" = '1 minute') AS bytes_1m,
+					   pg_catalog.max(c.last_at) AS last_at, pg_catalog.min(c.reset_at) AS reset_at
+				FROM evbus._stat_bus() c GROUP BY c.bus_id) s USING (bus_id);
+COMMENT ON VIEW evbus.stat_bus IS 'what was published to each bus, since the server started or evbus.stat_reset()';
+COMMENT ON COLUMN evbus.stat_bus.published IS 'events, committed; of a prepared transaction when it was prepared';
+COMMENT ON COLUMN evbus.stat_bus.published_bytes IS 'bytes of their payloads and headers, as jsonb';
+COMMENT ON COLUMN evbus.stat_bus.transactions IS 'transactions that published to it';
+COMMENT ON COLUMN evbus.stat_bus.failed IS 'failed deliveries of its events, to whatever subscription';
+COMMENT ON COLUMN evbus.stat_bus.dead_lettered IS 'dead letters, of whatever subscription';
+COMMENT ON COLUMN evbus.stat_bus.rejected IS 'calls that were refused, as it was full or its rate used up, since the server started';
+COMMENT ON COLUMN evbus.stat_bus.waits IS 'calls that had to wait for the same reasons, since the server started';
+COMMENT ON COLUMN evbus.stat_bus.published_per_second IS 'of the last minute; see evbus.stat_bus_window';
+COMMENT ON COLUMN evbus.stat_bus.published_per_second_5m IS 'of the last five minutes';
+COMMENT ON COLUMN evbus.stat_bus.published_per_second_1h IS 'of the last hour';
+COMMENT ON COLUMN evbus.stat_bus.bytes_per_second IS 'of the last minute';
+COMMENT ON COLUMN evbus.stat_bus.last_published_at IS 'when a transaction that published to it last committed';
+COMMENT ON COLUMN evbus.stat_bus.stats_reset IS 'counted from then on; NULL: nothing was counted yet';
+
+CREATE VIEW evbus.stat_subscription_window AS
+SELECT x.subscription, b.bus, s."window", s.seconds, s.delivered, s.done, s.failed, s.dead_lettered, s.ran_out,
+	   s.delivered / s.seconds AS delivered_per_second, s.done / s.seconds AS done_per_second,
+	   s.failed::double precision / nullif(s.done + s.failed, 0) AS failure_share,
+	   s.latency_p50, s.latency_p95, s.latency_p99, s.handler_p50, s.handler_p95, s.handler_p99
+FROM evbus._stat_subscription() s
+	 JOIN evbus.subscription x USING (subscription_id)
+	 JOIN evbus.bus b USING (bus_id)
+WHERE s."window" IS NOT NULL;
+COMMENT ON VIEW evbus.stat_subscription_window IS 'what each subscription did in the last minute, five minutes and hour';
+COMMENT ON COLUMN evbus.stat_subscription_window."window" IS '1 minute, 5 minutes or 1 hour';
+COMMENT ON COLUMN evbus.stat_subscription_window.seconds IS 'what the window covers, as in evbus.stat_bus_window; its times cover ten minutes more than an hour at most';
+COMMENT ON COLUMN evbus.stat_subscription_window.delivered IS 'events handed to its handler, or received and not given back by a rollback; again ones, too';
+COMMENT ON COLUMN evbus.stat_subscription_window.done IS 'deliveries acked, or handled without an error';
+COMMENT ON COLUMN evbus.stat_subscription_window.failed IS 'deliveries that failed: errors of the handler, nack, reject';
+COMMENT ON COLUMN evbus.stat_subscription_window.dead_lettered IS 'dead letters';
+COMMENT ON COLUMN evbus.stat_subscription_window.ran_out IS 'leases that ran out';
+COMMENT ON COLUMN evbus.stat_subscription_window.delivered_per_second IS 'deliveries a second';
+COMMENT ON COLUMN evbus.stat_subscription_window.done_per_second IS 'deliveries done a second';
+COMMENT ON COLUMN evbus.stat_subscription_window.failure_share IS 'failed, of those that are done or failed, 0 to 1; NULL: there were none';
+COMMENT ON COLUMN evbus.stat_subscription_window.latency_p50 IS 'half of the events were delivered for the first time so long after publish(), or sooner; right to an eighth of it, as all these';
+COMMENT ON COLUMN evbus.stat_subscription_window.latency_p95 IS 'the same of 95 of 100';
+COMMENT ON COLUMN evbus.stat_subscription_window.latency_p99 IS 'the same of 99 of 100';
+COMMENT ON COLUMN evbus.stat_subscription_window.handler_p50 IS 'half of the calls of the handler took so long, or less; a call of a handler that takes an array is one';
+COMMENT ON COLUMN evbus.stat_subscription_window.handler_p95 IS 'the same of 95 of 100';
+COMMENT ON COLUMN evbus.stat_subscription_window.handler_p99 IS 'the same of 99 of 100';
+
+CREATE VIEW evbus.stat_subscription AS
+SELECT x.subscription, b.bus, coalesce(t.delivered, 0) AS delivered, coalesce(t.delivered_bytes, 0) AS delivered_bytes, coalesce(t.done, 0) AS done,
+	   coalesce(t.failed, 0) AS failed, coalesce(t.dead_lettered, 0) AS dead_lettered, coalesce(t.ran_out, 0) AS ran_out, s.filtered, s.expired,
+	   s.undelivered AS lag, s.in_flight,
+	   coalesce(p.published / p.seconds, 0) AS published_per_second, coalesce(m.done / m.seconds, 0) AS done_per_second,
+	   m.failed::double precision / nullif(m.done + m.failed, 0) AS failure_share,
+	   m.latency_p50, m.latency_p95, m.latency_p99, m.handler_p50, m.handler_p95, m.handler_p99,
+	   CASE WHEN s.undelivered = 0 THEN interval '0'
+			WHEN m.lag_before > s.undelivered THEN pg_catalog.make_interval(secs => s.undelivered * m.lag_seconds / (m.lag_before - s.undelivered)) END AS time_to_drain,
+	   t.last_at AS last_delivered_at, t.reset_at AS stats_reset
+FROM evbus.subscription x
+	 JOIN evbus.bus b USING (bus_id)
+	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
+	 LEFT JOIN (SELECT * FROM evbus._stat_subscription() c WHERE c."window" IS NULL) t USING (subscription_id)
+	 LEFT JOIN (SELECT * FROM evbus._stat_subscription() c WHERE c."window" = '1 minute') m USING (subscription_id)
+	 LEFT JOIN (SELECT * FROM evbus._stat_bus() c WHERE c."window" = '1 minute') p ON p.bus_id = x.bus_id;
+COMMENT ON VIEW evbus.stat_subscription IS 'what each subscription did, since the server started or evbus.stat_reset(), and how it does now: rates, shares and times are of the last minute, see evbus.stat_subscription_window';
+COMMENT ON COLUMN evbus.stat_subscription.delivered IS 'events handed to its handler, or received and not given back by a rollback; again ones, and those of replays, too';
+COMMENT ON COLUMN evbus.stat_subscription.delivered_bytes IS 'their bytes, as they are stored';
+COMMENT ON COLUMN evbus.stat_subscription.done IS 'deliveries acked, or handled without an error';
+COMMENT ON COLUMN evbus.stat_subscription.failed IS 'deliveries that failed: errors of the handler, nack, reject';
+COMMENT ON COLUMN evbus.stat_subscription.dead_lettered IS 'dead letters';
+COMMENT ON COLUMN evbus.stat_subscription.ran_out IS 'leases that ran out';
+COMMENT ON COLUMN evbus.stat_subscription.filtered IS 'events that its filter kept back since the server started';
+COMMENT ON COLUMN evbus.stat_subscription.expired IS 'events passed over because they were too old, since the server started';
+COMMENT ON COLUMN evbus.stat_subscription.lag IS 'positions not yet settled, as in evbus.subscription_lag';
+COMMENT ON COLUMN evbus.stat_subscription.in_flight IS 'positions leased to workers or clients now';
+COMMENT ON COLUMN evbus.stat_subscription.published_per_second IS 'events published to its bus a second, whether it wants them or not';
+COMMENT ON COLUMN evbus.stat_subscription.done_per_second IS 'deliveries done a second';
+COMMENT ON COLUMN evbus.stat_subscription.failure_share IS 'failed, of those that are done or failed, 0 to 1; NULL: there were none';
+COMMENT ON COLUMN evbus.stat_subscription.latency_p50 IS 'half of the events were delivered for the first time so long after publish(), or sooner; right to an eighth of it, as all these';
+COMMENT ON COLUMN evbus.stat_subscription.latency_p95 IS 'the same of 95 of 100';
+COMMENT ON COLUMN evbus.stat_subscription.latency_p99 IS 'the same of 99 of 100';
+COMMENT ON COLUMN evbus.stat_subscription.handler_p50 IS 'half of the calls of the handler took so long, or less; a call of a handler that takes an array is one';
+COMMENT ON COLUMN evbus.stat_subscription.handler_p95 IS 'the same of 95 of 100';
+COMMENT ON COLUMN evbus.stat_subscription.handler_p99 IS 'the same of 99 of 100';
+COMMENT ON COLUMN evbus.stat_subscription.time_to_drain IS 'when it will have no lag any more, if that goes on falling as in the last minute; NULL: it does not fall';
+COMMENT ON COLUMN evbus.stat_subscription.last_delivered_at IS 'when a transaction that delivered to it last committed';
+COMMENT ON COLUMN evbus.stat_subscription.stats_reset IS 'counted from then on; NULL: nothing was counted yet';
+
+CREATE VIEW evbus.stat_type AS
+WITH tracked AS (
+	SELECT c.bus_id, c.type, pg_catalog.max(c.published) FILTER (WHERE c."window" IS NULL) AS published,
+		   pg_catalog.max(c.published_bytes) FILTER (WHERE c."window" IS NULL) AS published_bytes,
+		   pg_catalog.max(c.failed) FILTER (WHERE c."window" IS NULL) AS failed,
+		   pg_catalog.max(c.dead_lettered) FILTER (WHERE c."window" IS NULL) AS dead_lettered,
+		   pg_catalog.max(c.published) FILTER (WHERE c."window" = '1 minute') AS n_1m, pg_catalog.max(c.seconds) FILTER (WHERE c."window" = '1 minute') AS s_1m,
+		   pg_catalog.max(c.published) FILTER (WHERE c."window" = '5 minutes') AS n_5m, pg_catalog.max(c.seconds) FILTER (WHERE c."window" = '5 minutes') AS s_5m,
+		   pg_catalog.max(c.published) FILTER (WHERE c."window" = '1 hour') AS n_1h, pg_catalog.max(c.seconds) FILTER (WHERE c."window" = '1 hour') AS s_1h,
+		   pg_catalog.max(c.last_at) AS last_at
+	FROM evbus._stat_type() c GROUP BY c.bus_id, c.type
+), whole AS (
+	SELECT c.bus_id, pg_catalog.max(c.published) FILTER (WHERE c."window" IS NULL) AS published,
+		   pg_catalog.max(c.published_bytes) FILTER (WHERE c."window" IS NULL) AS published_bytes,
+		   pg_catalog.max(c.failed) FILTER (WHERE c."window" IS NULL) AS failed,
+		   pg_catalog.max(c.dead_lettered) FILTER (WHERE c."window" IS NULL) AS dead_lettered,
+		   pg_catalog.max(c.published) FILTER (WHERE c."window" = '1 minute') AS n_1m, pg_catalog.max(c.seconds) FILTER (WHERE c."window" = '1 minute') AS s_1m,
+		   pg_catalog.max(c.published) FILTER (WHERE c."window" = '5 minutes') AS n_5m, pg_catalog.max(c.seconds) FILTER (WHERE c."window" = '5 minutes') AS s_5m,
+		   pg_catalog.max(c.published) FILTER (WHERE c."window" = '1 hour') AS n_1h, pg_catalog.max(c.seconds) FILTER (WHERE c."window" = '1 hour') AS s_1h
+	FROM evbus._stat_bus() c GROUP BY c.bus_id
+)
+SELECT b.bus, t.type, t.published, t.published_bytes, t.failed, t.dead_lettered,
+	   t.n_1m / t.s_1m AS published_per_second, t.n_5m / t.s_5m AS published_per_second_5m, t.n_1h / t.s_1h AS published_per_second_1h,
+	   t.last_at AS last_published_at
+FROM tracked t JOIN evbus.bus b USING (bus_id)
+UNION ALL
+SELECT b.bus, NULL, greatest(w.published - t.published, 0), greatest(w.published_bytes - t.published_bytes, 0), greatest(w.failed - t.failed, 0),
+	   greatest(w.dead_lettered - t.dead_lettered, 0), greatest(w.n_1m - t.n_1m, 0) / w.s_1m, greatest(w.n_5m - t.n_5m, 0) / w.s_5m,
+	   greatest(w.n_1h - t.n_1h, 0) / w.s_1h, NULL
+FROM whole w
+	 JOIN evbus.bus b USING (bus_id)
+	 CROSS JOIN LATERAL (SELECT coalesce(pg_catalog.sum(c.published), 0)::bigint AS published, coalesce(pg_catalog.sum(c.published_bytes), 0)::bigint AS published_bytes,
+								coalesce(pg_catalog.sum(c.failed), 0)::bigint AS failed, coalesce(pg_catalog.sum(c.dead_lettered), 0)::bigint AS dead_lettered,
+								coalesce(pg_catalog.sum(c.n_1m), 0)::bigint AS n_1m, coalesce(pg_catalog.sum(c.n_5m), 0)::bigint AS n_5m,
+								coalesce(pg_catalog.sum(c.n_1h), 0)::bigint AS n_1h
+						 FROM tracked c WHERE c.bus_id = w.bus_id) t
+WHERE w.published > t.published OR w.failed > t.failed OR w.dead_lettered > t.dead_lettered;
+COMMENT ON VIEW evbus.stat_type IS 'what was published to each bus, by type: of those seen of late, evbus.max_tracked_types in a database';
+COMMENT ON COLUMN evbus.stat_type.type IS 'NULL: all others of the bus, which are not tracked, or were not yet when it was';
+COMMENT ON COLUMN evbus.stat_type.published IS 'events, committed, since it is tracked';
+COMMENT ON COLUMN evbus.stat_type.published_bytes IS 'bytes of their payloads and headers, as jsonb';
+COMMENT ON COLUMN evbus.stat_type.failed IS 'failed deliveries, to whatever subscription';
+COMMENT ON COLUMN evbus.stat_type.dead_lettered IS 'dead letters, of whatever subscription';
+COMMENT ON COLUMN evbus.stat_type.published_per_second IS 'of the last minute';
+COMMENT ON COLUMN evbus.stat_type.published_per_second_5m IS 'of the last five minutes';
+COMMENT ON COLUMN evbus.stat_type.published_per_second_1h IS 'of the last hour';
+COMMENT ON COLUMN evbus.stat_type.last_published_at IS 'when a transaction that published one last committed';
+
+CREATE VIEW evbus.stat_minutes AS
+SELECT b.bus, x.subscription, m.minute, m.events, m.done, m.failed, m.dead_lettered, m.lag
+FROM evbus._stat_minutes() m
+	 LEFT JOIN evbus.subscription x USING (subscription_id)
+	 JOIN evbus.bus b ON b.bus_id = coalesce(m.bus_id, x.bus_id);
+COMMENT ON VIEW evbus.stat_minutes IS 'the last hour by minutes: of each bus (subscription NULL) and of each subscription; the newest minute is not over';
+COMMENT ON COLUMN evbus.stat_minutes.minute IS 'when it began';
+COMMENT ON COLUMN evbus.stat_minutes.events IS 'published to the bus, or delivered to the subscription';
+COMMENT ON COLUMN evbus.stat_minutes.done IS 'deliveries done; of a bus 0';
+COMMENT ON COLUMN evbus.stat_minutes.failed IS 'failed deliveries';
+COMMENT ON COLUMN evbus.stat_minutes.dead_lettered IS 'dead letters';
+COMMENT ON COLUMN evbus.stat_minutes.lag IS 'of the subscription, at the end of the minute; NULL: nobody looked';
+
 CREATE VIEW evbus.scheduled_list AS
 SELECT b.bus, s.scheduled_id AS id, s.type, s.key, evbus._decode(s.payload, s.scheduled_id) AS payload, evbus._decode(s.headers, s.scheduled_id) AS headers,
 	   s.due_at, s.scheduled_by, evbus._event_time(s.scheduled_id) AS scheduled_at,
@@ -1299,7 +1508,9 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota, evbus.breaker_list TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state() TO pg_monitor;
+GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota, evbus.breaker_list,
+	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes TO pg_monitor;
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
+	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes() TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

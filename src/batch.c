@@ -38,6 +38,7 @@
 #include "pool.h"
 #include "reader.h"
 #include "retry.h"
+#include "stat_outbox.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -117,6 +118,8 @@ run_in_subtransaction(const EvbusSubscription *sub, EvbusEvent *event, bool shar
 	if (edata && shared && evbus_retry_permanent(edata->sqlerrcode))
 		ReThrowError(edata);
 	*failed = edata != NULL;
+	if (*failed)
+		evbus_call_count_failed(sub, event);
 	return *failed && record_failure(sub, event, edata);
 }
 
@@ -206,7 +209,10 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 			if (events[i].fault)
 				holds_up = record_failure(sub, &events[i], made_error(events[i].fault->sqlerrcode, pstrdup(events[i].fault->message)));
 			else if (error)
+			{
+				evbus_call_count_failed(sub, &events[i]);
 				holds_up = record_failure(sub, &events[i], error);
+			}
 			else if (suspect != 0 && events[i].event_id == suspect)
 				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
 			else if (count)
@@ -214,7 +220,10 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 			else
 				holds_up = run_in_subtransaction(sub, &events[i], i > 0, &failed);
 			if (!failed)
+			{
 				evbus_breaker_succeeded(db, sub, events[i].event_id);
+				evbus_stat_done(db, sub, 1);
+			}
 			if (outcome)
 				outcome->failed[at + i] = holds_up;
 		}
@@ -349,6 +358,7 @@ static int
 call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 {
 	int			done = found->n;
+	int			expired = 0;
 
 	if (sub->handler_batch)
 	{
@@ -361,12 +371,15 @@ call_batch(const EvbusSubscription *sub, EvbusEvents *found)
 		{
 			if (likely(!expired_meanwhile(sub, &found->events[i])))
 				evbus_call_one(sub, &found->events[i]);
+			else
+				expired++;
 			if (i + 1 < done && evbus_uptime() > slice_ends)
 				done = i + 1;
 		}
 	EVBUS_POINT("handler.called");
 	for (int i = 0; i < done && sub->breaker_threshold > 0; i++)
 		evbus_breaker_succeeded(db, sub, found->events[i].event_id);
+	evbus_stat_done(db, sub, done - expired);
 	keep(evbus_hand_settle(db, sub, &hand, found, 0, done, NULL));
 	return done;
 }
@@ -471,7 +484,7 @@ evbus_batch_init(EvbusDb *database, Oid owner)
 	db = database;
 	evbus_lease_for_worker = true;
 	batch_context = AllocSetContextCreate(TopMemoryContext, "evbus batch", ALLOCSET_DEFAULT_SIZES);
-	evbus_call_init(owner, batch_context);
+	evbus_call_init(db, owner, batch_context);
 }
 
 /* One delivery, to see whether what failed works again: a retry or a new event, by turns. */

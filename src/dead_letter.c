@@ -23,6 +23,7 @@
 #include "internal.h"
 #include "leaf.h"
 #include "quota.h"
+#include "stat_outbox.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -96,6 +97,7 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 	if (event->key)
 		evbus_behind_wake(sub, values[12]);
 	evbus_internal_end(&internal);
+	evbus_stat_died(db, sub, event);
 	evbus_quota_died(db, sub);
 }
 

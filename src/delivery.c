@@ -33,6 +33,7 @@
 #include "retry.h"
 #include "ring.h"
 #include "settle.h"
+#include "stat_outbox.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -504,6 +505,14 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 		CHECK_FOR_INTERRUPTS();
 		t->sub = consumer_subscription(name);
 		t->replays = evbus_subscription_replays(t->sub, &t->n_replays);
+	}
+
+	if (t->n > 0)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		for (int i = 0; i < t->n; i++)
+			evbus_stat_delivered(db, t->deliveries[i].sub, &t->deliveries[i].event, now);
 	}
 
 	/* A publisher may have committed asynchronously: nobody outside sees it before it is safe. */

@@ -33,6 +33,7 @@
 #include "ring.h"
 #include "scheduled.h"
 #include "shmem.h"
+#include "stat_outbox.h"
 #include "tcop/utility.h"
 #include "upkeep.h"
 #include "utils/acl.h"
@@ -274,6 +275,10 @@ define_settings(void)
 	DefineCustomIntVariable("evbus.max_subscriptions",
 							gettext_noop("Sets the maximum number of subscriptions in a database."), NULL,
 							&evbus_max_subscriptions, 256, 1, 32767, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.max_tracked_types",
+							gettext_noop("Sets the maximum number of event types of a database that have counters of their own."),
+							gettext_noop("Those that were not seen for long make room for others. 0: none has."),
+							&evbus_max_tracked_types, 200, 0, 100000, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.max_volatile_buses",
 							gettext_noop("Sets the maximum number of volatile buses in a database."),
 							gettext_noop("Each reserves shared memory for its ring, in every database."),
@@ -285,6 +290,9 @@ define_settings(void)
 							gettext_noop("Sets the size of the ring of fresh events of each database."),
 							gettext_noop("Readers further behind than this read from the log."),
 							&evbus_ring_size, 32768, 1024, 4 * 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomBoolVariable("evbus.track_statistics",
+							 gettext_noop("Counts what is published and delivered, for the views stat_bus, stat_subscription and stat_type."), NULL,
+							 &evbus_track_statistics, true, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.upkeep_interval",
 							gettext_noop("Sets the time between two looks at leaves, retention and the ledger."), NULL,
 							&evbus_upkeep_interval, 10000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
@@ -313,6 +321,7 @@ _PG_init(void)
 	define_settings();
 	evbus_shmem_init();
 	evbus_publish_init();
+	evbus_stat_outbox_init();
 	prev_utility_hook = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 

@@ -20,6 +20,7 @@
 #include "funcapi.h"
 #include "inflight.h"
 #include "miscadmin.h"
+#include "stat_outbox.h"
 #include "storage/lmgr.h"
 #include "target.h"
 #include "tcop/tcopprot.h"
@@ -38,6 +39,7 @@
 
 #define GRACE_MS		2000	/* from the cancel to the end of the worker */
 
+static EvbusDb *db;
 static Oid	my_owner;
 static MemoryContext batch_context; /* of one batch: batch.c resets it */
 
@@ -80,6 +82,7 @@ evbus_call_aim(const EvbusSubscription *sub)
 
 static int64 armed_at;
 static int64 armed_for;
+static int64 failed_after;		/* how long the last call that failed had run */
 
 /* The handler went on after its cancel: end the worker. */
 static void
@@ -142,6 +145,7 @@ void
 evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 {
 	LOCAL_FCINFO(fcinfo, 1);
+	TimestampTz now = GetCurrentTimestamp();
 	Datum		argument;
 	int			nest = NewGUCNestLevel();
 
@@ -161,9 +165,12 @@ evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	fcinfo->args[0].value = argument;
 	fcinfo->args[0].isnull = false;
 	note_running(events, n);
+	for (int i = 0; i < n; i++)
+		evbus_stat_delivered(db, sub, &events[i], now);
 	arm(sub);
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
+	evbus_stat_handled(db, sub, evbus_uptime() - armed_at);
 	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
 	PopActiveSnapshot();
 	CommandCounterIncrement();
@@ -180,6 +187,14 @@ evbus_call_one(const EvbusSubscription *sub, EvbusEvent *event)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(call_context);
 	note_running(NULL, 0);		/* not before: what it broke may show only here */
+}
+
+/* The last call failed, and what it had counted went with its transaction: count it in this one. */
+void
+evbus_call_count_failed(const EvbusSubscription *sub, const EvbusEvent *event)
+{
+	evbus_stat_delivered(db, sub, event, GetCurrentTimestamp() - failed_after);
+	evbus_stat_handled(db, sub, failed_after);
 }
 
 /* Deferred triggers run in here, so the timeout does too. */
@@ -210,6 +225,7 @@ evbus_call_error(void)
 
 	HOLD_INTERRUPTS();
 	disarm();
+	failed_after = running != 0 ? evbus_uptime() - armed_at : 0;
 	MemoryContextSwitchTo(batch_context);
 	edata = CopyErrorData();
 	/* Not "statement timeout": that is another setting. */
@@ -268,8 +284,9 @@ evbus_call_running(void)
 
 /* Once per worker, connected as the owner; context: what is of one batch goes there. */
 void
-evbus_call_init(Oid owner, MemoryContext context)
+evbus_call_init(EvbusDb *database, Oid owner, MemoryContext context)
 {
+	db = database;
 	my_owner = owner;
 	batch_context = context;
 	grace_timeout = RegisterTimeout(USER_TIMEOUT, grace_over);

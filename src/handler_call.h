@@ -5,7 +5,8 @@
 #include "evbus.h"
 #include "reader.h"
 
-extern void evbus_call_init(Oid owner, MemoryContext context);
+extern void evbus_call_count_failed(const EvbusSubscription *sub, const EvbusEvent *event);
+extern void evbus_call_init(EvbusDb *database, Oid owner, MemoryContext context);
 extern bool evbus_call_aim(const EvbusSubscription *sub);
 extern void evbus_call_begin(void);
 extern void evbus_call_take(const EvbusSubscription *sub, EvbusEvent *events, int n, bool retry);

@@ -43,6 +43,7 @@
 #include "ring.h"
 #include "scheduled.h"
 #include "scheduler.h"
+#include "stat_show.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -536,6 +537,7 @@ evbus_maintainer_main(Datum main_arg)
 					evbus_ring_await(db, subs[i].bus_slot, EVBUS_AWAITED_LATCH);
 				evbus_cursor_reap(db, subs[i].slot, GetCurrentTimestamp());
 			}
+			evbus_stat_sample(db, subs, n);
 			unserved = evbus_pool_turn(db, subs, n);
 			notified = listening && evbus_notify_turn(db, subs, n);
 		}

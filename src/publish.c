@@ -37,6 +37,7 @@
 #include "registry.h"
 #include "ring.h"
 #include "scheduled.h"
+#include "stat_outbox.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -243,12 +244,14 @@ void
 evbus_publish_add(const EvbusBus *bus, int64 id, text *type, text *key, const EvbusHeaders *headers, Jsonb *payload)
 {
 	if (bus->is_volatile)
-	{
 		evbus_volatile_add(volatile_db, bus, id, type, key, headers, payload);
-		return;
+	else
+	{
+		evbus_outbox_add(bus, id, type, key, headers, payload, !past_precommit);
+		write_through(bus, id);
 	}
-	evbus_outbox_add(bus, id, type, key, headers, payload, !past_precommit);
-	write_through(bus, id);
+	evbus_stat_published(bus->is_volatile ? volatile_db : pub.db, bus, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type),
+						 VARSIZE(payload) - VARHDRSZ + (headers && headers->json ? VARSIZE(headers->json) - VARHDRSZ : 0));
 }
 
 /* One event, of a type that is checked; returns its id. */

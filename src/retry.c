@@ -31,6 +31,7 @@
 #include "ordered.h"
 #include "pin.h"
 #include "reader.h"
+#include "stat_outbox.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -127,6 +128,7 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 	bool		permanent = failure->permanent || (evbus_retry_permanent(failure->sqlerrcode) &&
 		(sub->breaker_threshold == 0 || ERRCODE_TO_CATEGORY(failure->sqlerrcode) != ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION));
 
+	evbus_stat_failed(db, sub, event);
 	if (held)
 		;
 	else if (failure->reject || event->attempt >= sub->max_attempts || permanent)

@@ -19,6 +19,7 @@
 #include "reader.h"
 #include "receipt.h"
 #include "retry.h"
+#include "stat_outbox.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -265,6 +266,8 @@ settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *f
 					evbus_breaker_succeeded(db, sub, all[i].event_id);
 			}
 		}
+		if (failure == NULL)
+			evbus_stat_done(db, sub, count);
 		write_ledger(db, sub, all + at, count);
 	}
 	warn_stale(ended, n);

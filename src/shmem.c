@@ -9,6 +9,7 @@
 #include "shmem.h"
 
 #include "inflight.h"
+#include "stats.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
@@ -60,6 +61,13 @@ lay_out(char *base)
 	EvbusVolatile *volatiles = cut(base, &at, n_volatile, sizeof(EvbusVolatile));
 	char	   *volatile_rings = cut(base, &at, n_volatile, EVBUS_VOLATILE_BYTES);
 	pg_atomic_uint64 *offsets = cut(base, &at, n_volatile, mul_size(EVBUS_VOLATILE_POSITIONS, sizeof(pg_atomic_uint64)));
+	EvbusStat  *stat_buses = cut(base, &at, mul_size(evbus_max_databases, evbus_max_buses), sizeof(EvbusStat));
+	EvbusStat  *stat_subs = cut(base, &at, mul_size(evbus_max_databases, evbus_max_subscriptions), sizeof(EvbusStat));
+	EvbusStatTimes *stat_times = cut(base, &at, mul_size(evbus_max_databases, evbus_max_subscriptions), sizeof(EvbusStatTimes));
+	EvbusStatTable *stat_tables = cut(base, &at, evbus_max_databases, sizeof(EvbusStatTable));
+	Size		n_types = mul_size(evbus_max_databases, evbus_max_tracked_types);
+	EvbusStatType *stat_types = cut(base, &at, n_types, sizeof(EvbusStatType));
+	int32	   *stat_type_buckets = cut(base, &at, n_types, sizeof(int32));
 
 	if (base)
 	{
@@ -75,6 +83,12 @@ lay_out(char *base)
 		evbus_volatiles = volatiles;
 		evbus_volatile_rings = volatile_rings;
 		evbus_volatile_offsets = offsets;
+		evbus_stat_buses = stat_buses;
+		evbus_stat_subs = stat_subs;
+		evbus_stat_times = stat_times;
+		evbus_stat_tables = stat_tables;
+		evbus_stat_types = stat_types;
+		evbus_stat_type_buckets = stat_type_buckets;
 		evbus_shared = shared;
 	}
 	return at;
@@ -91,7 +105,7 @@ shmem_request(void)
 static void
 init_all(void)
 {
-	static const char *const names[] = {"EvbusShared", "EvbusRing", "EvbusSub", "EvbusLease", "EvbusVolatile"};
+	static const char *const names[] = {"EvbusShared", "EvbusRing", "EvbusSub", "EvbusLease", "EvbusVolatile", "EvbusStat"};
 	int			tranche[lengthof(names)];
 
 	for (int i = 0; i < lengthof(names); i++)
@@ -137,6 +151,7 @@ init_all(void)
 	for (int i = 0; i < evbus_max_databases * evbus_max_volatile_buses; i++)
 		LWLockInitialize(&evbus_volatiles[i].lock, tranche[4]);
 	memset(evbus_leases, 0, sizeof(EvbusLease) * evbus_max_databases * evbus_max_leases);
+	evbus_stats_init(tranche[5]);
 }
 
 static void

@@ -1,6 +1,6 @@
 /*
  * Preloaded into a server it moves the wall clock by as many seconds as the file says that EVBUS_TEST_CLOCK names (eight
- * bytes, native order); writing there moves it for all processes at once.  The monotonic clock is left alone.
+ * bytes, native order), and the monotonic clock by those of the next eight bytes; writing there moves it for all processes at once.
  *
  * libfaketime would not do: PostgreSQL 15 forks its workers in a signal handler, inside of a select() that libfaketime
  * has marked as not to be faked, and they keep that mark.
@@ -15,8 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t none = 0;
-static volatile int64_t *offset = &none;
+static volatile int64_t none[2] = {0};
+static volatile int64_t *offset = none;
 
 __attribute__((constructor))
 static void
@@ -24,7 +24,7 @@ map(void)
 {
 	const char *path = getenv("EVBUS_TEST_CLOCK");
 	int			fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	void	   *at = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+	void	   *at = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(none), PROT_READ, MAP_SHARED, fd, 0);
 
 	if (at != MAP_FAILED)
 		offset = at;
@@ -38,7 +38,9 @@ clock_gettime(clockid_t id, struct timespec *ts)
 	int			result = (int) syscall(SYS_clock_gettime, id, ts);
 
 	if (result == 0 && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE))
-		ts->tv_sec += *offset;
+		ts->tv_sec += offset[0];
+	if (result == 0 && id == CLOCK_MONOTONIC)
+		ts->tv_sec += offset[1];
 	return result;
 }
 

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node start_moved move_clock worker_pids other_worker answers receive_all fill_ledger
+our @EXPORT = qw(new_node start_moved move_clock pass_time worker_pids other_worker answers receive_all fill_ledger
 	points point reached crashed shop complete build_module test_module figure);
 
 # A measurement: a note, and a line of the file that make soak prints at its end.
@@ -44,8 +44,7 @@ sub new_node
 	return $node;
 }
 
-# test/module/clock.c, preloaded into the server, adds what it reads from a file to the wall clock; the monotonic clock
-# goes on as it is.
+# test/module/clock.c, preloaded into the server, adds what it reads from a file to the clocks.
 my $clock_file;
 
 sub start_moved
@@ -55,7 +54,7 @@ sub start_moved
 	{
 		$clock_file = PostgreSQL::Test::Utils::tempdir() . '/offset';
 		system_or_bail('gcc', '-shared', '-fPIC', '-O1', '-o', "$clock_file.so", "$FindBin::RealBin/../module/clock.c");
-		append_to_file($clock_file, pack 'q', 0);
+		append_to_file($clock_file, pack 'qq', 0, 0);
 	}
 	local %ENV = (%ENV, LD_PRELOAD => "$clock_file.so", EVBUS_TEST_CLOCK => $clock_file);
 	return $node->start;
@@ -67,6 +66,19 @@ sub move_clock
 	my ($seconds) = @_;
 	open my $file, '+<', $clock_file or die $!;
 	syswrite($file, pack 'q', $seconds) == 8 or die $!;
+	close $file;
+	return;
+}
+
+# So many seconds pass, by both clocks.
+sub pass_time
+{
+	my ($seconds) = @_;
+	open my $file, '+<', $clock_file or die $!;
+	sysread($file, my $now, 16) == 16 or die $!;
+	my @offsets = map { $_ + $seconds } unpack 'qq', $now;
+	sysseek($file, 0, 0) or die $!;
+	syswrite($file, pack 'qq', @offsets) == 16 or die $!;
 	close $file;
 	return;
 }

@@ -1,0 +1,293 @@
+/*-------------------------------------------------------------------------
+ * stat_show.c
+ *	  Statistics as SQL sees them: for each thing that is counted a row since the last
+ *	  reset, and one for each window of time.
+ *
+ * To read them costs what there is to show, however much was counted.  The views put names
+ * to the ids, and leave out what is gone.
+ *-------------------------------------------------------------------------
+ */
+#include "stat_show.h"
+
+#include "clock.h"
+#include "cursor.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "stat_outbox.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(evbus_stat_bus);
+PG_FUNCTION_INFO_V1(evbus_stat_subscription);
+PG_FUNCTION_INFO_V1(evbus_stat_type);
+PG_FUNCTION_INFO_V1(evbus_stat_minutes);
+PG_FUNCTION_INFO_V1(evbus_stat_reset);
+
+#define TOTAL		(-1)		/* no window: since the last reset */
+
+static const int64 lengths[EVBUS_STAT_WINDOWS] = {USECS_PER_MINUTE, 5 * USECS_PER_MINUTE, USECS_PER_HOUR};
+
+static Datum
+interval_of(int64 us)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = us;
+	return IntervalPGetDatum(interval);
+}
+
+/* The first columns of all: window and seconds, of a window; returns its counters. */
+static const int64 *
+window_values(const EvbusStatRead *read, int window, Datum *values, bool *nulls)
+{
+	nulls[0] = window == TOTAL;
+	if (window != TOTAL)
+		values[0] = interval_of(lengths[window]);
+	values[1] = Float8GetDatum(window == TOTAL ? Max(GetCurrentTimestamp() - read->reset_at, 1) / 1e6 : read->windows[window].seconds);
+	return window == TOTAL ? read->total : read->windows[window].n;
+}
+
+/* The last columns of all: the moments. */
+static void
+moments(const EvbusStatRead *read, Datum *values, bool *nulls)
+{
+	values[0] = TimestampTzGetDatum(read->last_at);
+	nulls[0] = read->last_at == 0;
+	values[1] = TimestampTzGetDatum(read->reset_at);
+}
+
+/* ------------------------------------------------------------------- buses */
+
+/* evbus._stat_bus(): of each bus that something was counted for. */
+Datum
+evbus_stat_bus(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvbusDb    *db = evbus_db();
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < evbus_max_buses; i++)
+	{
+		EvbusStatRead read;
+		int32		id = EVBUS_STAT_BUS(db, i)->id;
+
+		if (!evbus_stat_read(EVBUS_STAT_BUS(db, i), id, &read))
+			continue;
+		for (int w = TOTAL; w < EVBUS_STAT_WINDOWS; w++)
+		{
+			Datum		values[10];
+			bool		nulls[10] = {0};
+			const int64 *n = window_values(&read, w, values + 1, nulls + 1);
+
+			values[0] = Int32GetDatum(id);
+			values[3] = Int64GetDatum(n[EVBUS_STAT_EVENTS]);
+			values[4] = Int64GetDatum(n[EVBUS_STAT_BYTES]);
+			values[5] = Int64GetDatum(n[EVBUS_STAT_TRANSACTIONS]);
+			values[6] = Int64GetDatum(n[EVBUS_STAT_FAILED]);
+			values[7] = Int64GetDatum(n[EVBUS_STAT_DEAD]);
+			moments(&read, values + 8, nulls + 8);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		}
+	}
+	return (Datum) 0;
+}
+
+/* ----------------------------------------------------------- subscriptions */
+
+/* Three percentiles of a window, or of all times. */
+static void
+percentiles(EvbusDb *db, int slot, int32 id, EvbusStatTime of, int window, Datum *values, bool *nulls)
+{
+	static const double shares[] = {0.50, 0.95, 0.99};
+	uint64		counts[EVBUS_HISTOGRAM_BUCKETS];
+	int64		sum;
+
+	evbus_stat_read_times(EVBUS_STAT_SUB(db, slot), id, EVBUS_STAT_TIMES_OF(db, slot), of, window, counts, &sum);
+	for (int i = 0; i < lengthof(shares); i++)
+	{
+		int64		us = evbus_histogram_percentile(counts, shares[i]);
+
+		nulls[i] = us < 0;
+		if (us >= 0)
+			values[i] = interval_of(us);
+	}
+}
+
+/* evbus._stat_subscription(): of each subscription that something was counted for. */
+Datum
+evbus_stat_subscription(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvbusDb    *db = evbus_db();
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < evbus_max_subscriptions; i++)
+	{
+		EvbusStatRead read;
+		int32		id = EVBUS_STAT_SUB(db, i)->id;
+
+		if (!evbus_stat_read(EVBUS_STAT_SUB(db, i), id, &read))
+			continue;
+		for (int w = TOTAL; w < EVBUS_STAT_WINDOWS; w++)
+		{
+			Datum		values[19];
+			bool		nulls[19] = {0};
+			const int64 *n = window_values(&read, w, values + 1, nulls + 1);
+
+			values[0] = Int32GetDatum(id);
+			values[3] = Int64GetDatum(n[EVBUS_STAT_EVENTS]);
+			values[4] = Int64GetDatum(n[EVBUS_STAT_BYTES]);
+			values[5] = Int64GetDatum(n[EVBUS_STAT_DONE]);
+			values[6] = Int64GetDatum(n[EVBUS_STAT_FAILED]);
+			values[7] = Int64GetDatum(n[EVBUS_STAT_DEAD]);
+			values[8] = Int64GetDatum(n[EVBUS_STAT_RAN_OUT]);
+			nulls[9] = nulls[10] = w == TOTAL || read.windows[w].lag < 0;
+			if (!nulls[9])
+			{
+				values[9] = Int64GetDatum(read.windows[w].lag);
+				values[10] = Float8GetDatum(read.windows[w].lag_seconds);
+			}
+			percentiles(db, i, id, EVBUS_TIME_LATENCY, w, values + 11, nulls + 11);
+			percentiles(db, i, id, EVBUS_TIME_HANDLER, w, values + 14, nulls + 14);
+			moments(&read, values + 17, nulls + 17);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		}
+	}
+	return (Datum) 0;
+}
+
+/* -------------------------------------------------------------------- types */
+
+/* evbus._stat_type(): of each tracked type. */
+Datum
+evbus_stat_type(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvbusDb    *db = evbus_db();
+	EvbusStatTable *table = EVBUS_STAT_TABLE(db);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < evbus_max_tracked_types; i++)
+	{
+		EvbusStatType *t = EVBUS_STAT_TYPE(db, i);
+		EvbusStatRead read;
+		char		type[EVBUS_TYPE_MAX];
+		int			type_len = 0;
+		int32		id;
+		bool		found;
+
+		LWLockAcquire(&table->lock, LW_SHARED);
+		id = t->bus_id;
+		found = id != 0 && evbus_stat_read(&t->stat, id, &read);
+		if (found)
+			memcpy(type, t->type, type_len = t->type_len);
+		LWLockRelease(&table->lock);
+		for (int w = TOTAL; found && w < EVBUS_STAT_WINDOWS; w++)
+		{
+			Datum		values[10];
+			bool		nulls[10] = {0};
+			const int64 *n = window_values(&read, w, values + 2, nulls + 2);
+
+			values[0] = Int32GetDatum(id);
+			values[1] = PointerGetDatum(cstring_to_text_with_len(type, type_len));
+			values[4] = Int64GetDatum(n[EVBUS_STAT_EVENTS]);
+			values[5] = Int64GetDatum(n[EVBUS_STAT_BYTES]);
+			values[6] = Int64GetDatum(n[EVBUS_STAT_FAILED]);
+			values[7] = Int64GetDatum(n[EVBUS_STAT_DEAD]);
+			moments(&read, values + 8, nulls + 8);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		}
+	}
+	return (Datum) 0;
+}
+
+/* ------------------------------------------------------------------ minutes */
+
+/* The last hour of one thing; id of a bus or subscription. */
+static void
+put_minutes(ReturnSetInfo *rsinfo, EvbusStat *stat, int32 bus_id, int32 subscription_id)
+{
+	int64		minutes[EVBUS_STAT_MINUTES][EVBUS_STAT_COUNTERS];
+	TimestampTz now = GetCurrentTimestamp();
+	int64		uptime = evbus_uptime();
+	int64		present = uptime / USECS_PER_MINUTE * USECS_PER_MINUTE; /* when this minute began, by the uptime */
+
+	evbus_stat_read_minutes(stat, bus_id != 0 ? bus_id : subscription_id, minutes);
+	for (int i = 0; i < EVBUS_STAT_MINUTES; i++)
+	{
+		int64		begin = present - (EVBUS_STAT_MINUTES - 1 - i) * USECS_PER_MINUTE;
+		Datum		values[8];
+		bool		nulls[8] = {0};
+
+		if (begin + USECS_PER_MINUTE <= stat->since)
+			continue;			/* nobody counted then */
+		values[0] = Int32GetDatum(bus_id);
+		nulls[0] = bus_id == 0;
+		values[1] = Int32GetDatum(subscription_id);
+		nulls[1] = subscription_id == 0;
+		values[2] = TimestampTzGetDatum(now - (uptime - begin));
+		values[3] = Int64GetDatum(minutes[i][EVBUS_STAT_EVENTS]);
+		values[4] = Int64GetDatum(minutes[i][EVBUS_STAT_DONE]);
+		values[5] = Int64GetDatum(minutes[i][EVBUS_STAT_FAILED]);
+		values[6] = Int64GetDatum(minutes[i][EVBUS_STAT_DEAD]);
+		values[7] = Int64GetDatum(minutes[i][EVBUS_STAT_LAG] - 1);
+		nulls[7] = minutes[i][EVBUS_STAT_LAG] == 0;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+/* evbus._stat_minutes(): the last hour by minutes, of each bus and subscription that something was counted for. */
+Datum
+evbus_stat_minutes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvbusDb    *db = evbus_db();
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < evbus_max_buses; i++)
+		if (EVBUS_STAT_BUS(db, i)->id != 0)
+			put_minutes(rsinfo, EVBUS_STAT_BUS(db, i), EVBUS_STAT_BUS(db, i)->id, 0);
+	for (int i = 0; i < evbus_max_subscriptions; i++)
+		if (EVBUS_STAT_SUB(db, i)->id != 0)
+			put_minutes(rsinfo, EVBUS_STAT_SUB(db, i), 0, EVBUS_STAT_SUB(db, i)->id);
+	return (Datum) 0;
+}
+
+/* -------------------------------------------------------------------- reset */
+
+/*
+ * evbus.stat_reset() returns void
+ *
+ * Counts anew from now on, for all buses, subscriptions and types of this database; at once, and
+ * whatever becomes of the transaction.  Errors: VB009.  Privileges: EXECUTE, which nobody has by
+ * default but who made the extension.
+ */
+Datum
+evbus_stat_reset(PG_FUNCTION_ARGS)
+{
+	PreventCommandDuringRecovery("evbus.stat_reset()");
+	evbus_stats_clear(evbus_db(), true);
+	PG_RETURN_VOID();
+}
+
+/* -------------------------------------------------------------- maintainer */
+
+/* The maintainer, in its loop: each ten seconds, how far behind all are. */
+void
+evbus_stat_sample(EvbusDb *db, const EvbusSubscription *subs, int n)
+{
+	static int64 last = 0;
+	int64		part = evbus_uptime() / EVBUS_STAT_PART;
+
+	if (part == last)
+		return;
+	last = part;
+	for (int i = 0; i < n; i++)
+	{
+		EvbusCursorState state;
+
+		if (subs[i].replay_of == 0 && evbus_cursor_progress(db, &subs[i], &state))
+			evbus_stat_lag(db, &subs[i], state.undelivered);
+	}
+}
