@@ -6,6 +6,7 @@ MODULE_big = evbus
 PGFILEDESC = "evbus - event bus inside PostgreSQL"
 OBJS := $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA := $(sort $(wildcard sql/evbus--*.sql))
+DOCS := $(sort $(wildcard share/*))
 PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lzstd
 

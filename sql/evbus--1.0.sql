@@ -1503,14 +1503,151 @@ COMMENT ON COLUMN evbus.redrive_list.role IS 'whose rights it has: the current u
 
 /* ------------------------------------------------------------- privileges */
 
+CREATE FUNCTION evbus._stat_times(OUT subscription_id integer, OUT "of" text, OUT less_than double precision, OUT n bigint, OUT sum double precision)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stat_times_sql' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._stat_times() IS 'histograms of latency and of handlers'' times since the last reset: how many took less than so many seconds, and the sum of all';
+
+CREATE VIEW evbus.stat_times AS
+SELECT b.bus, x.subscription, t."of", t.less_than, t.n, t.sum
+FROM evbus._stat_times() t
+	 JOIN evbus.subscription x USING (subscription_id)
+	 JOIN evbus.bus b USING (bus_id);
+COMMENT ON VIEW evbus.stat_times IS 'histograms of each subscription, since the server started or evbus.stat_reset()';
+COMMENT ON COLUMN evbus.stat_times."of" IS 'latency: from publish() to the first delivery; handler: a call of the handler';
+COMMENT ON COLUMN evbus.stat_times.less_than IS 'seconds; steps of a factor of four, and infinity';
+COMMENT ON COLUMN evbus.stat_times.n IS 'how many took less than that';
+COMMENT ON COLUMN evbus.stat_times.sum IS 'seconds that all of them together took';
+
+/* ---------------------------------------------------------------- metrics */
+
+CREATE VIEW evbus.dead_letter_total AS
+SELECT c.bus, c.subscription, pg_catalog.sum(c.died - c.gone)::bigint AS dead_letters
+FROM (SELECT * FROM evbus.dead_letter_count UNION ALL SELECT * FROM evbus.dead_letter_delta) c
+GROUP BY c.bus, c.subscription;
+COMMENT ON VIEW evbus.dead_letter_total IS 'how many dead letters each subscription has now; added up from counts, not by reading them';
+COMMENT ON COLUMN evbus.dead_letter_total.dead_letters IS 'those that are there, at their retention at most';
+
+CREATE FUNCTION evbus._metric_labels(names text[], "values" text[]) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog
+RETURN (SELECT '{' || pg_catalog.string_agg(u.name || '="' || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(u.value, '\', '\\'), '"', '\"'), E'\n', '\n') || '"', ',' ORDER BY u.i) || '}'
+		FROM ROWS FROM (pg_catalog.unnest(names), pg_catalog.unnest("values")) WITH ORDINALITY AS u(name, value, i));
+COMMENT ON FUNCTION evbus._metric_labels(text[], text[]) IS 'labels of a metric as OpenMetrics writes them, with what has to be escaped';
+
+/*
+ * One text for a scrape: families in a fixed order, each with its samples together.  A family that has no
+ * samples is left out.
+ */
+CREATE FUNCTION evbus.metrics() RETURNS text
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog
+SET jit = off
+BEGIN ATOMIC
+WITH bus AS MATERIALIZED (
+	SELECT b.*, evbus._metric_labels('{bus}', ARRAY[b.bus]) AS l FROM evbus.stat_bus b
+), sub AS MATERIALIZED (
+	SELECT s.*, g.retries, g.held_up, g.workers, g.paused, g.dropped, coalesce(b.state <> 'closed', false) AS breaker_open, coalesce(d.dead_letters, 0) AS dead_letters,
+		   evbus._metric_labels('{bus,subscription}', ARRAY[s.bus, s.subscription]) AS l
+	FROM evbus.stat_subscription s
+		 JOIN evbus.subscription_lag g USING (subscription)
+		 LEFT JOIN evbus.breaker_list b USING (subscription)
+		 LEFT JOIN evbus.dead_letter_total d ON d.bus = s.bus AND d.subscription = s.subscription
+), type AS MATERIALIZED (
+	SELECT t.*, evbus._metric_labels('{bus,type}', ARRAY[t.bus, t.type]) AS l FROM evbus.stat_type t WHERE t.type IS NOT NULL
+), ring AS MATERIALIZED (
+	SELECT v.*, evbus._metric_labels('{bus}', ARRAY[v.bus]) AS l FROM evbus.volatile_list v
+), status AS MATERIALIZED (
+	SELECT * FROM evbus._status()
+), upkeep AS MATERIALIZED (
+	SELECT u.*, evbus._metric_labels('{kind,storage_class}', ARRAY[u.kind, coalesce(u.storage_class_id::text, '')]) AS l FROM evbus.stat_upkeep u
+), family AS (
+	SELECT * FROM (VALUES
+		(1, 'evbus_bus_published_events', 'counter', NULL, 'Events published to the bus, in committed transactions.'),
+		(2, 'evbus_bus_published_bytes', 'counter', 'bytes', 'Bytes of payload and headers of these.'),
+		(3, 'evbus_bus_publish_transactions', 'counter', NULL, 'Transactions that published to the bus.'),
+		(4, 'evbus_bus_publish_rejected', 'counter', NULL, 'Calls that were refused, as the bus was full or its rate used up.'),
+		(5, 'evbus_bus_publish_waited', 'counter', NULL, 'Calls that had to wait for the same reasons.'),
+		(10, 'evbus_subscription_delivered_events', 'counter', NULL, 'Deliveries, also again.'),
+		(11, 'evbus_subscription_done_events', 'counter', NULL, 'Deliveries acked or handled.'),
+		(12, 'evbus_subscription_failed_events', 'counter', NULL, 'Deliveries that failed.'),
+		(13, 'evbus_subscription_dead_lettered_events', 'counter', NULL, 'Events that became dead letters.'),
+		(14, 'evbus_subscription_ran_out_leases', 'counter', NULL, 'Leases that ran out.'),
+		(15, 'evbus_subscription_filtered_events', 'counter', NULL, 'Events that the filter kept back.'),
+		(16, 'evbus_subscription_expired_events', 'counter', NULL, 'Events passed over as they were too old.'),
+		(17, 'evbus_subscription_dropped_events', 'counter', NULL, 'Events dropped before they were settled.'),
+		(20, 'evbus_subscription_lag_events', 'gauge', NULL, 'Positions not yet settled.'),
+		(21, 'evbus_subscription_in_flight_events', 'gauge', NULL, 'Positions leased to workers or clients.'),
+		(22, 'evbus_subscription_retries', 'gauge', NULL, 'Failed deliveries that wait for their next attempt.'),
+		(23, 'evbus_subscription_held_up_events', 'gauge', NULL, 'Events put aside until one of the same key is settled.'),
+		(24, 'evbus_subscription_workers', 'gauge', NULL, 'Handler workers busy with it.'),
+		(25, 'evbus_subscription_paused', 'gauge', NULL, 'Is it paused, or its bus? 0 or 1.'),
+		(26, 'evbus_subscription_breaker_open', 'gauge', NULL, 'Is its circuit breaker open or half open? 0 or 1.'),
+		(27, 'evbus_subscription_dead_letters', 'gauge', NULL, 'Dead letters that are there.'),
+		(30, 'evbus_subscription_latency_seconds', 'histogram', 'seconds', 'Time from publish() to the first delivery.'),
+		(31, 'evbus_subscription_handler_seconds', 'histogram', 'seconds', 'Time of a call of the handler.'),
+		(40, 'evbus_type_published_events', 'counter', NULL, 'Events published of a tracked type.'),
+		(41, 'evbus_type_published_bytes', 'counter', 'bytes', 'Bytes of payload and headers of these.'),
+		(42, 'evbus_type_failed_events', 'counter', NULL, 'Failed deliveries of a tracked type.'),
+		(43, 'evbus_type_dead_lettered_events', 'counter', NULL, 'Dead letters of a tracked type.'),
+		(50, 'evbus_ready', 'gauge', NULL, 'Are positions given and deliveries handed out? 0 or 1.'),
+		(51, 'evbus_handler_workers', 'gauge', NULL, 'Handler workers of this database.'),
+		(52, 'evbus_ring_bytes', 'gauge', 'bytes', 'Size of the ring of fresh events.'),
+		(53, 'evbus_ring_used_bytes', 'gauge', 'bytes', 'Of these, what waits for its ticks.'),
+		(54, 'evbus_ring_overflows', 'counter', NULL, 'Transactions that found the ring full.'),
+		(55, 'evbus_leases', 'gauge', NULL, 'Leases there are.'),
+		(56, 'evbus_leases_used', 'gauge', NULL, 'Leases in use.'),
+		(57, 'evbus_volatile_ring_bytes', 'gauge', 'bytes', 'Size of the ring of a volatile bus.'),
+		(58, 'evbus_volatile_ring_used_bytes', 'gauge', 'bytes', 'Of these, what is not settled.'),
+		(59, 'evbus_volatile_dropped_events', 'counter', NULL, 'Events overwritten before they were settled.'),
+		(60, 'evbus_upkeep_bytes', 'gauge', 'bytes', 'Size of the partitions.'),
+		(61, 'evbus_upkeep_last_success_timestamp_seconds', 'gauge', 'seconds', 'When upkeep last succeeded.'),
+		(62, 'evbus_upkeep_failing', 'gauge', NULL, 'Did the last upkeep fail? 0 or 1.'),
+		(63, 'evbus_upkeep_held_back', 'gauge', NULL, 'Is a partition kept that is to go? 0 or 1.')) AS f(ord, name, kind, unit, help)
+), sample(ord, suffix, label, value) AS (
+	SELECT x.ord, '_total', l, x.value FROM bus, LATERAL (VALUES (1, published), (2, published_bytes), (3, transactions), (4, rejected), (5, waits)) AS x(ord, value)
+	UNION ALL
+	SELECT x.ord, '_total', l, x.value FROM sub, LATERAL (VALUES (10, delivered), (11, done), (12, failed), (13, dead_lettered), (14, ran_out), (15, filtered), (16, expired), (17, dropped)) AS x(ord, value)
+	UNION ALL
+	SELECT x.ord, '', l, x.value FROM sub, LATERAL (VALUES (20, lag), (21, in_flight), (22, retries), (23, held_up), (24, workers::bigint), (25, paused::integer::bigint),
+		(26, breaker_open::integer::bigint), (27, dead_letters)) AS x(ord, value)
+	UNION ALL
+	SELECT x.ord, '_total', l, x.value FROM type, LATERAL (VALUES (40, published), (41, published_bytes), (42, failed), (43, dead_lettered)) AS x(ord, value)
+	UNION ALL
+	SELECT x.ord, x.suffix, '', x.value FROM status, LATERAL (VALUES (50, '', ready::integer::bigint), (51, '', handler_workers::bigint), (52, '', ring_bytes), (53, '', ring_used), (54, '_total', ring_overflows),
+		(55, '', leases::bigint), (56, '', leases_used::bigint)) AS x(ord, suffix, value)
+	UNION ALL
+	SELECT x.ord, x.suffix, l, x.value FROM ring, LATERAL (VALUES (57, '', ring_bytes), (58, '', used_bytes), (59, '_total', dropped)) AS x(ord, suffix, value)
+	UNION ALL
+	SELECT x.ord, '', l, x.value FROM upkeep, LATERAL (VALUES (60, bytes), (61, pg_catalog.floor(extract(epoch FROM last_success))::bigint),
+		(62, (last_error IS NOT NULL)::integer::bigint), (63, (held_back_by IS NOT NULL)::integer::bigint)) AS x(ord, value)
+), line(ord, label, i, line) AS (
+	SELECT s.ord, s.label, 0::double precision, f.name || s.suffix || s.label || ' ' || s.value FROM sample s JOIN family f USING (ord) WHERE s.value IS NOT NULL
+	UNION ALL
+	SELECT f.ord, sub.l, x.i, x.line
+	FROM evbus.stat_times t
+		 JOIN sub USING (subscription)
+		 JOIN family f ON f.name = 'evbus_subscription_' || t."of" || '_seconds'
+		 CROSS JOIN LATERAL (
+			SELECT t.less_than, f.name || '_bucket' || evbus._metric_labels('{bus,subscription,le}', ARRAY[sub.bus, sub.subscription, CASE WHEN t.less_than = 'infinity' THEN '+Inf' ELSE t.less_than::text END]) || ' ' || t.n
+			UNION ALL
+			SELECT 'infinity', f.name || x.suffix || sub.l || ' ' || x.value FROM (VALUES ('_count', t.n::text), ('_sum', t.sum::text)) AS x(suffix, value) WHERE t.less_than = 'infinity') AS x(i, line)
+)
+SELECT coalesce(pg_catalog.string_agg(b.block, '' ORDER BY b.ord), '') || '# EOF'
+FROM (SELECT f.ord, '# TYPE ' || f.name || ' ' || f.kind || E'\n' || coalesce('# UNIT ' || f.name || ' ' || f.unit || E'\n', '') || '# HELP ' || f.name || ' ' || f.help || E'\n' ||
+			 pg_catalog.string_agg(l.line || E'\n', '' ORDER BY l.label, l.i, l.line) AS block
+	  FROM family f JOIN line l USING (ord)
+	  GROUP BY f.ord, f.name, f.kind, f.unit, f.help) b;
+END;
+COMMENT ON FUNCTION evbus.metrics() IS 'all statistics of this database as OpenMetrics text, for Prometheus';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota, evbus.breaker_list,
-	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes TO pg_monitor;
+	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
-	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes() TO pg_monitor;
+	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._metric_labels(text[], text[]), evbus.metrics() TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

@@ -16,12 +16,14 @@
 #include "miscadmin.h"
 #include "stat_outbox.h"
 #include "utils/builtins.h"
+#include "utils/float.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(evbus_stat_bus);
 PG_FUNCTION_INFO_V1(evbus_stat_subscription);
 PG_FUNCTION_INFO_V1(evbus_stat_type);
 PG_FUNCTION_INFO_V1(evbus_stat_minutes);
+PG_FUNCTION_INFO_V1(evbus_stat_times_sql);
 PG_FUNCTION_INFO_V1(evbus_stat_reset);
 
 #define TOTAL		(-1)		/* no window: since the last reset */
@@ -251,6 +253,55 @@ evbus_stat_minutes(PG_FUNCTION_ARGS)
 	for (int i = 0; i < evbus_max_subscriptions; i++)
 		if (EVBUS_STAT_SUB(db, i)->id != 0)
 			put_minutes(rsinfo, EVBUS_STAT_SUB(db, i), 0, EVBUS_STAT_SUB(db, i)->id);
+	return (Datum) 0;
+}
+
+/* -------------------------------------------------------------------- times */
+
+#define TIMES_STEP		8		/* buckets, which is a factor of four */
+
+/*
+ * evbus._stat_times(): histograms since the last reset, with bounds in steps of a factor of four, each
+ * with how many took less than that; infinity at the end.
+ */
+Datum
+evbus_stat_times_sql(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	EvbusDb    *db = evbus_db();
+	static const char *const names[EVBUS_STAT_TIMES] = {"latency", "handler"};
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < evbus_max_subscriptions; i++)
+		for (int of = 0; of < EVBUS_STAT_TIMES; of++)
+		{
+			int32		id = EVBUS_STAT_SUB(db, i)->id;
+			uint64		counts[EVBUS_HISTOGRAM_BUCKETS];
+			int64		sum;
+			int64		below = 0;
+			Datum		values[5];
+			bool		nulls[5] = {0};
+
+			if (id == 0)
+				continue;
+			evbus_stat_read_times(EVBUS_STAT_SUB(db, i), id, EVBUS_STAT_TIMES_OF(db, i), of, TOTAL, counts, &sum);
+			values[0] = Int32GetDatum(id);
+			values[1] = CStringGetTextDatum(names[of]);
+			values[4] = Float8GetDatum(sum / 1e6);
+			for (int bucket = 0; bucket <= EVBUS_HISTOGRAM_BUCKETS; bucket++)
+			{
+				bool		last = bucket == EVBUS_HISTOGRAM_BUCKETS;
+
+				if (last || (bucket > TIMES_STEP && bucket % TIMES_STEP == 0))
+				{
+					values[2] = Float8GetDatum(last ? get_float8_infinity() : evbus_histogram_lower(bucket) / 1e6);
+					values[3] = Int64GetDatum(below);
+					tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+				}
+				if (!last)
+					below += (int64) counts[bucket];
+			}
+		}
 	return (Datum) 0;
 }
 
