@@ -1199,6 +1199,10 @@ CREATE FUNCTION evbus._stat_minutes(OUT bus_id integer, OUT subscription_id inte
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stat_minutes' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._stat_minutes() IS 'the last hour by minutes, of each bus and each subscription';
 
+CREATE FUNCTION evbus._position_age(bus_id integer, "position" bigint) RETURNS interval
+AS 'MODULE_PATHNAME', 'evbus_position_age' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._position_age(integer, bigint) IS 'how long ago, at most and about, the bus was at that position; an hour for all that is older';
+
 CREATE FUNCTION evbus.stat_reset() RETURNS void
 AS 'MODULE_PATHNAME', 'evbus_stat_reset' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.stat_reset() IS 'counts anew from now on: all that stat_bus, stat_subscription and stat_type show of this database';
@@ -1250,12 +1254,12 @@ COMMENT ON COLUMN evbus.stat_bus.published_per_second_5m IS 'of the last five mi
 COMMENT ON COLUMN evbus.stat_bus.published_per_second_1h IS 'of the last hour';
 COMMENT ON COLUMN evbus.stat_bus.bytes_per_second IS 'of the last minute';
 COMMENT ON COLUMN evbus.stat_bus.last_published_at IS 'when a transaction that published to it last committed';
-COMMENT ON COLUMN evbus.stat_bus.stats_reset IS 'counted from then on; NULL: nothing was counted yet';
+COMMENT ON COLUMN evbus.stat_bus.stats_reset IS 'counted from then on: when the server was started, or of the last evbus.stat_reset()';
 
 CREATE VIEW evbus.stat_subscription_window AS
 SELECT x.subscription, b.bus, s."window", s.seconds, s.delivered, s.done, s.failed, s.dead_lettered, s.ran_out,
 	   s.delivered / s.seconds AS delivered_per_second, s.done / s.seconds AS done_per_second,
-	   s.failed::double precision / nullif(s.done + s.failed, 0) AS failure_share,
+	   (s.failed + s.ran_out)::double precision / nullif(s.done + s.failed + s.ran_out, 0) AS failure_share,
 	   s.latency_p50, s.latency_p95, s.latency_p99, s.handler_p50, s.handler_p95, s.handler_p99
 FROM evbus._stat_subscription() s
 	 JOIN evbus.subscription x USING (subscription_id)
@@ -1271,8 +1275,8 @@ COMMENT ON COLUMN evbus.stat_subscription_window.dead_lettered IS 'dead letters'
 COMMENT ON COLUMN evbus.stat_subscription_window.ran_out IS 'leases that ran out';
 COMMENT ON COLUMN evbus.stat_subscription_window.delivered_per_second IS 'deliveries a second';
 COMMENT ON COLUMN evbus.stat_subscription_window.done_per_second IS 'deliveries done a second';
-COMMENT ON COLUMN evbus.stat_subscription_window.failure_share IS 'failed, of those that are done or failed, 0 to 1; NULL: there were none';
-COMMENT ON COLUMN evbus.stat_subscription_window.latency_p50 IS 'half of the events were delivered for the first time so long after publish(), or sooner; right to an eighth of it, as all these';
+COMMENT ON COLUMN evbus.stat_subscription_window.failure_share IS 'failed or ran out, of those that are done, failed or ran out, 0 to 1; NULL: there were none';
+COMMENT ON COLUMN evbus.stat_subscription_window.latency_p50 IS 'half of the events were delivered for the first time so long after publish(), or sooner; right to an eighth of it from 32 us on, as all these';
 COMMENT ON COLUMN evbus.stat_subscription_window.latency_p95 IS 'the same of 95 of 100';
 COMMENT ON COLUMN evbus.stat_subscription_window.latency_p99 IS 'the same of 99 of 100';
 COMMENT ON COLUMN evbus.stat_subscription_window.handler_p50 IS 'half of the calls of the handler took so long, or less; a call of a handler that takes an array is one';
@@ -1284,11 +1288,12 @@ SELECT x.subscription, b.bus, coalesce(t.delivered, 0) AS delivered, coalesce(t.
 	   coalesce(t.failed, 0) AS failed, coalesce(t.dead_lettered, 0) AS dead_lettered, coalesce(t.ran_out, 0) AS ran_out, s.filtered, s.expired,
 	   s.undelivered AS lag, s.in_flight,
 	   coalesce(p.published / p.seconds, 0) AS published_per_second, coalesce(m.done / m.seconds, 0) AS done_per_second,
-	   m.failed::double precision / nullif(m.done + m.failed, 0) AS failure_share,
+	   (m.failed + m.ran_out)::double precision / nullif(m.done + m.failed + m.ran_out, 0) AS failure_share,
 	   m.latency_p50, m.latency_p95, m.latency_p99, m.handler_p50, m.handler_p95, m.handler_p99,
 	   CASE WHEN s.undelivered = 0 THEN interval '0'
-			WHEN m.lag_before > s.undelivered THEN pg_catalog.make_interval(secs => s.undelivered * m.lag_seconds / (m.lag_before - s.undelivered)) END AS time_to_drain,
-	   t.last_at AS last_delivered_at, t.reset_at AS stats_reset
+			WHEN m.lag_before > s.undelivered AND m.lag_seconds >= 5 THEN pg_catalog.make_interval(secs => s.undelivered * m.lag_seconds / (m.lag_before - s.undelivered)) END AS time_to_drain,
+	   t.last_at AS last_delivered_at, t.reset_at AS stats_reset,
+	   CASE WHEN s.undelivered = 0 THEN interval '0' ELSE evbus._position_age(x.bus_id, s.cursor_position) END AS oldest_age
 FROM evbus.subscription x
 	 JOIN evbus.bus b USING (bus_id)
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
@@ -1308,16 +1313,17 @@ COMMENT ON COLUMN evbus.stat_subscription.lag IS 'positions not yet settled, as 
 COMMENT ON COLUMN evbus.stat_subscription.in_flight IS 'positions leased to workers or clients now';
 COMMENT ON COLUMN evbus.stat_subscription.published_per_second IS 'events published to its bus a second, whether it wants them or not';
 COMMENT ON COLUMN evbus.stat_subscription.done_per_second IS 'deliveries done a second';
-COMMENT ON COLUMN evbus.stat_subscription.failure_share IS 'failed, of those that are done or failed, 0 to 1; NULL: there were none';
-COMMENT ON COLUMN evbus.stat_subscription.latency_p50 IS 'half of the events were delivered for the first time so long after publish(), or sooner; right to an eighth of it, as all these';
+COMMENT ON COLUMN evbus.stat_subscription.failure_share IS 'failed or ran out, of those that are done, failed or ran out, 0 to 1; NULL: there were none';
+COMMENT ON COLUMN evbus.stat_subscription.latency_p50 IS 'half of the events were delivered for the first time so long after publish(), or sooner; right to an eighth of it from 32 us on, as all these';
 COMMENT ON COLUMN evbus.stat_subscription.latency_p95 IS 'the same of 95 of 100';
 COMMENT ON COLUMN evbus.stat_subscription.latency_p99 IS 'the same of 99 of 100';
 COMMENT ON COLUMN evbus.stat_subscription.handler_p50 IS 'half of the calls of the handler took so long, or less; a call of a handler that takes an array is one';
 COMMENT ON COLUMN evbus.stat_subscription.handler_p95 IS 'the same of 95 of 100';
 COMMENT ON COLUMN evbus.stat_subscription.handler_p99 IS 'the same of 99 of 100';
-COMMENT ON COLUMN evbus.stat_subscription.time_to_drain IS 'when it will have no lag any more, if that goes on falling as in the last minute; NULL: it does not fall';
+COMMENT ON COLUMN evbus.stat_subscription.time_to_drain IS 'when it will have no lag any more, if that goes on falling as since its highest of the last minute; NULL: it does not fall, or not for long enough to tell';
 COMMENT ON COLUMN evbus.stat_subscription.last_delivered_at IS 'when a transaction that delivered to it last committed';
-COMMENT ON COLUMN evbus.stat_subscription.stats_reset IS 'counted from then on; NULL: nothing was counted yet';
+COMMENT ON COLUMN evbus.stat_subscription.stats_reset IS 'counted from then on: when the server was started, or of the last evbus.stat_reset()';
+COMMENT ON COLUMN evbus.stat_subscription.oldest_age IS 'how long ago, at most and about, the oldest event that it has not settled was published: right to ten seconds of the last minute, to a minute of the last hour; an hour for all that is older';
 
 CREATE VIEW evbus.stat_type AS
 WITH tracked AS (
@@ -1373,12 +1379,12 @@ FROM evbus._stat_minutes() m
 	 LEFT JOIN evbus.subscription x USING (subscription_id)
 	 JOIN evbus.bus b ON b.bus_id = coalesce(m.bus_id, x.bus_id);
 COMMENT ON VIEW evbus.stat_minutes IS 'the last hour by minutes: of each bus (subscription NULL) and of each subscription; the newest minute is not over';
-COMMENT ON COLUMN evbus.stat_minutes.minute IS 'when it began';
+COMMENT ON COLUMN evbus.stat_minutes.minute IS 'when it began, by the monotonic clock: not at a full minute';
 COMMENT ON COLUMN evbus.stat_minutes.events IS 'published to the bus, or delivered to the subscription';
-COMMENT ON COLUMN evbus.stat_minutes.done IS 'deliveries done; of a bus 0';
+COMMENT ON COLUMN evbus.stat_minutes.done IS 'deliveries done; NULL of a bus';
 COMMENT ON COLUMN evbus.stat_minutes.failed IS 'failed deliveries';
 COMMENT ON COLUMN evbus.stat_minutes.dead_lettered IS 'dead letters';
-COMMENT ON COLUMN evbus.stat_minutes.lag IS 'of the subscription, at the end of the minute; NULL: nobody looked';
+COMMENT ON COLUMN evbus.stat_minutes.lag IS 'of the subscription, when the maintainer last looked in the minute; NULL: nobody did';
 
 CREATE VIEW evbus.scheduled_list AS
 SELECT b.bus, s.scheduled_id AS id, s.type, s.key, evbus._decode(s.payload, s.scheduled_id) AS payload, evbus._decode(s.headers, s.scheduled_id) AS headers,
@@ -1648,6 +1654,6 @@ GRANT USAGE ON SCHEMA evbus TO pg_monitor;
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota, evbus.breaker_list,
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
-	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._metric_labels(text[], text[]), evbus.metrics() TO pg_monitor;
+	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics() TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

@@ -99,7 +99,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 		SpinLockInit(&EVBUS_SUB(db, i)->breaker.mutex);
 	}
 	evbus_volatile_reset(db);
-	evbus_stats_clear(db, false);
+	evbus_stats_clear(db);
 	for (int i = 0; i < EVBUS_NOTES_MAX; i++)
 		EVBUS_NOTE(db, i)->of = 0;
 	for (int i = 0; i < evbus_max_leases; i++)

@@ -214,9 +214,15 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 				holds_up = record_failure(sub, &events[i], error);
 			}
 			else if (suspect != 0 && events[i].event_id == suspect)
+			{
+				evbus_stat_delivered(db, sub, &events[i], 0);
 				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
+			}
 			else if (count)
+			{
+				evbus_stat_delivered(db, sub, &events[i], 0);
 				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
+			}
 			else
 				holds_up = run_in_subtransaction(sub, &events[i], i > 0, &failed);
 			if (!failed)

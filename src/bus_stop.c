@@ -149,8 +149,9 @@ look(EvbusDb *db, Stop *stop)
  * Pauses all buses whose owner the caller is, as evbus.pause_bus() does, but at once, whatever
  * becomes of the caller's transaction; then waits, timeout (0 to 1 day) at most for all of them
  * together, until nothing of theirs is in hand.  A row for each bus: stopped: that is so;
- * in_flight: deliveries that handlers and clients still have.  Publishing goes on; evbus.resume_bus()
- * undoes it.
+ * in_flight: deliveries that handlers and clients still have.  A WARNING (55P03) where one could not be
+ * paused in that time, as a transaction that is open has made or changed a bus.  Publishing goes on;
+ * evbus.resume_bus() undoes it.
  * Errors: 22004, 22023, 25006, VB009.  Privileges: EXECUTE.
  */
 Datum
@@ -190,6 +191,12 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);
 	}
+	if (stop.unpaused)
+		ereport(WARNING,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("not all buses could be paused"),
+				 errdetail("A transaction that is still open has made or changed a bus."),
+				 errhint("Call it again when that has ended, outside of a transaction that has done so itself; see evbus.bus_list.paused.")));
 	for (int i = 0; i < stop.n; i++)
 	{
 		Datum		values[3] = {CStringGetTextDatum(stop.buses[i].name), BoolGetDatum(stop.buses[i].paused && stop.in_flight[i] == 0),

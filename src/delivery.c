@@ -76,7 +76,7 @@ consumer_subscription(const char *name)
 
 /*
  * False: it has ended or moved; or it is a replay that this transaction has made, at a place that
- * is not free yet, of a subscription that is an error.
+ * is not free yet, or of what it has changed; of a subscription that is an error.
  */
 static bool
 attach(EvbusDb *db, const EvbusSubscription *sub)
@@ -89,12 +89,13 @@ attach(EvbusDb *db, const EvbusSubscription *sub)
 		if (now == NULL || now->epoch != sub->epoch)
 			return false;
 	}
-	if (evbus_ledger_attach(db, sub))
+	/* What it does not want any more is passed over at once, for everybody: that a rollback could not undo. */
+	if (!sub->changed && evbus_ledger_attach(db, sub))
 		return true;
 	if (sub->replay_of == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("subscription \"%s\" was made or moved in this transaction", sub->name),
+				 errmsg("subscription \"%s\" was made, moved or changed in this transaction", sub->name),
 				 errhint("Commit before receiving from it.")));
 	return false;
 }
@@ -532,6 +533,7 @@ evbus_taken_damaged(const EvbusTaken *t, int i)
 
 	if (XactReadOnly)
 		evbus_event_damaged(&d->event);
+	evbus_stat_not_delivered(t->db, d->sub, &d->event);
 	if (give_up(t->db, d->sub, d, "permanent", unpack_sql_state(ERRCODE_DATA_CORRUPTED), "the stored event data cannot be decoded"))
 		ereport(WARNING,
 				(errcode(ERRCODE_DATA_CORRUPTED),

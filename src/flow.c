@@ -419,7 +419,8 @@ pass_backlog(EvbusDb *db, EvbusBus *bus, int64 n, bool may_wait, int64 begun, bo
 						"This transaction holds deliveries of the bus, so it cannot wait until they are done; try again later.");
 		if (bus->overflow != EVBUS_OVERFLOW_BLOCK || !may_wait || evbus_uptime() >= begun + bus->overflow_timeout)
 			refuse_full(db, bus, counted, why_full(bus, &full, n),
-						"Try again later; see evbus.subscription_lag. The owner of the bus can raise the limit with evbus.alter_bus(max_backlog => ...).");
+						bus->max_backlog > 0 ? "Try again later; see evbus.subscription_lag. The owner of the bus can raise the limit with evbus.alter_bus(max_backlog => ...)."
+						: "Try again later; see evbus.subscription_lag. The owner of the bus can raise the limit with evbus.alter_bus(max_backlog_bytes => ...).");
 		count_wait(db, bus, waited);
 		nap(ms);
 		look_again(bus);

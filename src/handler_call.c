@@ -82,6 +82,8 @@ evbus_call_aim(const EvbusSubscription *sub)
 
 static int64 armed_at;
 static int64 armed_for;
+static int64 called_at;
+static TimestampTz called_wall;	/* the same moment */
 static int64 failed_after;		/* how long the last call that failed had run */
 
 /* The handler went on after its cancel: end the worker. */
@@ -145,7 +147,6 @@ void
 evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 {
 	LOCAL_FCINFO(fcinfo, 1);
-	TimestampTz now = GetCurrentTimestamp();
 	Datum		argument;
 	int			nest = NewGUCNestLevel();
 
@@ -165,12 +166,14 @@ evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	fcinfo->args[0].value = argument;
 	fcinfo->args[0].isnull = false;
 	note_running(events, n);
+	called_wall = GetCurrentTimestamp();
 	for (int i = 0; i < n; i++)
-		evbus_stat_delivered(db, sub, &events[i], now);
+		evbus_stat_delivered(db, sub, &events[i], called_wall);
 	arm(sub);
+	called_at = armed_at;
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
-	evbus_stat_handled(db, sub, evbus_uptime() - armed_at);
+	evbus_stat_handled(db, sub, evbus_uptime() - called_at);
 	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
 	PopActiveSnapshot();
 	CommandCounterIncrement();
@@ -193,7 +196,7 @@ evbus_call_one(const EvbusSubscription *sub, EvbusEvent *event)
 void
 evbus_call_count_failed(const EvbusSubscription *sub, const EvbusEvent *event)
 {
-	evbus_stat_delivered(db, sub, event, GetCurrentTimestamp() - failed_after);
+	evbus_stat_delivered(db, sub, event, called_wall);
 	evbus_stat_handled(db, sub, failed_after);
 }
 
@@ -225,7 +228,7 @@ evbus_call_error(void)
 
 	HOLD_INTERRUPTS();
 	disarm();
-	failed_after = running != 0 ? evbus_uptime() - armed_at : 0;
+	failed_after = running != 0 ? evbus_uptime() - called_at : 0;
 	MemoryContextSwitchTo(batch_context);
 	edata = CopyErrorData();
 	/* Not "statement timeout": that is another setting. */

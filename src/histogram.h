@@ -8,7 +8,7 @@
 
 /*
  * A time is counted in units of 8 us: below 4 units a bucket each, then four of equal width to each power of
- * two, so a bucket is at most a quarter as wide as the times in it, and its middle within an eighth of each.  All
+ * two, so from 32 us on a bucket is at most a quarter as wide as the times in it, and its middle within an eighth of each.  All
  * histograms have the same buckets: so they are merged by adding.  (The layout of HdrHistogram, with two
  * significant bits.)  The last bucket has what takes longer, too: 4.2 hours.
  */

@@ -13,7 +13,7 @@
 
 #include "breaker.h"
 #include "order.h"
-#include "stats.h"
+#include "stat_outbox.h"
 
 /* Set by handler workers: they take from the whole pool. */
 bool		evbus_lease_for_worker = false;
@@ -363,8 +363,7 @@ evbus_lease_expire(EvbusDb *db, EvbusSub *sub, TimestampTz now)
 				{
 					bool		count = !evbus_breaker_ran_out(db, sub, lease->event_id);
 
-					evbus_stat_add_one(EVBUS_STAT_SUB(db, sub->breaker_slot), EVBUS_SUB(db, sub->breaker_slot)->subscription_id,
-									   EVBUS_STAT_RAN_OUT, 1);
+					evbus_stat_ran_out(db, sub->breaker_slot, EVBUS_SUB(db, sub->breaker_slot)->subscription_id);
 					if (lease->retry && count)
 						lease->suspect = lease->event_id;	/* keep the entry: it counts the attempt */
 					if (lease->attempts < PG_INT16_MAX && count)

@@ -262,6 +262,7 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	sub->changed = sub->uncommitted && (tuple->t_data->t_infomask & HEAP_UPDATED) != 0;
 	text_to_cstring_buffer(DatumGetTextPP(values[SUB_NAME - 1]), sub->name, sizeof(sub->name));
 	for (int i = 0; i < n_cached_buses; i++)
 		if (cached_buses[i].bus_id == sub->bus_id)

@@ -83,6 +83,7 @@ typedef struct EvbusSubscription
 	int64		breaker_probe;
 	bool		paused;			/* it or its bus */
 	bool		uncommitted;	/* this transaction made or changed it */
+	bool		changed;		/* this transaction changed it, or what it is a replay of */
 	uint64		generation;		/* of the registry that it is a copy of */
 	bool		is_volatile;	/* its bus is */
 	int32		replay_of;		/* it is a replay (replay.c) of this subscription, and not one of its own; else 0 */

@@ -37,10 +37,12 @@ typedef struct Tally
 	int			next;			/* in its bucket, older ones; -1: end */
 	uint32		hash;
 	EvbusDb    *db;
+	Oid			bus_relid;		/* whose area that was */
 	int32		id;				/* of the bus or subscription */
 	int			slot;
 	int			type_len;
 	char	   *type;			/* of the transaction's context */
+	bool		another;		/* a type that no outer level had: n_types counts it */
 	EvbusStatSamples *samples;	/* likewise; NULL: none */
 	int64		n[EVBUS_STAT_COUNTERS];
 } Tally;
@@ -100,11 +102,23 @@ unlink_tally(int i)
 static void
 make_room(void)
 {
+	int			wanted = Max(max_tallies * 2, TALLIES_FIRST);
+
 	if (n_tallies < max_tallies)
 		return;
-	max_tallies = Max(max_tallies * 2, TALLIES_FIRST);
-	tallies = tallies ? repalloc_huge(tallies, sizeof(Tally) * max_tallies)
-		: MemoryContextAllocHuge(TopMemoryContext, sizeof(Tally) * max_tallies);
+	tallies = tallies ? repalloc_huge(tallies, sizeof(Tally) * wanted)
+		: MemoryContextAllocHuge(TopMemoryContext, sizeof(Tally) * wanted);
+	max_tallies = wanted;		/* not before it is so: an error may be caught */
+}
+
+/* Has an outer level the type?  Then it is one of those that count. */
+static bool
+known_outside(const EvbusDb *db, int32 id, const char *type, int type_len, uint32 hash)
+{
+	for (int i = buckets[hash % BUCKETS]; i >= 0; i = tallies[i].next)
+		if (tallies[i].hash == hash && is_of(&tallies[i], TALLY_TYPE, db, id, type, type_len))
+			return true;
+	return false;
 }
 
 /* The tally of this level, made where there is none; NULL: the transaction has too many types. */
@@ -122,8 +136,9 @@ get(TallyKind kind, EvbusDb *db, int32 id, int slot, const char *type, int type_
 	if (tally == NULL)
 	{
 		char	   *copy = NULL;
+		bool		another = kind == TALLY_TYPE && !known_outside(db, id, type, type_len, hash);
 
-		if (kind == TALLY_TYPE && n_types >= Min(TYPES_MAX, evbus_max_tracked_types))
+		if (another && n_types >= Min(TYPES_MAX, evbus_max_tracked_types))
 			return NULL;
 		make_room();
 		if (type_len > 0)
@@ -137,12 +152,14 @@ get(TallyKind kind, EvbusDb *db, int32 id, int slot, const char *type, int type_
 		tally->nesting = nesting;
 		tally->hash = hash;
 		tally->db = db;
+		tally->bus_relid = db->bus_relid;
 		tally->id = id;
 		tally->slot = slot;
 		tally->type = copy;
 		tally->type_len = type_len;
+		tally->another = another;
 		link_tally(n_tallies++);
-		if (kind == TALLY_TYPE)
+		if (another)
 			n_types++;
 	}
 	*last = (int) (tally - tallies);
@@ -207,8 +224,8 @@ sample(Tally *tally, EvbusStatTime of, int64 us)
 }
 
 /*
- * An event is handed out.  Its latency is that of the first time: a retry, a redrive or
- * a replay says nothing of how long events take.
+ * An event is handed out; now 0: nobody knows when.  Its latency is that of the first time: a retry, a
+ * redrive or a replay says nothing of how long events take, nor does a clock that was set back.
  */
 void
 evbus_stat_delivered(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event, TimestampTz now)
@@ -220,8 +237,22 @@ evbus_stat_delivered(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent
 	tally = of_sub(db, sub);
 	tally->n[EVBUS_STAT_EVENTS]++;
 	tally->n[EVBUS_STAT_BYTES] += evbus_event_bytes(event);
-	if (event->attempt <= 1 && !event->replayed && !event->redriven && sub->replay_of == 0)
+	if (event->attempt <= 1 && !event->replayed && !event->redriven && sub->replay_of == 0 &&
+		now >= evbus_clock_to_time(event->event_id))
 		sample(tally, EVBUS_TIME_LATENCY, now - evbus_clock_to_time(event->event_id));
+}
+
+/* It was not, after all: it could not be decoded. */
+void
+evbus_stat_not_delivered(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event)
+{
+	Tally	   *tally;
+
+	if (!counts())
+		return;
+	tally = of_sub(db, sub);
+	tally->n[EVBUS_STAT_EVENTS]--;
+	tally->n[EVBUS_STAT_BYTES] -= evbus_event_bytes(event);
 }
 
 /* So many deliveries are done. */
@@ -271,6 +302,14 @@ evbus_stat_handled(EvbusDb *db, const EvbusSubscription *sub, int64 us)
 		sample(of_sub(db, sub), EVBUS_TIME_HANDLER, us);
 }
 
+/* A lease ran out, of a subscription at that place; at once.  Under EvbusSub.lock. */
+void
+evbus_stat_ran_out(EvbusDb *db, int slot, int32 subscription_id)
+{
+	if (counts())
+		evbus_stat_add_one(EVBUS_STAT_SUB(db, slot), subscription_id, EVBUS_STAT_RAN_OUT, 1);
+}
+
 /* How far behind a subscription is now; at once, and not only at commit. */
 void
 evbus_stat_lag(EvbusDb *db, const EvbusSubscription *sub, int64 lag)
@@ -288,7 +327,7 @@ free_tally(Tally *tally)
 		pfree(tally->type);
 	if (tally->samples)
 		pfree(tally->samples);
-	if (tally->kind == TALLY_TYPE)
+	if (tally->another)
 		n_types--;
 }
 
@@ -316,7 +355,7 @@ flush(void)
 	{
 		const Tally *tally = &tallies[i];
 
-		if (tally->db->dboid != MyDatabaseId || tally->db->gone)
+		if (tally->db->dboid != MyDatabaseId || tally->db->bus_relid != tally->bus_relid || tally->db->gone)
 			continue;			/* the extension was dropped */
 		if (tally->kind == TALLY_BUS)
 			evbus_stat_add(EVBUS_STAT_BUS(tally->db, tally->slot), tally->id, tally->n, NULL, NULL);

@@ -15,6 +15,8 @@ extern void evbus_stat_done(EvbusDb *db, const EvbusSubscription *sub, int64 n);
 extern void evbus_stat_failed(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event);
 extern void evbus_stat_died(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event);
 extern void evbus_stat_handled(EvbusDb *db, const EvbusSubscription *sub, int64 us);
+extern void evbus_stat_not_delivered(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event);
+extern void evbus_stat_ran_out(EvbusDb *db, int slot, int32 subscription_id);
 extern void evbus_stat_lag(EvbusDb *db, const EvbusSubscription *sub, int64 lag);
 
 extern void evbus_stat_outbox_init(void);

@@ -24,6 +24,7 @@ PG_FUNCTION_INFO_V1(evbus_stat_subscription);
 PG_FUNCTION_INFO_V1(evbus_stat_type);
 PG_FUNCTION_INFO_V1(evbus_stat_minutes);
 PG_FUNCTION_INFO_V1(evbus_stat_times_sql);
+PG_FUNCTION_INFO_V1(evbus_position_age);
 PG_FUNCTION_INFO_V1(evbus_stat_reset);
 
 #define TOTAL		(-1)		/* no window: since the last reset */
@@ -43,20 +44,22 @@ interval_of(int64 us)
 static const int64 *
 window_values(const EvbusStatRead *read, int window, Datum *values, bool *nulls)
 {
-	nulls[0] = window == TOTAL;
+	nulls[0] = nulls[1] = window == TOTAL;
 	if (window != TOTAL)
+	{
 		values[0] = interval_of(lengths[window]);
-	values[1] = Float8GetDatum(window == TOTAL ? Max(GetCurrentTimestamp() - read->reset_at, 1) / 1e6 : read->windows[window].seconds);
+		values[1] = Float8GetDatum(read->windows[window].seconds);
+	}
 	return window == TOTAL ? read->total : read->windows[window].n;
 }
 
 /* The last columns of all: the moments. */
 static void
-moments(const EvbusStatRead *read, Datum *values, bool *nulls)
+moments(const EvbusStatRead *read, TimestampTz reset_at, Datum *values, bool *nulls)
 {
 	values[0] = TimestampTzGetDatum(read->last_at);
 	nulls[0] = read->last_at == 0;
-	values[1] = TimestampTzGetDatum(read->reset_at);
+	values[1] = TimestampTzGetDatum(reset_at);
 }
 
 /* ------------------------------------------------------------------- buses */
@@ -68,14 +71,18 @@ evbus_stat_bus(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
 
+	TimestampTz reset_at;
+	int64		since = evbus_stats_since(db, &reset_at);
+	int			n_buses;
+	const EvbusBus *buses = evbus_buses(&n_buses);
+
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < evbus_max_buses; i++)
+	for (int i = 0; i < n_buses; i++)
 	{
 		EvbusStatRead read;
-		int32		id = EVBUS_STAT_BUS(db, i)->id;
+		int32		id = buses[i].bus_id;
 
-		if (!evbus_stat_read(EVBUS_STAT_BUS(db, i), id, &read))
-			continue;
+		evbus_stat_read(EVBUS_STAT_BUS(db, buses[i].slot), id, since, &read);
 		for (int w = TOTAL; w < EVBUS_STAT_WINDOWS; w++)
 		{
 			Datum		values[10];
@@ -88,7 +95,7 @@ evbus_stat_bus(PG_FUNCTION_ARGS)
 			values[5] = Int64GetDatum(n[EVBUS_STAT_TRANSACTIONS]);
 			values[6] = Int64GetDatum(n[EVBUS_STAT_FAILED]);
 			values[7] = Int64GetDatum(n[EVBUS_STAT_DEAD]);
-			moments(&read, values + 8, nulls + 8);
+			moments(&read, reset_at, values + 8, nulls + 8);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 	}
@@ -123,14 +130,21 @@ evbus_stat_subscription(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
 
+	TimestampTz reset_at;
+	int64		since = evbus_stats_since(db, &reset_at);
+	int			n_subs;
+	const EvbusSubscription *subs = evbus_subscriptions(&n_subs);
+
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < evbus_max_subscriptions; i++)
+	for (int i = 0; i < n_subs; i++)
 	{
 		EvbusStatRead read;
-		int32		id = EVBUS_STAT_SUB(db, i)->id;
+		int32		id = subs[i].subscription_id;
+		int			slot = subs[i].slot;
 
-		if (!evbus_stat_read(EVBUS_STAT_SUB(db, i), id, &read))
-			continue;
+		if (subs[i].replay_of != 0)
+			continue;			/* counts as what it is of */
+		evbus_stat_read(EVBUS_STAT_SUB(db, slot), id, since, &read);
 		for (int w = TOTAL; w < EVBUS_STAT_WINDOWS; w++)
 		{
 			Datum		values[19];
@@ -144,15 +158,12 @@ evbus_stat_subscription(PG_FUNCTION_ARGS)
 			values[6] = Int64GetDatum(n[EVBUS_STAT_FAILED]);
 			values[7] = Int64GetDatum(n[EVBUS_STAT_DEAD]);
 			values[8] = Int64GetDatum(n[EVBUS_STAT_RAN_OUT]);
-			nulls[9] = nulls[10] = w == TOTAL || read.windows[w].lag < 0;
-			if (!nulls[9])
-			{
-				values[9] = Int64GetDatum(read.windows[w].lag);
-				values[10] = Float8GetDatum(read.windows[w].lag_seconds);
-			}
-			percentiles(db, i, id, EVBUS_TIME_LATENCY, w, values + 11, nulls + 11);
-			percentiles(db, i, id, EVBUS_TIME_HANDLER, w, values + 14, nulls + 14);
-			moments(&read, values + 17, nulls + 17);
+			nulls[9] = nulls[10] = w != EVBUS_WINDOW_MINUTE || read.lag < 0;
+			values[9] = Int64GetDatum(read.lag);
+			values[10] = Float8GetDatum(read.lag_seconds);
+			percentiles(db, slot, id, EVBUS_TIME_LATENCY, w, values + 11, nulls + 11);
+			percentiles(db, slot, id, EVBUS_TIME_HANDLER, w, values + 14, nulls + 14);
+			moments(&read, reset_at, values + 17, nulls + 17);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 	}
@@ -168,6 +179,8 @@ evbus_stat_type(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
 	EvbusStatTable *table = EVBUS_STAT_TABLE(db);
+	TimestampTz reset_at;
+	int64		since = evbus_stats_since(db, &reset_at);
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < evbus_max_tracked_types; i++)
@@ -177,15 +190,16 @@ evbus_stat_type(PG_FUNCTION_ARGS)
 		char		type[EVBUS_TYPE_MAX];
 		int			type_len = 0;
 		int32		id;
-		bool		found;
 
 		LWLockAcquire(&table->lock, LW_SHARED);
 		id = t->bus_id;
-		found = id != 0 && evbus_stat_read(&t->stat, id, &read);
-		if (found)
+		if (id != 0)
+		{
+			evbus_stat_read(&t->stat, id, since, &read);
 			memcpy(type, t->type, type_len = t->type_len);
+		}
 		LWLockRelease(&table->lock);
-		for (int w = TOTAL; found && w < EVBUS_STAT_WINDOWS; w++)
+		for (int w = TOTAL; id != 0 && w < EVBUS_STAT_WINDOWS; w++)
 		{
 			Datum		values[10];
 			bool		nulls[10] = {0};
@@ -197,7 +211,7 @@ evbus_stat_type(PG_FUNCTION_ARGS)
 			values[5] = Int64GetDatum(n[EVBUS_STAT_BYTES]);
 			values[6] = Int64GetDatum(n[EVBUS_STAT_FAILED]);
 			values[7] = Int64GetDatum(n[EVBUS_STAT_DEAD]);
-			moments(&read, values + 8, nulls + 8);
+			moments(&read, reset_at, values + 8, nulls + 8);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 	}
@@ -206,53 +220,75 @@ evbus_stat_type(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------------ minutes */
 
+/* The minutes of the last hour as all of a call see them. */
+typedef struct Hour
+{
+	int64		present;		/* when this minute began, by evbus_uptime() */
+	TimestampTz began;			/* the same, to a second: the same in each call */
+	int64		since;
+} Hour;
+
+static void
+begin_hour(EvbusDb *db, Hour *hour)
+{
+	int64		uptime = evbus_uptime();
+	TimestampTz reset_at;
+
+	hour->present = uptime / USECS_PER_MINUTE * USECS_PER_MINUTE;
+	hour->began = (GetCurrentTimestamp() - (uptime - hour->present) + USECS_PER_SEC / 2) / USECS_PER_SEC * USECS_PER_SEC;
+	hour->since = evbus_stats_since(db, &reset_at);
+}
+
 /* The last hour of one thing; id of a bus or subscription. */
 static void
-put_minutes(ReturnSetInfo *rsinfo, EvbusStat *stat, int32 bus_id, int32 subscription_id)
+put_minutes(ReturnSetInfo *rsinfo, const Hour *hour, EvbusStat *stat, int32 bus_id, int32 subscription_id)
 {
 	int64		minutes[EVBUS_STAT_MINUTES][EVBUS_STAT_COUNTERS];
-	TimestampTz now = GetCurrentTimestamp();
-	int64		uptime = evbus_uptime();
-	int64		present = uptime / USECS_PER_MINUTE * USECS_PER_MINUTE; /* when this minute began, by the uptime */
 
-	evbus_stat_read_minutes(stat, bus_id != 0 ? bus_id : subscription_id, minutes);
+	evbus_stat_read_minutes(stat, bus_id != 0 ? bus_id : subscription_id, hour->present, minutes);
 	for (int i = 0; i < EVBUS_STAT_MINUTES; i++)
 	{
-		int64		begin = present - (EVBUS_STAT_MINUTES - 1 - i) * USECS_PER_MINUTE;
+		int64		ago = (EVBUS_STAT_MINUTES - 1 - i) * USECS_PER_MINUTE;
 		Datum		values[8];
 		bool		nulls[8] = {0};
 
-		if (begin + USECS_PER_MINUTE <= stat->since)
+		if (hour->present - ago + USECS_PER_MINUTE <= hour->since)
 			continue;			/* nobody counted then */
 		values[0] = Int32GetDatum(bus_id);
 		nulls[0] = bus_id == 0;
 		values[1] = Int32GetDatum(subscription_id);
 		nulls[1] = subscription_id == 0;
-		values[2] = TimestampTzGetDatum(now - (uptime - begin));
+		values[2] = TimestampTzGetDatum(hour->began - ago);
 		values[3] = Int64GetDatum(minutes[i][EVBUS_STAT_EVENTS]);
 		values[4] = Int64GetDatum(minutes[i][EVBUS_STAT_DONE]);
+		nulls[4] = bus_id != 0;
 		values[5] = Int64GetDatum(minutes[i][EVBUS_STAT_FAILED]);
 		values[6] = Int64GetDatum(minutes[i][EVBUS_STAT_DEAD]);
 		values[7] = Int64GetDatum(minutes[i][EVBUS_STAT_LAG] - 1);
-		nulls[7] = minutes[i][EVBUS_STAT_LAG] == 0;
+		nulls[7] = bus_id != 0 || minutes[i][EVBUS_STAT_LAG] == 0;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 }
 
-/* evbus._stat_minutes(): the last hour by minutes, of each bus and subscription that something was counted for. */
+/* evbus._stat_minutes(): the last hour by minutes, of each bus and subscription. */
 Datum
 evbus_stat_minutes(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
+	int			n_buses;
+	int			n_subs;
+	const EvbusBus *buses = evbus_buses(&n_buses);
+	const EvbusSubscription *subs = evbus_subscriptions(&n_subs);
+	Hour		hour;
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < evbus_max_buses; i++)
-		if (EVBUS_STAT_BUS(db, i)->id != 0)
-			put_minutes(rsinfo, EVBUS_STAT_BUS(db, i), EVBUS_STAT_BUS(db, i)->id, 0);
-	for (int i = 0; i < evbus_max_subscriptions; i++)
-		if (EVBUS_STAT_SUB(db, i)->id != 0)
-			put_minutes(rsinfo, EVBUS_STAT_SUB(db, i), 0, EVBUS_STAT_SUB(db, i)->id);
+	begin_hour(db, &hour);
+	for (int i = 0; i < n_buses; i++)
+		put_minutes(rsinfo, &hour, EVBUS_STAT_BUS(db, buses[i].slot), buses[i].bus_id, 0);
+	for (int i = 0; i < n_subs; i++)
+		if (subs[i].replay_of == 0)
+			put_minutes(rsinfo, &hour, EVBUS_STAT_SUB(db, subs[i].slot), 0, subs[i].subscription_id);
 	return (Datum) 0;
 }
 
@@ -270,21 +306,24 @@ evbus_stat_times_sql(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
 	static const char *const names[EVBUS_STAT_TIMES] = {"latency", "handler"};
+	int			n_subs;
+	const EvbusSubscription *subs = evbus_subscriptions(&n_subs);
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < evbus_max_subscriptions; i++)
+	for (int i = 0; i < n_subs; i++)
 		for (int of = 0; of < EVBUS_STAT_TIMES; of++)
 		{
-			int32		id = EVBUS_STAT_SUB(db, i)->id;
+			int32		id = subs[i].subscription_id;
+			int			slot = subs[i].slot;
 			uint64		counts[EVBUS_HISTOGRAM_BUCKETS];
 			int64		sum;
 			int64		below = 0;
 			Datum		values[5];
 			bool		nulls[5] = {0};
 
-			if (id == 0)
+			if (subs[i].replay_of != 0)
 				continue;
-			evbus_stat_read_times(EVBUS_STAT_SUB(db, i), id, EVBUS_STAT_TIMES_OF(db, i), of, TOTAL, counts, &sum);
+			evbus_stat_read_times(EVBUS_STAT_SUB(db, slot), id, EVBUS_STAT_TIMES_OF(db, slot), of, TOTAL, counts, &sum);
 			values[0] = Int32GetDatum(id);
 			values[1] = CStringGetTextDatum(names[of]);
 			values[4] = Float8GetDatum(sum / 1e6);
@@ -305,6 +344,33 @@ evbus_stat_times_sql(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* ---------------------------------------------------------------------- age */
+
+/*
+ * evbus._position_age(bus_id integer, position bigint) returns interval
+ *
+ * How long ago, about, the bus was at that position: an event with it is not older.  By what the maintainer notes each
+ * ten seconds, within a minute and for an hour: what is older is said to be an hour old.  NULL: nobody knows.
+ */
+Datum
+evbus_position_age(PG_FUNCTION_ARGS)
+{
+	int32		bus_id = PG_GETARG_INT32(0);
+	EvbusDb    *db = evbus_db();
+	TimestampTz reset_at;
+	int64		since = evbus_stats_since(db, &reset_at);
+
+	for (int i = 0; i < evbus_max_buses; i++)
+		if (EVBUS_STAT_BUS(db, i)->id == bus_id)
+		{
+			int64		us = evbus_stat_passed(EVBUS_STAT_BUS(db, i), bus_id, since, PG_GETARG_INT64(1));
+
+			if (us >= 0)
+				PG_RETURN_DATUM(interval_of(us));
+		}
+	PG_RETURN_NULL();
+}
+
 /* -------------------------------------------------------------------- reset */
 
 /*
@@ -318,13 +384,13 @@ Datum
 evbus_stat_reset(PG_FUNCTION_ARGS)
 {
 	PreventCommandDuringRecovery("evbus.stat_reset()");
-	evbus_stats_clear(evbus_db(), true);
+	evbus_stats_clear(evbus_db());
 	PG_RETURN_VOID();
 }
 
 /* -------------------------------------------------------------- maintainer */
 
-/* The maintainer, in its loop: each ten seconds, how far behind all are. */
+/* The maintainer, in its loop: each ten seconds, how far buses are, and how far behind subscriptions. */
 void
 evbus_stat_sample(EvbusDb *db, const EvbusSubscription *subs, int n)
 {
@@ -340,5 +406,12 @@ evbus_stat_sample(EvbusDb *db, const EvbusSubscription *subs, int n)
 
 		if (subs[i].replay_of == 0 && evbus_cursor_progress(db, &subs[i], &state))
 			evbus_stat_lag(db, &subs[i], state.undelivered);
+	}
+	for (int i = 0; i < evbus_max_buses && evbus_track_statistics; i++)
+	{
+		int32		id = (int32) pg_atomic_read_u32(&EVBUS_BUS(db, i)->bus_id);
+
+		if (id != 0)
+			evbus_stat_add_one(EVBUS_STAT_BUS(db, i), id, EVBUS_STAT_LAG, (int64) pg_atomic_read_u64(&EVBUS_BUS(db, i)->next_position));
 	}
 }

@@ -31,6 +31,15 @@ int			evbus_max_tracked_types = 200;
 
 /* ------------------------------------------------------------------- parts */
 
+/* The histograms beside it; NULL: it is not of a subscription. */
+static EvbusStatTimes *
+times_of(const EvbusStat *stat)
+{
+	Size		i = stat - evbus_stat_subs;
+
+	return stat >= evbus_stat_subs && i < (Size) evbus_max_databases * evbus_max_subscriptions ? &evbus_stat_times[i] : NULL;
+}
+
 static void
 add_up(uint32 *to, const uint32 *from)
 {
@@ -59,8 +68,9 @@ turn(EvbusStat *stat, EvbusStatTimes *times, int64 now)
 		return;
 	for (int i = 0; i < EVBUS_STAT_LAG; i++)
 		minute[i] += over[i];
-	if (over[EVBUS_STAT_LAG] != 0)
-		minute[EVBUS_STAT_LAG] = over[EVBUS_STAT_LAG];
+	for (int i = EVBUS_STAT_LAG; i < EVBUS_STAT_COUNTERS; i++)
+		if (over[i] != 0)
+			minute[i] = over[i];
 	clear_parts(stat->parts, EVBUS_STAT_PARTS, sizeof(stat->parts[0]), last, number);
 	clear_parts(stat->minutes, EVBUS_STAT_MINUTES, sizeof(stat->minutes[0]), last / EVBUS_STAT_MINUTE, number / EVBUS_STAT_MINUTE);
 	for (int of = 0; times && of < EVBUS_STAT_TIMES; of++)
@@ -82,9 +92,7 @@ static void
 reset(EvbusStat *stat, EvbusStatTimes *times, int32 id)
 {
 	stat->id = id;
-	stat->since = evbus_uptime();
-	stat->number = stat->since / EVBUS_STAT_PART;
-	stat->reset_at = GetCurrentTimestamp();
+	stat->number = evbus_uptime() / EVBUS_STAT_PART;
 	stat->last_at = 0;
 	memset(stat->total, 0, sizeof(stat->total));
 	memset(stat->parts, 0, sizeof(stat->parts));
@@ -148,11 +156,11 @@ evbus_stat_add(EvbusStat *stat, int32 id, const int64 *n, EvbusStatTimes *times,
 	LWLockRelease(&stat->lock);
 }
 
-/* One counter of a subscription; LAG is set, not added to. */
+/* One counter of a bus or subscription; LAG is set, not added to. */
 void
 evbus_stat_add_one(EvbusStat *stat, int32 id, EvbusStatCounter counter, int64 n)
 {
-	EvbusStatTimes *times = &evbus_stat_times[stat - evbus_stat_subs];
+	EvbusStatTimes *times = times_of(stat);
 	int64		now = evbus_uptime();
 
 	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
@@ -163,7 +171,10 @@ evbus_stat_add_one(EvbusStat *stat, int32 id, EvbusStatCounter counter, int64 n)
 		turn(stat, times, now);
 		part = stat->parts[stat->number % EVBUS_STAT_PARTS];
 		if (counter == EVBUS_STAT_LAG)
-			part[counter] = n + 1;
+		{
+			part[EVBUS_STAT_LAG] = n + 1;
+			part[EVBUS_STAT_LAG_AT] = now;
+		}
 		else
 		{
 			part[counter] += n;
@@ -274,61 +285,48 @@ sum_minutes(const EvbusStat *stat, int64 minutes, int64 *n)
 }
 
 /*
- * What the counters of id say; false: there are none.  Reading does not wait for who counts
- * longer than he holds the lock, and costs the same whatever was counted.
+ * What the counters of id say; all are 0 where nothing was counted since `since`.  Reading costs the same
+ * whatever was counted.
  */
-bool
-evbus_stat_read(EvbusStat *stat, int32 id, EvbusStatRead *out)
+void
+evbus_stat_read(EvbusStat *stat, int32 id, int64 since, EvbusStatRead *out)
 {
 	static const int of_minutes[EVBUS_STAT_WINDOWS] = {1, 5, EVBUS_STAT_MINUTES - 1};
-	EvbusStatTimes *times = stat >= evbus_stat_subs && stat < evbus_stat_subs + evbus_max_databases * evbus_max_subscriptions
-		? &evbus_stat_times[stat - evbus_stat_subs] : NULL;
 	int64		now = evbus_uptime();
-	bool		found;
+	int64		number = now / EVBUS_STAT_PART;
 
+	memset(out, 0, sizeof(*out));
+	out->lag = -1;
 	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
-	found = stat->id == id && id != 0;
-	if (found)
+	if (stat->id == id && id != 0)
 	{
-		turn(stat, times, now);
+		turn(stat, times_of(stat), now);
 		memcpy(out->total, stat->total, sizeof(out->total));
-		out->reset_at = stat->reset_at;
 		out->last_at = stat->last_at;
-		for (int w = 0; w < EVBUS_STAT_WINDOWS; w++)
+		for (int64 part = Max(number - (EVBUS_STAT_PARTS - 1), 0); part <= number; part++)
 		{
-			int64		minutes = of_minutes[w];
-			int64		begin;
+			const int64 *n = stat->parts[part % EVBUS_STAT_PARTS];
 
-			out->windows[w].lag = -1;
-			if (w == EVBUS_WINDOW_MINUTE)
+			for (int i = 0; i < EVBUS_STAT_LAG; i++)
+				out->windows[EVBUS_WINDOW_MINUTE].n[i] += n[i];
+			if (n[EVBUS_STAT_LAG] > 0 && n[EVBUS_STAT_LAG] - 1 >= out->lag)
 			{
-				begin = stat->number - (EVBUS_STAT_PARTS - 1);
-				memset(out->windows[w].n, 0, sizeof(out->windows[w].n));
-				for (int64 part = Max(begin, 0); part <= stat->number; part++)
-				{
-					const int64 *n = stat->parts[part % EVBUS_STAT_PARTS];
-
-					for (int i = 0; i < EVBUS_STAT_LAG; i++)
-						out->windows[w].n[i] += n[i];
-					/* Taken some time in that part: in the middle of it, for all we know. */
-					if (out->windows[w].lag < 0 && n[EVBUS_STAT_LAG] > 0)
-					{
-						out->windows[w].lag = n[EVBUS_STAT_LAG] - 1;
-						out->windows[w].lag_seconds = Max(now - part * EVBUS_STAT_PART - EVBUS_STAT_PART / 2, 0) / 1e6;
-					}
-				}
-				begin *= EVBUS_STAT_PART;
+				out->lag = n[EVBUS_STAT_LAG] - 1;
+				out->lag_seconds = (now - n[EVBUS_STAT_LAG_AT]) / 1e6;
 			}
-			else
-			{
-				sum_minutes(stat, minutes, out->windows[w].n);
-				begin = (stat->number / EVBUS_STAT_MINUTE - minutes) * EVBUS_STAT_MINUTE * EVBUS_STAT_PART;
-			}
-			out->windows[w].seconds = Max(now - Max(begin, stat->since), 1) / 1e6;
 		}
+		for (int w = EVBUS_WINDOW_FIVE; w < EVBUS_STAT_WINDOWS; w++)
+			sum_minutes(stat, of_minutes[w], out->windows[w].n);
 	}
 	LWLockRelease(&stat->lock);
-	return found;
+	for (int w = 0; w < EVBUS_STAT_WINDOWS; w++)
+	{
+		int64		begin = w == EVBUS_WINDOW_MINUTE ? (number - (EVBUS_STAT_PARTS - 1)) * EVBUS_STAT_PART
+			: (number / EVBUS_STAT_MINUTE - of_minutes[w]) * EVBUS_STAT_MINUTE * EVBUS_STAT_PART;
+
+		/* A second at least: what came just after a reset is no rate. */
+		out->windows[w].seconds = Max(now - Max(begin, since), USECS_PER_SEC) / 1e6;
+	}
 }
 
 /* The histogram of a window, or of all times (window < 0), and the sum of these, us. */
@@ -362,41 +360,95 @@ evbus_stat_read_times(EvbusStat *stat, int32 id, const EvbusStatTimes *times, Ev
 	LWLockRelease(&stat->lock);
 }
 
-/* The last 61 minutes, the oldest first, the last one not over; LAG is the lag, + 1. */
+/* The last 61 minutes, the oldest first, up to the one that began at `present` by the uptime; LAG is the lag, + 1. */
 void
-evbus_stat_read_minutes(EvbusStat *stat, int32 id, int64 out[EVBUS_STAT_MINUTES][EVBUS_STAT_COUNTERS])
+evbus_stat_read_minutes(EvbusStat *stat, int32 id, int64 present, int64 out[EVBUS_STAT_MINUTES][EVBUS_STAT_COUNTERS])
 {
 	memset(out, 0, sizeof(int64) * EVBUS_STAT_MINUTES * EVBUS_STAT_COUNTERS);
 	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
 	if (stat->id == id && id != 0)
 	{
-		EvbusStatTimes *times = stat >= evbus_stat_subs && stat < evbus_stat_subs + evbus_max_databases * evbus_max_subscriptions
-			? &evbus_stat_times[stat - evbus_stat_subs] : NULL;
+		int64		last = present / USECS_PER_MINUTE;
 		int64		now;
 		const int64 *part;
 
-		turn(stat, times, evbus_uptime());
+		turn(stat, times_of(stat), evbus_uptime());
 		now = stat->number / EVBUS_STAT_MINUTE;
 		for (int i = 0; i < EVBUS_STAT_MINUTES; i++)
-			if (now - (EVBUS_STAT_MINUTES - 1) + i >= 0)
-				memcpy(out[i], stat->minutes[(now - (EVBUS_STAT_MINUTES - 1) + i) % EVBUS_STAT_MINUTES], sizeof(out[i]));
+		{
+			int64		minute = last - (EVBUS_STAT_MINUTES - 1) + i;
+
+			if (minute >= 0 && minute > now - EVBUS_STAT_MINUTES)
+				memcpy(out[i], stat->minutes[minute % EVBUS_STAT_MINUTES], sizeof(out[i]));
+		}
 		part = stat->parts[stat->number % EVBUS_STAT_PARTS];
-		for (int i = 0; i < EVBUS_STAT_LAG; i++)
+		for (int i = 0; now == last && i < EVBUS_STAT_LAG; i++)
 			out[EVBUS_STAT_MINUTES - 1][i] += part[i];
-		if (part[EVBUS_STAT_LAG] != 0)
+		if (now == last && part[EVBUS_STAT_LAG] != 0)
 			out[EVBUS_STAT_MINUTES - 1][EVBUS_STAT_LAG] = part[EVBUS_STAT_LAG];
 	}
 	LWLockRelease(&stat->lock);
 }
 
+/*
+ * How long ago, in microseconds and at most, a value that only grows and is kept as LAG was not above this one;
+ * -1: it is not that old that anybody would have looked.
+ */
+int64
+evbus_stat_passed(EvbusStat *stat, int32 id, int64 since, int64 value)
+{
+	int64		now = evbus_uptime();
+	int64		at = -1;
+
+	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
+	if (stat->id == id && id != 0)
+	{
+		int64		minute;
+
+		turn(stat, times_of(stat), now);
+		/* The newest look that found it no higher. */
+		for (int64 part = stat->number; part > stat->number - EVBUS_STAT_PARTS && part >= 0 && at < 0; part--)
+		{
+			int64		kept = stat->parts[part % EVBUS_STAT_PARTS][EVBUS_STAT_LAG];
+
+			if (kept > 0 && kept - 1 <= value)
+				at = stat->parts[part % EVBUS_STAT_PARTS][EVBUS_STAT_LAG_AT];
+		}
+		minute = stat->number / EVBUS_STAT_MINUTE;
+		for (int64 m = minute; m > minute - EVBUS_STAT_MINUTES && m >= 0 && at < 0; m--)
+		{
+			int64		kept = stat->minutes[m % EVBUS_STAT_MINUTES][EVBUS_STAT_LAG];
+
+			if (kept > 0 && kept - 1 <= value)
+				at = stat->minutes[m % EVBUS_STAT_MINUTES][EVBUS_STAT_LAG_AT];
+		}
+		/* Longer ago than anybody has looked, or remembers. */
+		if (at < 0)
+			at = Max(since, now - (EVBUS_STAT_MINUTES - 1) * USECS_PER_MINUTE);
+	}
+	LWLockRelease(&stat->lock);
+	return at < 0 ? -1 : Max(now - at, 0);
+}
+
 /* ------------------------------------------------------------- coming, going */
 
-/*
- * Forget all that was counted in a database; what is being added meanwhile may stay.
- * keep: whose counters these are; else ids begin anew.
- */
+/* Since when a database counts, by evbus_uptime(). */
+int64
+evbus_stats_since(EvbusDb *db, TimestampTz *reset_at)
+{
+	EvbusStatTable *table = EVBUS_STAT_TABLE(db);
+	int64		since;
+
+	LWLockAcquire(&table->lock, LW_SHARED);
+	since = table->since;
+	*reset_at = table->reset_at;
+	LWLockRelease(&table->lock);
+	return since;
+}
+
+/* Forget all that was counted in a database; what is being added meanwhile may stay. */
 void
-evbus_stats_clear(EvbusDb *db, bool keep)
+evbus_stats_clear(EvbusDb *db)
 {
 	EvbusStatTable *table = EVBUS_STAT_TABLE(db);
 
@@ -406,10 +458,12 @@ evbus_stats_clear(EvbusDb *db, bool keep)
 
 		LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
 		if (stat->id != 0)
-			reset(stat, i < evbus_max_buses ? NULL : EVBUS_STAT_TIMES_OF(db, i - evbus_max_buses), keep ? stat->id : 0);
+			reset(stat, i < evbus_max_buses ? NULL : EVBUS_STAT_TIMES_OF(db, i - evbus_max_buses), 0);
 		LWLockRelease(&stat->lock);
 	}
 	LWLockAcquire(&table->lock, LW_EXCLUSIVE);
+	table->since = evbus_uptime();
+	table->reset_at = GetCurrentTimestamp();
 	table->hand = 0;
 	table->evicted = 0;
 	for (int i = 0; i < evbus_max_tracked_types; i++)

@@ -16,10 +16,11 @@ typedef enum EvbusStatCounter
 	EVBUS_STAT_FAILED,			/* deliveries */
 	EVBUS_STAT_DEAD,			/* dead letters */
 	EVBUS_STAT_RAN_OUT,			/* leases */
-	EVBUS_STAT_LAG				/* as it was last looked at, + 1; 0: nobody has looked */
+	EVBUS_STAT_LAG,				/* of a subscription, and of a bus its next position: as it was last looked at, + 1; 0: nobody has looked */
+	EVBUS_STAT_LAG_AT			/* when, by evbus_uptime() */
 } EvbusStatCounter;
 
-#define EVBUS_STAT_COUNTERS		8
+#define EVBUS_STAT_COUNTERS		9
 
 /*
  * Time is cut into parts.  What happens is added to the present one, of 10 seconds; when that
@@ -49,8 +50,6 @@ typedef struct EvbusStat
 	LWLock		lock;			/* tranche "EvbusStat" */
 	int32		id;				/* of the bus or subscription; 0: nobody's yet */
 	int64		number;			/* of the present part, since the machine started */
-	int64		since;			/* by evbus_uptime(): counted from then on */
-	TimestampTz reset_at;		/* the same moment */
 	TimestampTz last_at;		/* when EVENTS was last raised; 0: never */
 	int64		total[EVBUS_STAT_COUNTERS];
 	int64		parts[EVBUS_STAT_PARTS][EVBUS_STAT_COUNTERS];
@@ -102,27 +101,28 @@ typedef struct EvbusStatType
 	EvbusStat	stat;			/* its id is bus_id */
 } EvbusStatType;
 
-/* The tracked types of a database; under lock. */
+/* Of a database: since when it counts, and its tracked types; under lock. */
 typedef struct EvbusStatTable
 {
 	LWLock		lock;			/* tranche "EvbusStat": SHARED to find one, EXCLUSIVE to change which there are */
 	int32		hand;			/* where room is looked for next */
 	int64		evicted;		/* that made room for others, since the start or the last reset */
+	int64		since;			/* by evbus_uptime(): all of the database is counted from then on */
+	TimestampTz reset_at;		/* the same moment */
 } EvbusStatTable;
 
 /* What one EvbusStat says. */
 typedef struct EvbusStatRead
 {
 	int64		total[EVBUS_STAT_COUNTERS];
-	TimestampTz reset_at;
 	TimestampTz last_at;
 	struct
 	{
 		double		seconds;	/* that it covers */
 		int64		n[EVBUS_STAT_COUNTERS];
-		int64		lag;		/* at its begin; -1: not known */
-		double		lag_seconds;	/* ago */
 	}			windows[EVBUS_STAT_WINDOWS];
+	int64		lag;			/* the most of the last minute; -1: nobody has looked */
+	double		lag_seconds;	/* since it was last so much */
 } EvbusStatRead;
 
 extern EvbusStat *evbus_stat_buses;
@@ -140,14 +140,16 @@ extern int	evbus_max_tracked_types;	/* per database; sizes shared memory */
 #define EVBUS_STAT_TYPE(db, i)		(&evbus_stat_types[EVBUS_DB_INDEX(db) * evbus_max_tracked_types + (i)])
 
 extern void evbus_stats_init(int tranche);
-extern void evbus_stats_clear(EvbusDb *db, bool keep);
+extern void evbus_stats_clear(EvbusDb *db);
+extern int64 evbus_stats_since(EvbusDb *db, TimestampTz *reset_at);
 /* For callbacks, and under EvbusSub.lock: these take locks of their own only. */
 extern void evbus_stat_add(EvbusStat *stat, int32 id, const int64 *n, EvbusStatTimes *times, const EvbusStatSamples *samples);
 extern void evbus_stat_add_one(EvbusStat *stat, int32 id, EvbusStatCounter counter, int64 n);
 extern void evbus_stat_add_type(EvbusDb *db, int32 bus_id, uint32 hash, const char *type, int type_len, const int64 *n);
 
-extern bool evbus_stat_read(EvbusStat *stat, int32 id, EvbusStatRead *out);
+extern void evbus_stat_read(EvbusStat *stat, int32 id, int64 since, EvbusStatRead *out);
 extern void evbus_stat_read_times(EvbusStat *stat, int32 id, const EvbusStatTimes *times, EvbusStatTime of, int window, uint64 *counts, int64 *sum);
-extern void evbus_stat_read_minutes(EvbusStat *stat, int32 id, int64 out[EVBUS_STAT_MINUTES][EVBUS_STAT_COUNTERS]);
+extern int64 evbus_stat_passed(EvbusStat *stat, int32 id, int64 since, int64 value);
+extern void evbus_stat_read_minutes(EvbusStat *stat, int32 id, int64 present, int64 out[EVBUS_STAT_MINUTES][EVBUS_STAT_COUNTERS]);
 
 #endif

@@ -1,6 +1,6 @@
 -- What an attacker tried and got once: each assertion failed on the code before its cure.
 \ir include/helpers.sql
-SELECT plan(15);
+SELECT plan(18);
 
 -- bytes of one's own
 
@@ -78,6 +78,29 @@ CREATE EXTENSION evbus;
 SELECT evbus.create_bus('b');
 ROLLBACK;
 SELECT lives_ok($$SELECT evbus.publish('b', 'a', '4')$$, 'a rolled-back DROP and CREATE EXTENSION ends no publishing');
+
+-- what a subscription does not want for as long as a transaction lasts that is rolled back
+
+SELECT evbus.create_bus('turn') \g /dev/null
+SELECT evbus.subscribe('turn', 'plain'), evbus.subscribe('turn', 'keyed', ordering => 'key'), evbus.subscribe('turn', 'ranked', by_priority => true) \g /dev/null
+SELECT count(evbus.publish('turn', 'a', to_jsonb(i), key => 'k' || i)) FROM generate_series(1, 10) AS i \g /dev/null
+CREATE FUNCTION turn(name text, how text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('SELECT evbus.alter_subscription(%L, %s)', name, how);
+	PERFORM count(*) FROM evbus.receive(name, 100);
+	RAISE division_by_zero;
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+	RETURN 'refused';
+WHEN division_by_zero THEN
+	RETURN 'received';
+END $$;
+SELECT is((SELECT string_agg(turn(name, how), ' ') FROM unnest('{plain,keyed,ranked}'::text[]) AS name, unnest(ARRAY['types => ''{c}''', 'filter => ''$.none''', 'max_age => ''1 microsecond''']) AS how),
+	'refused refused refused refused refused refused refused refused refused', 'who has changed a subscription does not receive from it before that is committed');
+SELECT is((SELECT string_agg((SELECT count(*) FROM evbus.receive(name, 100))::text, ' ') FROM unnest('{plain,keyed,ranked}'::text[]) AS name), '10 10 10', 'so a rollback loses nothing');
+BEGIN;
+SELECT evbus.alter_subscription('plain', types => '{c}') \g /dev/null
+SELECT throws_ok($$SELECT * FROM evbus.receive_lines('plain')$$, '55000', 'subscription "plain" was made, moved or changed in this transaction', 'as lines neither');
+ROLLBACK;
 
 -- a pg_cron that is none
 

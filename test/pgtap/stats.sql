@@ -1,6 +1,6 @@
 -- Statistics count what is committed, once: not what is rolled back, nor what a savepoint takes back, and all kinds of publishing alike.
 \ir include/helpers.sql
-SELECT plan(27);
+SELECT plan(34);
 
 SELECT evbus.create_bus('b "1"'), evbus.create_bus('quiet');
 SELECT evbus.subscribe('b "1"', 'c "1"') AS a, evbus.subscribe('b "1"', 'dead', max_attempts => 1) AS b \gset
@@ -9,7 +9,7 @@ CREATE FUNCTION did(name text) RETURNS text LANGUAGE sql AS $$SELECT concat_ws('
 CREATE FUNCTION types() RETURNS text LANGUAGE sql AS $$SELECT string_agg(concat_ws(' ', type, published, failed, dead_lettered), ', ' ORDER BY type) FROM evbus.stat_type WHERE bus = 'b "1"'$$;
 
 SELECT is(counted(), '0 0 0', 'nothing is counted yet');
-SELECT is(stats_reset, NULL, 'nor begun') FROM evbus.stat_bus WHERE bus = 'b "1"';
+SELECT ok(stats_reset < now() AND published_per_second = 0, 'since the server started') FROM evbus.stat_bus WHERE bus = 'b "1"';
 SELECT is(types(), NULL, 'no type is tracked');
 
 -- publishing
@@ -84,6 +84,27 @@ SELECT is(types(), 'a 20 6 3', 'the type has them as well');
 SELECT is((SELECT failed || ' ' || dead_lettered FROM evbus.stat_bus WHERE bus = 'b "1"'), '6 3', 'and so has the bus');
 SELECT ok(latency_p50 > '0' AND latency_p50 <= latency_p99 AND handler_p50 IS NULL AND latency_p99 < '1 minute', 'there is a latency, and of a client no time of a handler') FROM evbus.stat_subscription WHERE subscription = 'c "1"';
 SELECT is((SELECT string_agg("window"::text, ' ' ORDER BY "window") FROM evbus.stat_subscription_window WHERE subscription = 'c "1"'), '00:01:00 00:05:00 01:00:00', 'three windows');
+-- levels
+
+SELECT evbus.stat_reset() \g /dev/null
+DO $$ DECLARE max integer := current_setting('evbus.max_tracked_types'); BEGIN
+	PERFORM evbus.publish('quiet', 't' || i, '1') FROM generate_series(1, max) AS i;
+	FOR i IN 1..50 LOOP BEGIN PERFORM evbus.publish('quiet', 't1', '1'); EXCEPTION WHEN division_by_zero THEN END; END LOOP;
+END $$;
+SELECT is((SELECT published FROM evbus.stat_type WHERE type = 't1'), 51::bigint, 'a type that the transaction has counts on in subtransactions, however many others there are');
+CREATE FUNCTION nest(depth integer) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM evbus.publish('quiet', 'deep', '1'); IF depth > 1 THEN PERFORM nest(depth - 1); END IF; EXCEPTION WHEN division_by_zero THEN END $$;
+SELECT evbus.stat_reset() \g /dev/null
+SELECT nest(300) \g /dev/null
+SELECT is((SELECT string_agg(concat_ws(' ', type, published), ',') FROM evbus.stat_type WHERE bus = 'quiet'), 'deep 300', 'and in nested ones');
+
+-- what is not what it seems
+
+SELECT is((SELECT count(*) FROM evbus.stat_bus_window WHERE bus = 'b "1"' AND published_per_second = 0 AND seconds >= 1), 3::bigint, 'a bus without events has its windows, and is counted as long as all');
+SELECT ok((SELECT published_per_second <= 300 AND published_per_second_1h <= 300 FROM evbus.stat_bus WHERE bus = 'quiet'), 'what has just begun is no rate of thousands');
+SELECT is((SELECT count(DISTINCT extract(epoch FROM minute)::numeric % 60) FROM evbus.stat_minutes), 1::bigint, 'minutes are the same for all');
+SELECT ok(bool_and(time_to_drain IS NULL), 'nobody knows at once how long a lag will last') FROM evbus.stat_subscription WHERE lag > 0;
+SELECT count(*) AS n FROM take('c "1"', 3, lease => '1 second') \gset
+SELECT becomes($$SELECT failure_share::text FROM evbus.stat_subscription WHERE subscription = 'c "1"'$$, '1', 'a lease that runs out is a failure');
 SELECT throws_ok($$SELECT set_config('evbus.max_tracked_types', '5', false)$$, '55P02', NULL, 'how many types are tracked is decided at start');
 
 SELECT * FROM finish();
