@@ -112,6 +112,9 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u32(&db->deferred, 0);
 	db->lease_free = 0;
 	db->leases_used = 0;
+	for (int i = 0; i < EVBUS_AREAS; i++)
+		pg_atomic_write_u64(&db->high[i], 0);
+	memset(db->told, 0, sizeof(db->told));
 	db->bus_relid = bus_relid;
 	pg_write_barrier();
 	db->dboid = MyDatabaseId;
@@ -122,11 +125,13 @@ db_find(Oid bus_relid, bool claim)
 {
 	EvbusDb    *found = NULL;
 	EvbusDb    *unused = NULL;
+	int			used = 0;
 
 	for (int i = 0; i < evbus_max_databases; i++)
 	{
 		EvbusDb    *db = &evbus_dbs[i];
 
+		used += OidIsValid(db->dboid);
 		if (db->dboid == MyDatabaseId && db->bus_relid == bus_relid)
 			found = db;
 		else if (!OidIsValid(db->dboid) && unused == NULL)
@@ -136,6 +141,7 @@ db_find(Oid bus_relid, bool claim)
 	{
 		db_reset(unused, bus_relid);
 		found = unused;
+		evbus_high_raise(&evbus_shared->high[EVBUS_AREA_DATABASES], used + 1);
 	}
 	return found;
 }

@@ -20,6 +20,7 @@
 #include "funcapi.h"
 #include "inflight.h"
 #include "miscadmin.h"
+#include "process.h"
 #include "storage/lmgr.h"
 #include "target.h"
 #include "tcop/tcopprot.h"
@@ -135,6 +136,7 @@ note_running(const EvbusEvent *events, int n)
 {
 	running = n == 1 ? events[0].event_id : n > 1 ? -1 : 0;
 	evbus_inflight_run(n > 0 ? events - in_hand : 0, n);
+	evbus_process_event(Max(running, 0));
 }
 
 /* Call the handler with one event, or all of them as an array. */
@@ -164,6 +166,7 @@ evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	arm(sub);
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
+	evbus_process_memory(armed_at);
 	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
 	PopActiveSnapshot();
 	CommandCounterIncrement();

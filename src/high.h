@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ * high.h
+ *	  How much of each area of shared memory was in use at most.
+ *
+ * A mark is raised where its count is, by whoever raises that, under the lock he holds
+ * anyway: a compare, and seldom a store.  evbus_stat_memory_reset() stores what is in use
+ * now, without a lock: a mark that is raised at that moment may be lost, until the next.
+ * stat_memory.c shows them.
+ *-------------------------------------------------------------------------
+ */
+#ifndef EVBUS_HIGH_H
+#define EVBUS_HIGH_H
+
+#include "port/atomics.h"
+
+/* Of these each database has a mark, but for the last two, which are the server's. */
+typedef enum EvbusArea
+{
+	EVBUS_AREA_RING = 0,		/* bytes of the commit ring; by the sequencer */
+	EVBUS_AREA_LEASES,			/* EvbusDb.lease_lock */
+	EVBUS_AREA_CLIENT_LEASES,	/* what clients may use of them; its mark is that of all */
+	EVBUS_AREA_BUSES,			/* by who makes one, under the lock of the table; of these the rolled back, too */
+	EVBUS_AREA_SUBSCRIPTIONS,	/* the same; and replays */
+	EVBUS_AREA_VOLATILE_BUSES,	/* the same */
+	EVBUS_AREA_ROLE_RATES,		/* the same */
+	EVBUS_AREA_ERRANDS,			/* EvbusShared.lock, as all below */
+	EVBUS_AREA_NOTES,
+	EVBUS_AREA_WORKERS,
+	EVBUS_AREA_DATABASES,
+	EVBUS_AREAS
+} EvbusArea;
+
+static inline void
+evbus_high_raise(pg_atomic_uint64 *high, uint64 used)
+{
+	if (unlikely(used > pg_atomic_read_u64(high)))
+		pg_atomic_write_u64(high, used);
+}
+
+#endif							/* EVBUS_HIGH_H */
