@@ -125,13 +125,11 @@ db_find(Oid bus_relid, bool claim)
 {
 	EvbusDb    *found = NULL;
 	EvbusDb    *unused = NULL;
-	int			used = 0;
 
 	for (int i = 0; i < evbus_max_databases; i++)
 	{
 		EvbusDb    *db = &evbus_dbs[i];
 
-		used += OidIsValid(db->dboid);
 		if (db->dboid == MyDatabaseId && db->bus_relid == bus_relid)
 			found = db;
 		else if (!OidIsValid(db->dboid) && unused == NULL)
@@ -141,7 +139,6 @@ db_find(Oid bus_relid, bool claim)
 	{
 		db_reset(unused, bus_relid);
 		found = unused;
-		evbus_high_raise(&evbus_shared->high[EVBUS_AREA_DATABASES], used + 1);
 	}
 	return found;
 }

@@ -3,7 +3,8 @@
  *	  How much of each area of shared memory was in use at most.
  *
  * A mark is raised where its count is, by whoever raises that, under the lock he holds
- * anyway: a compare, and seldom a store.  evbus_stat_memory_reset() stores what is in use
+ * anyway: a compare, and seldom a store.  Where the count is of what stays for long, it is
+ * raised by who looks: evbus.stat_memory, and the maintainer once a second.  evbus_stat_memory_reset() stores what is in use
  * now, without a lock: a mark that is raised at that moment may be lost, until the next.
  * stat_memory.c shows them.
  *-------------------------------------------------------------------------
@@ -22,11 +23,11 @@ typedef enum EvbusArea
 	EVBUS_AREA_BUSES,			/* by who makes one, under the lock of the table; of these the rolled back, too */
 	EVBUS_AREA_SUBSCRIPTIONS,	/* the same; and replays */
 	EVBUS_AREA_VOLATILE_BUSES,	/* the same */
-	EVBUS_AREA_ROLE_RATES,		/* the same */
-	EVBUS_AREA_ERRANDS,			/* EvbusShared.lock, as all below */
-	EVBUS_AREA_NOTES,
-	EVBUS_AREA_WORKERS,
-	EVBUS_AREA_DATABASES,
+	EVBUS_AREA_ROLE_RATES,		/* by who looks, as the maintainer does once a second */
+	EVBUS_AREA_ERRANDS,			/* EvbusShared.lock */
+	EVBUS_AREA_NOTES,			/* by who looks */
+	EVBUS_AREA_WORKERS,			/* EvbusShared.lock */
+	EVBUS_AREA_DATABASES,		/* by who looks */
 	EVBUS_AREAS
 } EvbusArea;
 

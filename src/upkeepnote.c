@@ -49,7 +49,6 @@ find(EvbusDb *db, int32 of, bool make)
 	{
 		memset(unused, 0, sizeof(*unused));
 		unused->of = of;
-		evbus_high_raise(&db->high[EVBUS_AREA_NOTES], evbus_notes_used(db));
 	}
 	return make ? unused : NULL;
 }
