@@ -2,11 +2,11 @@
  * high.h
  *	  How much of each area of shared memory was in use at most.
  *
- * A mark is raised where its count is, by whoever raises that, under the lock he holds
- * anyway: a compare, and seldom a store.  Where the count is of what stays for long, it is
- * raised by who looks: evbus.stat_memory, and the maintainer once a second.  evbus_stat_memory_reset() stores what is in use
- * now, without a lock: a mark that is raised at that moment may be lost, until the next.
- * stat_memory.c shows them.
+ * A mark is raised where its count is, by whoever raises that: a compare, and seldom a
+ * store.  Where the count is of what stays for long, it is raised by who looks, the view
+ * evbus.stat_memory, and the maintainer once a second; they raise the others, too, by what
+ * they saw a moment ago, hence the loop.  evbus_stat_memory_reset() stores what is in use
+ * now: a mark that is raised at that moment may be lost, until the next.
  *-------------------------------------------------------------------------
  */
 #ifndef EVBUS_HIGH_H
@@ -34,8 +34,10 @@ typedef enum EvbusArea
 static inline void
 evbus_high_raise(pg_atomic_uint64 *high, uint64 used)
 {
-	if (unlikely(used > pg_atomic_read_u64(high)))
-		pg_atomic_write_u64(high, used);
+	uint64		old = pg_atomic_read_u64(high);
+
+	while (unlikely(used > old) && !pg_atomic_compare_exchange_u64(high, &old, used))
+		;
 }
 
 #endif							/* EVBUS_HIGH_H */

@@ -522,8 +522,11 @@ evbus_maintainer_main(Datum main_arg)
 			(void) attempt(end_replays, false);
 			if (attempt(tell_of_breakers, false))
 				rest = Min(rest, breaker_rest);
-			if (now >= memory_at && attempt(tell_of_memory, false))
+			if (now >= memory_at)
+			{
+				(void) attempt(tell_of_memory, false);
 				memory_at = TimestampTzPlusMilliseconds(now, MEMORY_MS);
+			}
 			MemoryContextSwitchTo(context);
 		}
 

@@ -59,7 +59,7 @@ typedef struct Area
 	int64		used;
 	int64		limit;			/* -1: none */
 	pg_atomic_uint64 *high;
-	uint8	   *told;			/* Level that the maintainer told last; NULL: it does not */
+	uint8	   *told;			/* Level that the maintainer told last; NULL: of a process, it does not */
 } Area;
 
 /* Those that each database has, in the order of EvbusArea. */
@@ -180,9 +180,9 @@ add_processes(Area *areas)
 	return n;
 }
 
-/* All of them, allocated; in a transaction.  Marks are raised to what is found. */
+/* All of them, allocated, with or without processes; in a transaction.  Marks are raised to what is found. */
 static int
-collect(EvbusDb *db, Area **out)
+collect(EvbusDb *db, bool processes, Area **out)
 {
 	Area	   *areas = palloc(sizeof(Area) * (EVBUS_AREAS + evbus_max_volatile_buses + EVBUS_BACKENDS));
 	int64		used[EVBUS_AREAS];
@@ -196,7 +196,8 @@ collect(EvbusDb *db, Area **out)
 		kinds[i].name, NULL, kinds[i].unit, kinds[i].setting, used[i], limit[i], high_of(db, i), &db->told[i]
 	};
 	n += add_rings(db, areas + n);
-	n += add_processes(areas + n);
+	if (processes)
+		n += add_processes(areas + n);
 	for (int i = 0; i < n; i++)
 		evbus_high_raise(areas[i].high, (uint64) areas[i].used);
 	*out = areas;
@@ -225,7 +226,7 @@ void
 evbus_stat_memory_reset(EvbusDb *db)
 {
 	Area	   *areas;
-	int			n = collect(db, &areas);
+	int			n = collect(db, true, &areas);
 
 	for (int i = 0; i < n; i++)
 		pg_atomic_write_u64(areas[i].high, (uint64) areas[i].used);
@@ -238,7 +239,7 @@ evbus_memory_state(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Area	   *areas;
-	int			n = collect(evbus_db(), &areas);
+	int			n = collect(evbus_db(), true, &areas);
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < n; i++)
@@ -310,18 +311,16 @@ evbus_stat_memory_turn(EvbusDb *db)
 
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
-	n = collect(db, &areas);
+	n = collect(db, false, &areas);
 	for (int i = 0; i < n; i++)
 	{
-		Level		level = areas[i].told ? level_to_tell(&areas[i]) : LEVEL_OK;
+		Level		level = level_to_tell(&areas[i]);
 
-		if (areas[i].told == NULL || level == *areas[i].told)
-			continue;
-		tell(&areas[i], level);
+		if (level != *areas[i].told)
+			tell(&areas[i], level);
 	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++) /* now it is sent */
-		if (areas[i].told)
-			*areas[i].told = level_to_tell(&areas[i]);
+		*areas[i].told = level_to_tell(&areas[i]);
 }
