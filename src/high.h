@@ -26,8 +26,8 @@ typedef enum EvbusArea
 	EVBUS_AREA_ROLE_RATES,		/* by who looks, as the maintainer does once a second */
 	EVBUS_AREA_ERRANDS,			/* EvbusShared.lock */
 	EVBUS_AREA_NOTES,			/* by who looks */
-	EVBUS_AREA_WORKERS,			/* EvbusShared.lock */
-	EVBUS_AREA_DATABASES,		/* by who looks */
+	EVBUS_AREA_WORKERS,			/* the same */
+	EVBUS_AREA_DATABASES,		/* the same */
 	EVBUS_AREAS
 } EvbusArea;
 

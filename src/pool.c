@@ -115,22 +115,20 @@ static bool
 start_worker(Oid owner)
 {
 	int			slot = -1;
-	int			used = 0;
 	int64		now = evbus_uptime();
 	char		name[BGW_MAXLEN];
 
 	if (now < register_not_before)
 		return true;
 	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < evbus_max_handler_workers; i++)
+	for (int i = 0; i < evbus_max_handler_workers && slot < 0; i++)
 	{
 		EvbusWorker *worker = &evbus_shared->workers[i];
 
 		if (OidIsValid(worker->dboid) && worker->pid == 0 && started[i].handle == NULL &&
 			TimestampDifferenceExceeds(worker->started_at, now, LOST_MS))
 			worker->dboid = InvalidOid; /* whoever started it is gone, and so is it */
-		used += OidIsValid(worker->dboid);
-		if (slot >= 0 || OidIsValid(worker->dboid) || started[i].handle != NULL)
+		if (OidIsValid(worker->dboid) || started[i].handle != NULL)
 			continue;
 		slot = i;
 		worker->dboid = MyDatabaseId;
@@ -143,8 +141,6 @@ start_worker(Oid owner)
 		started[i].owner = owner;
 		started[i].generation = worker->generation;
 	}
-	if (slot >= 0)
-		evbus_high_raise(&evbus_shared->high[EVBUS_AREA_WORKERS], used + 1);
 	LWLockRelease(&evbus_shared->lock);
 	if (slot < 0)
 		return false;

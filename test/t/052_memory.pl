@@ -59,6 +59,7 @@ sub ack
 }
 
 my $listener = $node->background_psql('postgres', on_error_die => 1);
+$listener->set_query_timer_restart();
 $listener->query_safe('LISTEN evbus_alert');
 
 # What came on the channel since it was last asked, of one area: "level used limit" each.
@@ -145,6 +146,7 @@ cmp_ok(area('high_water', 'commit ring'), '>', 64000, 'it stays in the mark');
 
 # What processes do: a handler that waits for an advisory lock.
 my $holder = $node->background_psql('postgres', on_error_die => 1);
+$holder->set_query_timer_restart();
 $holder->query_safe('SELECT pg_advisory_lock(7)');
 sql(q(CREATE ROLE alice LOGIN; GRANT USAGE ON SCHEMA evbus TO alice; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO alice));
 sql(q(CREATE TABLE handled (event_id bigint); GRANT ALL ON handled TO alice;
@@ -171,27 +173,6 @@ $since = sql(q(SELECT since FROM evbus.stat_worker WHERE kind = 'handler'));
 ok(looked(), 'after a while');
 is(sql(q(SELECT since FROM evbus.stat_worker WHERE kind = 'handler')), $since, 'since is when it became so');
 
-# Two workers that are gone before anybody looks are in the mark.
-$node->append_conf('postgresql.conf', "evbus.worker_idle_timeout = '100ms'\n");
-$node->reload;
-sql(q(CREATE FUNCTION quick(e evbus.event) RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock_shared(8) $$));
-sql(q(CREATE ROLE bob LOGIN; GRANT USAGE ON SCHEMA evbus TO bob; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO bob));
-sql(q(SELECT evbus.create_bus('q')));
-sql(q(SET SESSION AUTHORIZATION bob; SELECT evbus.subscribe('q', 'bobs', handler => 'quick(evbus.event)')));
-sql(q(SET SESSION AUTHORIZATION alice; SELECT evbus.subscribe('q', 'alices', handler => 'quick(evbus.event)')));
-answers($node, 'postgres', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'evbus handler'), '0', 'no handler worker runs');
-my $library = build_module('memory_reset');
-sql("CREATE FUNCTION test_memory_reset() RETURNS void AS '$library' LANGUAGE C");
-sql('SELECT test_memory_reset()');
-is(area(q(used || ' ' || high_water), 'handler workers'), '0 0', 'nor is one in the mark, once that is reset');
-sql(q(SELECT evbus.publish('q', 'a', '1')));
-answers($node, 'postgres', q(SELECT count(*) FROM evbus.subscription_lag WHERE bus = 'q' AND lag = 0), '2', 'two owners are served at once');
-answers($node, 'postgres', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'evbus handler'), '0', 'and their workers end');
-is(area(q(used || ' ' || high_water), 'handler workers'), '0 2', 'they are in the mark');
-sql(q(SELECT evbus.unsubscribe('bobs'), evbus.unsubscribe('alices')));
-$node->append_conf('postgresql.conf', "evbus.worker_idle_timeout = '60s'\n");
-$node->reload;
-
 # Several events in one call are none that could be named; what such a call needs shows in the mark.
 sql(q(SET SESSION AUTHORIZATION alice; SELECT evbus.alter_subscription('waiter', handler => 'hogs(evbus.event[])')));
 $holder->query_safe('SELECT pg_advisory_lock(7)');
@@ -203,6 +184,8 @@ answers($node, 'postgres', q(SELECT state || ' ' || (memory_high_water > 1500000
 $holder->quit;
 
 # Who resets statistics lets marks begin with what is used.
+my $library = build_module('memory_reset');
+sql("CREATE FUNCTION test_memory_reset() RETURNS void AS '$library' LANGUAGE C");
 sql('SELECT test_memory_reset()');
 is(sql(q(SELECT count(*) FROM evbus.stat_memory WHERE area <> 'process' AND high_water <> used)), '0', 'reset marks are what is used now');
 is(sql(q(SELECT count(*) FROM evbus.stat_worker WHERE memory_high_water > 15000000)), '0', 'of processes, too');
