@@ -58,7 +58,6 @@
 #include "worker.h"
 
 #define IDLE_MS		200
-#define MEMORY_MS	1000		/* between two looks at how full shared memory is */
 #define LIMITED_MS	1000		/* between two looks at classes that have a limit of their size */
 #define DROPS_MAX	50			/* leaves of a kind dropped in a turn */
 
@@ -415,7 +414,6 @@ evbus_maintainer_main(Datum main_arg)
 	MemoryContext context;
 	int64		upkeep_at = 0;
 	int64		limited_at = 0;
-	int64		memory_at = 0;
 	uint64		generation = 0;
 	bool		limited = true;	/* there may be classes with a limit of their size */
 	bool		mine = false;
@@ -522,11 +520,7 @@ evbus_maintainer_main(Datum main_arg)
 			(void) attempt(end_replays, false);
 			if (attempt(tell_of_breakers, false))
 				rest = Min(rest, breaker_rest);
-			if (now >= memory_at)
-			{
-				(void) attempt(tell_of_memory, false);
-				memory_at = TimestampTzPlusMilliseconds(now, MEMORY_MS);
-			}
+			(void) attempt(tell_of_memory, false);
 			MemoryContextSwitchTo(context);
 		}
 

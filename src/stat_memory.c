@@ -17,6 +17,7 @@
 
 #include "access/xact.h"
 #include "area.h"
+#include "clock.h"
 #include "commands/async.h"
 #include "commands/dbcommands.h"
 #include "errand.h"
@@ -32,6 +33,7 @@
 #include "volatile.h"
 
 #define HYSTERESIS		5		/* percent */
+#define LOOK_USECS		USECS_PER_SEC	/* between two looks of the maintainer */
 #define ALERT_CHANNEL	"evbus_alert"
 
 /* Percent of an area from which on it is at a level. */
@@ -301,14 +303,18 @@ tell(const Area *area, Level level)
 	Async_Notify(ALERT_CHANNEL, payload.data);
 }
 
-/* For the maintainer, once a second, in no transaction: tell of areas that are at another level now. */
+/* For the maintainer, in no transaction: once a second tell of areas that are at another level now. */
 void
 evbus_stat_memory_turn(EvbusDb *db)
 {
+	static int64 look_at = 0;
 	MemoryContext context = CurrentMemoryContext;
 	Area	   *areas;
 	int			n;
 
+	if (evbus_uptime() < look_at)
+		return;
+	look_at = evbus_uptime() + LOOK_USECS;
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	n = collect(db, false, &areas);
