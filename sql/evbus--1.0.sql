@@ -911,6 +911,49 @@ CREATE FUNCTION evbus._status(OUT sequencer_pid integer, OUT maintainer_pid inte
 RETURNS record AS 'MODULE_PATHNAME', 'evbus_status' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._status() IS 'workers and shared memory of this database';
 
+CREATE FUNCTION evbus._memory_state(OUT area text, OUT "of" text, OUT unit text, OUT used bigint, OUT "limit" bigint, OUT high_water bigint,
+								OUT share double precision, OUT level text, OUT setting text)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_memory_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._memory_state() IS 'how full each area of shared memory is, and the memory of the processes of this database';
+
+CREATE FUNCTION evbus._worker_state(OUT pid integer, OUT kind text, OUT database name, OUT owner name, OUT state text, OUT subscription_id integer,
+								OUT event_id bigint, OUT since timestamptz, OUT started_at timestamptz, OUT batches bigint,
+								OUT memory_bytes bigint, OUT memory_high_water bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_worker_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._worker_state() IS 'what each process of evbus in the server says of itself';
+
+CREATE VIEW evbus.stat_memory AS
+SELECT s.area, s."of", s.unit, s.used, s."limit", s.high_water, s.share, s.level, s.setting
+FROM evbus._memory_state() s;
+COMMENT ON VIEW evbus.stat_memory IS 'each bounded area of shared memory of this database: how full it is, and how full it was at most; and the memory of each evbus process of this database';
+COMMENT ON COLUMN evbus.stat_memory.area IS 'commit ring: bytes without a tick; leases; leases of clients, who leave an eighth to the workers; buses; subscriptions, and replays under way; volatile buses; rates of roles: see evbus.publish_limit_list; errands: calls that wait for the maintainer; upkeep notes: see evbus.stat_upkeep; handler workers and databases, of the whole server; volatile ring: of a bus; process: its memory contexts';
+COMMENT ON COLUMN evbus.stat_memory."of" IS 'the bus of a volatile ring; kind and pid of a process; NULL: there is one such area';
+COMMENT ON COLUMN evbus.stat_memory.unit IS 'what is counted';
+COMMENT ON COLUMN evbus.stat_memory.used IS 'in use now; of a process a second ago, or when its batch began';
+COMMENT ON COLUMN evbus.stat_memory."limit" IS 'how much there is; NULL: no bound, of a process';
+COMMENT ON COLUMN evbus.stat_memory.high_water IS 'most that was in use since the server started; of a volatile ring as found once a second and whenever space was short, of a process once a second and since it started';
+COMMENT ON COLUMN evbus.stat_memory.share IS 'used / limit; NULL where there is no limit, or it is 0';
+COMMENT ON COLUMN evbus.stat_memory.level IS 'ok; warn from evbus.memory_warn percent on; critical from evbus.memory_critical percent on';
+COMMENT ON COLUMN evbus.stat_memory.setting IS 'the setting that bounds it; NULL: none does';
+
+CREATE VIEW evbus.stat_worker AS
+SELECT w.pid, w.kind, w.database, w.owner, w.state, x.subscription, w.event_id, w.since, w.started_at, w.batches, w.memory_bytes, w.memory_high_water
+FROM evbus._worker_state() w
+	 LEFT JOIN evbus.subscription x USING (subscription_id);
+COMMENT ON VIEW evbus.stat_worker IS 'every evbus process of the server: what it is, and what it does now';
+COMMENT ON COLUMN evbus.stat_worker.pid IS 'as in pg_stat_activity';
+COMMENT ON COLUMN evbus.stat_worker.kind IS 'launcher, sequencer, maintainer, indexer, scheduler or handler';
+COMMENT ON COLUMN evbus.stat_worker.database IS 'the database it works for; NULL: the launcher';
+COMMENT ON COLUMN evbus.stat_worker.owner IS 'the role it is logged in as: of a handler worker the owner of the subscriptions that it serves';
+COMMENT ON COLUMN evbus.stat_worker.state IS 'starting: it is not at work yet; idle: it waits for work; busy';
+COMMENT ON COLUMN evbus.stat_worker.subscription IS 'that a handler worker serves now, or replays to; NULL: none, or it works for another database';
+COMMENT ON COLUMN evbus.stat_worker.event_id IS 'the event that is in its handler, alone, now; NULL: none or several, or it works for another database';
+COMMENT ON COLUMN evbus.stat_worker.since IS 'since when it is in this state; of a busy handler worker since when it serves this subscription';
+COMMENT ON COLUMN evbus.stat_worker.started_at IS 'when it started';
+COMMENT ON COLUMN evbus.stat_worker.batches IS 'pieces of work it has done: batches of a handler worker and of the scheduler, turns of the sequencer that placed events, turns of upkeep of the maintainer, indexes and dictionaries of the indexer, workers that the launcher started';
+COMMENT ON COLUMN evbus.stat_worker.memory_bytes IS 'that its memory contexts have from the system; a second ago, or when its batch began';
+COMMENT ON COLUMN evbus.stat_worker.memory_high_water IS 'the most of that since it started, looked at once a second at most';
+
 CREATE VIEW evbus.bus_list AS
 SELECT b.bus, b.owner, b.durability, c.retention, c.partition_interval, b.max_payload_bytes, b.paused, b.created_at,
 	   s.next_position,
@@ -1205,7 +1248,7 @@ COMMENT ON FUNCTION evbus._position_age(integer, bigint) IS 'how long ago, at mo
 
 CREATE FUNCTION evbus.stat_reset() RETURNS void
 AS 'MODULE_PATHNAME', 'evbus_stat_reset' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.stat_reset() IS 'counts anew from now on: all that stat_bus, stat_subscription and stat_type show of this database';
+COMMENT ON FUNCTION evbus.stat_reset() IS 'counts anew from now on: all that stat_bus, stat_subscription and stat_type show of this database; high-water marks of stat_memory begin anew as well';
 
 CREATE VIEW evbus.stat_bus_window AS
 SELECT b.bus, s."window", s.seconds, s.published, s.published / s.seconds AS published_per_second, s.published_bytes / s.seconds AS bytes_per_second,
@@ -1651,9 +1694,9 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.dead_letter_quota, evbus.breaker_list,
+GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.dead_letter_quota, evbus.breaker_list,
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
 	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics() TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

@@ -114,6 +114,9 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u32(&db->deferred, 0);
 	db->lease_free = 0;
 	db->leases_used = 0;
+	for (int i = 0; i < EVBUS_AREAS; i++)
+		pg_atomic_write_u64(&db->high[i], 0);
+	memset(db->told, 0, sizeof(db->told));
 	db->bus_relid = bus_relid;
 	pg_write_barrier();
 	db->dboid = MyDatabaseId;

@@ -36,6 +36,7 @@
 #include "pin.h"
 #include "point.h"
 #include "pool.h"
+#include "process.h"
 #include "reader.h"
 #include "retry.h"
 #include "stat_outbox.h"
@@ -533,6 +534,7 @@ evbus_batch_run(const EvbusSubscription *sub)
 		worked = (!evbus_breaker_tripped(db, sub) && run_batch(sub)) || worked;
 	}
 	evbus_call_clean();
+	evbus_process_memory(evbus_uptime());
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextReset(batch_context);
 	return worked;

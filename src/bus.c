@@ -271,6 +271,7 @@ check_rings(const char *name)
 				(errcode(ERRCODE_EVBUS_TOO_MANY_BUSES),
 				 errmsg("cannot create volatile bus \"%s\": all %d rings are in use", name, evbus_max_volatile_buses),
 				 errhint("Drop a volatile bus that is no longer used, or raise evbus.max_volatile_buses and restart the server.")));
+	evbus_high_raise(&evbus_db()->high[EVBUS_AREA_VOLATILE_BUSES], n + 1);
 }
 
 /* What is dropped of a durable bus is what its retention may drop, too, and only where a backlog is too long. */

@@ -26,17 +26,30 @@
 #define PATIENCE		(15 * USECS_PER_SEC)	/* of who waits: some steps of upkeep, each of which waits a second for a lock */
 #define FORGET			(60 * USECS_PER_SEC)
 
+static bool
+is_free(const EvbusErrand *e)
+{
+	return e->state == EVBUS_ERRAND_FREE || (e->state == EVBUS_ERRAND_DONE && evbus_uptime() - e->done_at > FORGET);
+}
+
+/* How many places are in use; the caller holds EvbusShared.lock. */
+int
+evbus_errands_used(const EvbusDb *db)
+{
+	int			n = 0;
+
+	for (int i = 0; i < EVBUS_ERRANDS; i++)
+		n += !is_free(&db->errands[i]);
+	return n;
+}
+
 /* A free place; the caller holds EvbusShared.lock. */
 static EvbusErrand *
 free_place(EvbusDb *db)
 {
 	for (int i = 0; i < EVBUS_ERRANDS; i++)
-	{
-		EvbusErrand *e = &db->errands[i];
-
-		if (e->state == EVBUS_ERRAND_FREE || (e->state == EVBUS_ERRAND_DONE && evbus_uptime() - e->done_at > FORGET))
-			return e;
-	}
+		if (is_free(&db->errands[i]))
+			return &db->errands[i];
 	return NULL;
 }
 
@@ -56,6 +69,7 @@ post(EvbusDb *db, EvbusErrandKind kind, const char *name, EvbusErrand *volatile 
 		*number = ++e->number;
 		strlcpy(e->name, name, sizeof(e->name));
 		*place = e;
+		evbus_high_raise(&db->high[EVBUS_AREA_ERRANDS], evbus_errands_used(db));
 		pg_atomic_write_u32(&db->errands_posted, 1);
 	}
 	LWLockRelease(&evbus_shared->lock);

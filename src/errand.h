@@ -5,6 +5,7 @@
 #include "evbus.h"
 
 extern void evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name);
+extern int	evbus_errands_used(const EvbusDb *db);
 extern void evbus_errand_again(EvbusDb *db);
 extern EvbusErrand *evbus_errand_take(EvbusDb *db, EvbusErrand *errand);
 extern void evbus_errand_done(EvbusDb *db, EvbusErrand *place, int sqlerrcode, const char *message, const char *hint);

@@ -33,6 +33,7 @@
 #include "ring.h"
 #include "scheduled.h"
 #include "shmem.h"
+#include "stat_memory.h"
 #include "stat_outbox.h"
 #include "tcop/utility.h"
 #include "upkeep.h"
@@ -283,6 +284,14 @@ define_settings(void)
 							gettext_noop("Sets the maximum number of volatile buses in a database."),
 							gettext_noop("Each reserves shared memory for its ring, in every database."),
 							&evbus_max_volatile_buses, 4, 0, EVBUS_MAX_VOLATILE, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.memory_critical",
+							gettext_noop("Sets how full an area of shared memory is at level \"critical\", in percent."),
+							gettext_noop("The view evbus.stat_memory shows them; a change is logged, and sent on channel evbus_alert."),
+							&evbus_memory_critical, 90, 1, 100, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.memory_warn",
+							gettext_noop("Sets how full an area of shared memory is at level \"warn\", in percent."),
+							NULL,
+							&evbus_memory_warn, 70, 1, 100, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.notify_interval",
 							gettext_noop("Sets the least time between two notifications of a subscription."), NULL,
 							&evbus_notify_interval, 10, 1, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);

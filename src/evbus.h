@@ -18,6 +18,7 @@
 
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "high.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
@@ -191,6 +192,9 @@ typedef struct EvbusDb
 	int32		lease_free;		/* head of the free list, -1: none */
 	int32		leases_used;
 	pg_atomic_uint32 deferred;	/* sum of EvbusSub.n_deferred */
+
+	pg_atomic_uint64 high[EVBUS_AREAS];	/* most that was in use of each area (high.h) */
+	uint8		told[EVBUS_AREAS];	/* level of each that the maintainer told last; written by it alone */
 } EvbusDb;
 
 /* One per bus and database, at the bus's slot. */
@@ -259,6 +263,8 @@ typedef struct EvbusVolatile
 	pg_atomic_uint64 first_position;	/* with which the bus began, in this ring */
 	pg_atomic_uint64 oldest_position;	/* those below are overwritten, or about to be */
 	pg_atomic_uint64 next_position;
+	pg_atomic_uint64 high;		/* most bytes in use, as found whenever that is reckoned */
+	uint8		told;			/* as EvbusDb.told */
 } EvbusVolatile;
 
 /* -------------------------------------------------- subscriptions and leases */
@@ -509,6 +515,7 @@ typedef struct EvbusShared
 	uint64		incarnation;	/* random, per start; set by the postmaster */
 	pid_t		launcher_pid;
 	int			launcher_procno;
+	pg_atomic_uint64 high[EVBUS_AREAS];	/* as EvbusDb.high, of what the whole server has */
 	EvbusWorker workers[EVBUS_MAX_WORKERS];
 #ifdef EVBUS_POINTS
 	EvbusPoint	points[EVBUS_POINTS_MAX];

@@ -77,8 +77,11 @@ serve(const EvbusSubscription *sub)
 	entered_sub = sub->subscription_id;
 	entered_slot = sub->slot;
 	evbus_shared->workers[my_slot].busy = true;
-	pgstat_report_activity(STATE_RUNNING, psprintf("%s subscription \"%s\"", sub->replay_of != 0 ? "replay to" : "handler of", sub->name));
+	evbus_process_busy(psprintf("evbus: %s \"%s\"", sub->replay_of != 0 ? "replay to subscription" : "subscription", sub->name),
+					   sub->replay_of != 0 ? sub->replay_of : sub->subscription_id);
 	worked = evbus_batch_run(sub);
+	if (worked)
+		evbus_process_done();
 	evbus_shared->workers[my_slot].busy = false;
 	evbus_cursor_leave(db, entered_slot, entered_sub);
 	entered_sub = 0;
@@ -197,7 +200,7 @@ evbus_handler_main(Datum main_arg)
 	if (!OidIsValid(dboid) || me->pid != MyProcPid)
 		proc_exit(0);
 	before_shmem_exit(leave, (Datum) 0);
-	evbus_worker_connect(dboid, my_owner);
+	evbus_worker_connect(EVBUS_PROCESS_HANDLER, dboid, my_owner);
 	me->connected = true;
 
 	loop_context = AllocSetContextCreate(TopMemoryContext, "evbus handler", ALLOCSET_DEFAULT_SIZES);
@@ -249,7 +252,7 @@ evbus_handler_main(Datum main_arg)
 		}
 
 		pgstat_report_stat(false);
-		pgstat_report_activity(STATE_IDLE, "waiting for events");
+		evbus_process_idle("waiting for events");
 		if (idle_since == 0)
 			idle_since = evbus_uptime();
 		if (n == 0 || evbus_pool_starved() > 0 ||

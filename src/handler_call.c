@@ -20,6 +20,7 @@
 #include "funcapi.h"
 #include "inflight.h"
 #include "miscadmin.h"
+#include "process.h"
 #include "stat_outbox.h"
 #include "storage/lmgr.h"
 #include "target.h"
@@ -140,6 +141,7 @@ note_running(const EvbusEvent *events, int n)
 {
 	running = n == 1 ? events[0].event_id : n > 1 ? -1 : 0;
 	evbus_inflight_run(n > 0 ? events - in_hand : 0, n);
+	evbus_process_event(Max(running, 0));
 }
 
 /* Call the handler with one event, or all of them as an array. */
@@ -174,6 +176,7 @@ evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
 	evbus_stat_handled(db, sub, evbus_uptime() - called_at);
+	evbus_process_memory(armed_at);
 	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
 	PopActiveSnapshot();
 	CommandCounterIncrement();

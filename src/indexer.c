@@ -127,6 +127,7 @@ index_leaf(Oid relid)
 		if (done)
 		{
 			db->indexed++;
+			evbus_process_done();
 			ereport(LOG,
 					(errmsg("evbus indexed leaf \"%s\" in %.1f s", name, (evbus_uptime() - start) / 1e6)));
 		}
@@ -155,6 +156,8 @@ train_bus(int32 bus_id)
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		db->indexed += done;
+		if (done)
+			evbus_process_done();
 	}
 	PG_CATCH();
 	{
@@ -174,7 +177,7 @@ next_piece(MemoryContext context, const char *what)
 		proc_exit(0);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	pgstat_report_activity(STATE_RUNNING, what);
+	evbus_process_busy(what, 0);
 }
 
 void
@@ -187,7 +190,7 @@ evbus_indexer_main(Datum main_arg)
 	int			n_buses;
 	bool		mine;
 
-	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
+	evbus_worker_connect(EVBUS_PROCESS_INDEXER, DatumGetObjectId(main_arg), InvalidOid);
 	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
 	/* One processor, and no worker slots that handlers may need. */
 	SetConfigOption("max_parallel_maintenance_workers", "0", PGC_SUSET, PGC_S_OVERRIDE);

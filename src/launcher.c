@@ -94,7 +94,10 @@ start(Child *child, const char *type, const char *function, Oid dboid)
 	child->started_at = now;
 	snprintf(name, sizeof(name), "%s for database %u", type, dboid);
 	if (evbus_worker_start(name, type, function, ObjectIdGetDatum(dboid), &child->handle))
+	{
+		evbus_process_done();
 		return;
+	}
 	child->handle = NULL;
 	child->not_before = TimestampTzPlusMilliseconds(now, LOOK_MS);
 	if (TimestampDifferenceExceeds(warned_at, now, 60000))
@@ -232,6 +235,7 @@ leave(int code, Datum arg)
 void
 evbus_launcher_main(Datum main_arg)
 {
+	evbus_process_begin(EVBUS_PROCESS_LAUNCHER, InvalidOid, InvalidOid);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -244,6 +248,7 @@ evbus_launcher_main(Datum main_arg)
 	to_probe = databases;
 	n_to_probe = n_databases;
 	databases = NULL;
+	evbus_process_idle("looking after databases");
 
 	for (;;)
 	{

@@ -19,8 +19,8 @@
 bool		evbus_lease_for_worker = false;
 
 /* Clients leave an eighth of the pool to the workers. */
-static int
-clients_share(void)
+int
+evbus_lease_clients_share(void)
 {
 	return evbus_max_leases - evbus_max_leases / 8;
 }
@@ -36,7 +36,7 @@ evbus_lease_available(EvbusDb *db, int sub_slot)
 
 	if (evbus_lease_for_worker)
 		return db->leases_used < evbus_max_leases;
-	return db->leases_used < clients_share() &&
+	return db->leases_used < evbus_lease_clients_share() &&
 		sub->n_held < evbus_max_leases / 2;
 }
 
@@ -76,6 +76,7 @@ evbus_lease_alloc(EvbusDb *db, int sub_slot, bool remainder)
 	{
 		db->lease_free = EVBUS_LEASE(db, i)->next;
 		db->leases_used++;
+		evbus_high_raise(&db->high[EVBUS_AREA_LEASES], db->leases_used);
 	}
 	LWLockRelease(&db->lease_lock);
 	if (i >= 0)
@@ -91,7 +92,7 @@ evbus_lease_alloc_many(EvbusDb *db, int sub_slot, int n, EvbusLeaseChain *out)
 
 	*out = EVBUS_NO_LEASES;
 	LWLockAcquire(&db->lease_lock, LW_EXCLUSIVE);
-	n = Min(n, (evbus_lease_for_worker ? evbus_max_leases : clients_share()) - db->leases_used);
+	n = Min(n, (evbus_lease_for_worker ? evbus_max_leases : evbus_lease_clients_share()) - db->leases_used);
 	if (!evbus_lease_for_worker)
 		n = Min(n, evbus_max_leases / 2 - sub->n_held);
 	for (int32 i = db->lease_free; i >= 0 && out->n < n; i = EVBUS_LEASE(db, i)->next)
@@ -105,6 +106,7 @@ evbus_lease_alloc_many(EvbusDb *db, int sub_slot, int n, EvbusLeaseChain *out)
 		db->lease_free = EVBUS_LEASE(db, out->tail)->next;
 		EVBUS_LEASE(db, out->tail)->next = -1;
 		db->leases_used += out->n;
+		evbus_high_raise(&db->high[EVBUS_AREA_LEASES], db->leases_used);
 	}
 	LWLockRelease(&db->lease_lock);
 }

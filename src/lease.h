@@ -28,6 +28,7 @@ typedef struct EvbusLeaseChain
 
 extern bool evbus_lease_for_worker;
 
+extern int	evbus_lease_clients_share(void);
 extern bool evbus_lease_available(EvbusDb *db, int sub_slot);
 
 /* For all of these the caller holds EvbusSub.lock, EXCLUSIVE but for held(). */

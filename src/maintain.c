@@ -43,6 +43,7 @@
 #include "ring.h"
 #include "scheduled.h"
 #include "scheduler.h"
+#include "stat_memory.h"
 #include "stat_show.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -305,6 +306,12 @@ tell_of_breakers(void)
 }
 
 static void
+tell_of_memory(void)
+{
+	evbus_stat_memory_turn(db);
+}
+
+static void
 drop_backlog(void)
 {
 	evbus_backlog_turn(db, all_subs, n_all_subs);
@@ -412,7 +419,7 @@ evbus_maintainer_main(Datum main_arg)
 	bool		limited = true;	/* there may be classes with a limit of their size */
 	bool		mine = false;
 
-	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
+	evbus_worker_connect(EVBUS_PROCESS_MAINTAINER, DatumGetObjectId(main_arg), InvalidOid);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
 	if (evbus_areas_sweep())
@@ -436,6 +443,7 @@ evbus_maintainer_main(Datum main_arg)
 		proc_exit(0);
 	evbus_errand_again(db);
 	context = AllocSetContextCreate(TopMemoryContext, "evbus maintainer", ALLOCSET_DEFAULT_SIZES);
+	evbus_process_idle("waiting for work");
 
 	for (;;)
 	{
@@ -467,7 +475,7 @@ evbus_maintainer_main(Datum main_arg)
 		upkeep_at = Min(upkeep_at, TimestampTzPlusMilliseconds(now, evbus_upkeep_interval));
 		if (now >= upkeep_at)
 		{
-			pgstat_report_activity(STATE_RUNNING, "upkeep");
+			evbus_process_busy("upkeep", 0);
 			upkeep_at = TimestampTzPlusMilliseconds(now, evbus_upkeep_interval);
 			(void) upkeep_leaves();
 			if (pg_atomic_read_u32(&db->ready))
@@ -488,7 +496,8 @@ evbus_maintainer_main(Datum main_arg)
 			}
 			MemoryContextSwitchTo(context);
 			pgstat_report_stat(true);
-			pgstat_report_activity(STATE_IDLE, "waiting for work");
+			evbus_process_done();
+			evbus_process_idle("waiting for work");
 			limited = true;		/* perhaps: a bus may have got a limit */
 		}
 		else if (limited && now >= limited_at && pg_atomic_read_u32(&db->ready))
@@ -503,6 +512,7 @@ evbus_maintainer_main(Datum main_arg)
 			evbus_quota_turn(db, run_plain, subs, n);
 			rest = Min(rest, evbus_redrive_turn(db));
 			rest = Min(rest, evbus_scheduler_stand_in(db));
+			evbus_process_idle("waiting for work");
 			MemoryContextSwitchTo(context);
 			all_subs = subs;
 			n_all_subs = n;
@@ -511,6 +521,7 @@ evbus_maintainer_main(Datum main_arg)
 			(void) attempt(end_replays, false);
 			if (attempt(tell_of_breakers, false))
 				rest = Min(rest, breaker_rest);
+			(void) attempt(tell_of_memory, false);
 			MemoryContextSwitchTo(context);
 		}
 

@@ -505,7 +505,15 @@ evbus_role_limit(int32 bus_id, Oid role, EvbusRoleLimit *limit)
 	return false;
 }
 
-/* All of them, as a copy in the caller's context. */
+/* How many of them there are. */
+int
+evbus_role_limits(void)
+{
+	cache_load();
+	return n_cached_limits;
+}
+
+/* All buses, as a copy in the caller's context. */
 EvbusBus *
 evbus_buses(int *count)
 {
@@ -664,6 +672,7 @@ evbus_registry_free_slot(const char *table, int max)
 
 	evbus_internal_begin(&state);
 	n = evbus_sql(NULL, sql, 1, types, values, NULL, 0);
+	evbus_high_raise(&db->high[subs ? EVBUS_AREA_SUBSCRIPTIONS : EVBUS_AREA_BUSES], Min(max - n + 1, max));
 	for (uint64 i = 0; i < n; i++)
 	{
 		int			s = DatumGetInt32(evbus_column(i, 1, NULL));

@@ -120,6 +120,7 @@ evbus_subscription_unfiltered(const EvbusSubscription *sub)
 	return all;
 }
 
+extern int	evbus_role_limits(void);
 extern bool evbus_role_limit(int32 bus_id, Oid role, EvbusRoleLimit *limit);
 extern bool evbus_bus_find(const char *name, EvbusBus *bus);
 extern bool evbus_bus_by_id(int32 id, EvbusBus *bus);

@@ -207,6 +207,7 @@ turn(EvbusDb *of)
 
 	if (evbus_scheduled_next(of) <= now)
 	{
+		evbus_process_busy("publishing what is due", 0);
 		PG_TRY();
 		{
 			StartTransactionCommand();
@@ -216,6 +217,8 @@ turn(EvbusDb *of)
 			EVBUS_POINT("scheduler.publishing");
 			CommitTransactionCommand();
 			evbus_scheduled_end(of, true);
+			if (n > 0)
+				evbus_process_done();
 			EVBUS_POINT("scheduler.published");
 		}
 		PG_CATCH();
@@ -296,7 +299,7 @@ evbus_scheduler_main(Datum main_arg)
 	int64		idle_since = 0;
 	bool		mine;
 
-	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
+	evbus_worker_connect(EVBUS_PROCESS_SCHEDULER, DatumGetObjectId(main_arg), InvalidOid);
 	/* A crash that undoes what it published undoes the deletion, too, and who received it flushed both. */
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
@@ -320,6 +323,7 @@ evbus_scheduler_main(Datum main_arg)
 		proc_exit(0);
 	before_shmem_exit(leave, (Datum) 0);
 	context = AllocSetContextCreate(TopMemoryContext, "evbus scheduler", ALLOCSET_DEFAULT_SIZES);
+	evbus_process_idle("waiting for what is due");
 
 	for (;;)
 	{
@@ -334,6 +338,7 @@ evbus_scheduler_main(Datum main_arg)
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);
 		wait = turn(db);
+		evbus_process_idle("waiting for what is due");
 
 		next = evbus_scheduled_next(db);
 		if (next != PG_INT64_MAX)

@@ -355,8 +355,9 @@ evbus_sequencer_main(Datum main_arg)
 {
 	int64		look_at = 0;
 	bool		mine = false;
+	bool		busy = false;	/* as others see it: seldom changed, for a commit is placed in less time */
 
-	evbus_worker_connect(DatumGetObjectId(main_arg), InvalidOid);
+	evbus_worker_connect(EVBUS_PROCESS_SEQUENCER, DatumGetObjectId(main_arg), InvalidOid);
 	SetConfigOption("synchronous_commit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 
 	if (evbus_areas_sweep())
@@ -387,9 +388,8 @@ evbus_sequencer_main(Datum main_arg)
 	evbus_turn_init(db);
 	evbus_recover_init(db);
 	pg_atomic_write_u32(&db->recovered, 0);
-	pgstat_report_activity(STATE_RUNNING, "starting");
 	start();
-	pgstat_report_activity(STATE_IDLE, "waiting for commits");
+	evbus_process_idle("waiting for commits");
 
 	for (;;)
 	{
@@ -397,6 +397,15 @@ evbus_sequencer_main(Datum main_arg)
 
 		evbus_worker_turn();
 		worked = turn();
+		if (!worked)
+			evbus_process_idle("waiting for commits");
+		else
+		{
+			if (!busy)
+				evbus_process_busy("placing events", 0);
+			evbus_process_done();
+		}
+		busy = worked;
 		if (!worked || evbus_uptime() >= look_at)
 		{
 			pgstat_report_stat(false);

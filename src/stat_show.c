@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "stat_memory.h"
 #include "stat_outbox.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
@@ -376,15 +377,18 @@ evbus_position_age(PG_FUNCTION_ARGS)
 /*
  * evbus.stat_reset() returns void
  *
- * Counts anew from now on, for all buses, subscriptions and types of this database; at once, and
- * whatever becomes of the transaction.  Errors: VB009.  Privileges: EXECUTE, which nobody has by
+ * Counts anew from now on, for all buses, subscriptions and types of this database, and lets high-water
+ * marks of stat_memory be what is in use; at once, and whatever becomes of the transaction.  Errors: VB009.  Privileges: EXECUTE, which nobody has by
  * default but who made the extension.
  */
 Datum
 evbus_stat_reset(PG_FUNCTION_ARGS)
 {
+	EvbusDb    *db = evbus_db();
+
 	PreventCommandDuringRecovery("evbus.stat_reset()");
-	evbus_stats_clear(evbus_db());
+	evbus_stats_clear(db);
+	evbus_stat_memory_reset(db);
 	PG_RETURN_VOID();
 }
 

@@ -253,7 +253,11 @@ turn_xact(XactEvent event, void *arg)
 			evbus_bus_raise(bus, placed[i].bus_id, &bus->ticked_position, placed[i].next_position);
 		}
 		if (turn_tail != 0)
+		{
+			/* What is in use only grows until now. */
+			evbus_high_raise(&db->high[EVBUS_AREA_RING], pg_atomic_read_u64(&db->ring_tail) - pg_atomic_read_u64(&db->ring_ticked));
 			pg_atomic_write_u64(&db->ring_ticked, turn_tail);
+		}
 		pg_atomic_write_u64(&db->ticked_lsn, XactLastCommitEnd);
 		ConditionVariableBroadcast(&db->drained_cv);
 	}

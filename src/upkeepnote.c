@@ -19,6 +19,17 @@
 
 PG_FUNCTION_INFO_V1(evbus_upkeep_state);
 
+/* How many entries are in use; the caller holds EvbusShared.lock. */
+int
+evbus_notes_used(EvbusDb *db)
+{
+	int			n = 0;
+
+	for (int i = 0; i < EVBUS_NOTES_MAX; i++)
+		n += EVBUS_NOTE(db, i)->of != 0;
+	return n;
+}
+
 /* The entry for this kind, taken if there is none and `make`; NULL: all are taken.  Under EvbusShared.lock. */
 static EvbusNote *
 find(EvbusDb *db, int32 of, bool make)

@@ -7,6 +7,7 @@
 #define EVBUS_NOTE_TICKS	(-1)
 #define EVBUS_NOTE_DEAD		(-2)
 
+extern int	evbus_notes_used(EvbusDb *db);
 extern void evbus_note_run(EvbusDb *db, int32 of, const char *error);
 extern void evbus_note_held(EvbusDb *db, int32 of, const char *why);
 extern void evbus_note_forget(EvbusDb *db, int32 of);

@@ -31,8 +31,6 @@
 #include "clock.h"
 #include "dropped.h"
 #include "eventlog.h"
-#include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "pin.h"
 #include "point.h"
@@ -47,8 +45,6 @@
 /* Sizes as Linux has them; where they are others, it is slower. */
 #define MAP_PAGE		4096
 #define MAP_AROUND		(64 * 1024) /* what comes with a page that is read */
-
-PG_FUNCTION_INFO_V1(evbus_volatile_state);
 
 static int
 ring_of(EvbusDb *db, const EvbusVolatile *v)
@@ -132,6 +128,8 @@ take_ring(EvbusVolatile *v, int32 bus_id, int64 position)
 	pg_atomic_write_u64(&v->first_position, (uint64) position);
 	pg_atomic_write_u64(&v->oldest_position, (uint64) position);
 	pg_atomic_write_u64(&v->next_position, (uint64) position);
+	pg_atomic_write_u64(&v->high, 0);
+	v->told = 0;
 	pg_write_barrier();
 	v->bus_id = bus_id;
 	LWLockRelease(&v->lock);
@@ -278,6 +276,15 @@ place(EvbusDb *db, EvbusVolatile *v, int64 position)
 	return pg_atomic_read_u64(offset_of(db, v, position));
 }
 
+/* Bytes between mark, as it was reckoned last, and claimed. */
+static uint64
+in_use(EvbusVolatile *v)
+{
+	uint64		mark = pg_atomic_read_u64(&v->mark);
+
+	return pg_atomic_read_u64(&v->claimed) - mark;
+}
+
 /*
  * Find out what is settled: what every subscription of the bus has.  Returns the
  * name of the one that is furthest behind, allocated, or NULL.
@@ -309,11 +316,22 @@ reckon(EvbusDb *db, EvbusVolatile *v, int32 bus_id)
 		who = MemoryContextStrdup(context, who);
 	LWLockAcquire(&v->lock, LW_EXCLUSIVE);
 	if (v->bus_id == bus_id)
+	{
 		pg_atomic_write_u64(&v->mark, place(db, v, lowest));
+		evbus_high_raise(&v->high, in_use(v));
+	}
 	LWLockRelease(&v->lock);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(mine);
 	return who;
+}
+
+/* Bytes of a ring in use now. */
+uint64
+evbus_volatile_used(EvbusDb *db, EvbusVolatile *v, int32 bus_id)
+{
+	(void) reckon(db, v, bus_id);
+	return in_use(v);
 }
 
 static void
@@ -556,37 +574,4 @@ evbus_volatile_position_at(EvbusDb *db, EvbusVolatile *v, TimestampTz t)
 			break;
 	}
 	return at;
-}
-
-/* evbus._volatile_state(): a row for each volatile bus that was used since the start. */
-Datum
-evbus_volatile_state(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	EvbusDb    *db = evbus_db();
-
-	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; i < evbus_max_volatile_buses; i++)
-	{
-		EvbusVolatile *v = EVBUS_VOLATILE(db, i);
-		int32		bus_id = v->bus_id;
-		uint64		claimed;
-		uint64		mark;
-		Datum		values[6];
-		bool		nulls[6] = {0};
-
-		if (bus_id == 0)
-			continue;
-		(void) reckon(db, v, bus_id);
-		claimed = pg_atomic_read_u64(&v->claimed);
-		mark = pg_atomic_read_u64(&v->mark);
-		values[0] = Int32GetDatum(bus_id);
-		values[1] = Int64GetDatum((int64) EVBUS_VOLATILE_BYTES);
-		values[2] = Int64GetDatum(Max((int64) (claimed - mark), 0));
-		values[3] = Int64GetDatum((int64) pg_atomic_read_u64(&v->next_position) - (int64) pg_atomic_read_u64(&v->oldest_position));
-		values[4] = Int64GetDatum((int64) pg_atomic_read_u64(&v->first_position));
-		values[5] = Int64GetDatum((int64) pg_atomic_read_u64(&v->oldest_position));
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-	return (Datum) 0;
 }

@@ -32,6 +32,7 @@ extern EvbusVolatile *evbus_volatile_find(EvbusDb *db, int bus_slot, int32 bus_i
 extern EvbusVolatile *evbus_volatile_attach(EvbusDb *db, int bus_slot, int32 bus_id);
 extern EvbusVolatile *evbus_volatile_get(EvbusDb *db, const EvbusBus *bus);
 
+extern uint64 evbus_volatile_used(EvbusDb *db, EvbusVolatile *v, int32 bus_id);
 extern void evbus_volatile_map(EvbusDb *db, EvbusVolatile *v, Size len);
 extern void evbus_volatile_claim(EvbusDb *db, EvbusVolatile *v, const EvbusBus *bus, Size len);
 extern void evbus_volatile_give_back(EvbusDb *db, int ring, Size len);

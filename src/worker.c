@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "internal.h"
 #include "postmaster/interrupt.h"
+#include "process.h"
 #include "registry.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -28,8 +29,9 @@
 
 /* Signals and connection; role InvalidOid is the bootstrap superuser. */
 void
-evbus_worker_connect(Oid dboid, Oid role)
+evbus_worker_connect(EvbusProcessKind kind, Oid dboid, Oid role)
 {
+	evbus_process_begin(kind, dboid, role);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);		/* takes effect in CHECK_FOR_INTERRUPTS() */
 	BackgroundWorkerUnblockSignals();
@@ -54,6 +56,7 @@ evbus_worker_turn(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+	evbus_process_memory(evbus_uptime());
 }
 
 /* Shall workers of this database end?  In a transaction; looks at the catalog. */

@@ -5,8 +5,9 @@
 #include "evbus.h"
 
 #include "postmaster/bgworker.h"
+#include "process.h"
 
-extern void evbus_worker_connect(Oid dboid, Oid role);
+extern void evbus_worker_connect(EvbusProcessKind kind, Oid dboid, Oid role);
 extern void evbus_worker_turn(void);
 extern bool evbus_worker_unwanted(EvbusDb *db);
 extern bool evbus_worker_start(const char *name, const char *type, const char *function, Datum arg,
