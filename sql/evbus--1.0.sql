@@ -1689,6 +1689,95 @@ FROM (SELECT f.ord, '# TYPE ' || f.name || ' ' || f.kind || E'\n' || coalesce('#
 END;
 COMMENT ON FUNCTION evbus.metrics() IS 'all statistics of this database as OpenMetrics text, for Prometheus';
 
+/* ----------------------------------------------------------------- health */
+
+/*
+ * What is not as it should be, and what to do.  Each check has a row for what is worst of it, and one that says ok
+ * where nothing is; nothing in it scans events.
+ */
+CREATE FUNCTION evbus.health(age_warn interval DEFAULT '5 minutes', age_critical interval DEFAULT '1 hour',
+							 OUT "check" text, OUT level text, OUT subject text, OUT reason text, OUT hint text)
+RETURNS SETOF record
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog
+SET jit = off
+BEGIN ATOMIC
+WITH status AS MATERIALIZED (
+	SELECT * FROM evbus._status()
+), sub AS MATERIALIZED (
+	SELECT s.*, l.paused, l.paused_reason, l.workers, l.next_retry_at, c.handler IS NOT NULL AS has_handler,
+		   w.done AS done_5m, w.dead_lettered AS dead_5m, w.failure_share AS share_5m, w.failed AS failed_5m
+	FROM evbus.stat_subscription s
+		 JOIN evbus.subscription_lag l USING (subscription)
+		 JOIN evbus.subscription_list c USING (subscription)
+		 LEFT JOIN evbus.stat_subscription_window w ON w.subscription = s.subscription AND w."window" = '5 minutes'
+), upkeep AS MATERIALIZED (
+	SELECT u.*, u.kind || coalesce(' of ' || array_to_string(u.buses, ', '), '') AS what FROM evbus.stat_upkeep u
+), checks(ord, name) AS (
+	VALUES (1, 'workers'), (2, 'worker slots'), (3, 'oldest event'), (4, 'nothing done'), (5, 'paused'), (6, 'circuit breaker'), (7, 'failures'), (8, 'dead letters'),
+		   (9, 'partitions'), (10, 'retention'), (11, 'upkeep'), (12, 'memory'), (13, 'ring overflows'), (14, 'open transactions')
+), found(name, level, subject, reason, hint) AS (
+	SELECT 'workers', 'critical', NULL::text, CASE WHEN sequencer_pid IS NULL OR maintainer_pid IS NULL THEN 'sequencer or maintainer of this database does not run' ELSE 'the workers of this database are still loading' END,
+		   'Look at the server log; "out of background worker slots" there asks for a larger max_worker_processes.'
+	FROM status WHERE NOT ready OR sequencer_pid IS NULL OR maintainer_pid IS NULL
+	UNION ALL
+	SELECT 'worker slots', 'warn', NULL, format('max_worker_processes is %s; the launcher, two workers a database and evbus.max_handler_workers may need %s', current_setting('max_worker_processes'),
+		   1 + 2 * m.used + current_setting('evbus.max_handler_workers')::integer), 'Raise max_worker_processes, and restart.'
+	FROM evbus.stat_memory m WHERE m.area = 'databases' AND current_setting('max_worker_processes')::integer < 1 + 2 * m.used + current_setting('evbus.max_handler_workers')::integer
+	UNION ALL
+	SELECT 'oldest event', CASE WHEN oldest_age >= age_critical THEN 'critical' ELSE 'warn' END, subscription,
+		   format('its oldest event has waited for %s%s; lag %s%s', date_trunc('second', least(oldest_age, interval '1 hour')), CASE WHEN oldest_age >= interval '1 hour' THEN ' or longer' END, lag,
+				  CASE WHEN time_to_drain IS NOT NULL THEN ', gone in ' || date_trunc('second', time_to_drain) END),
+		   CASE WHEN has_handler THEN 'Is the handler slow (handler_p50 of evbus.stat_subscription)? More concurrency or a larger batch_size helps, or more evbus.max_handler_workers.'
+				ELSE 'Does its client run? More of them may receive at the same time.' END
+	FROM sub WHERE NOT paused AND lag > 0 AND oldest_age >= age_warn
+	UNION ALL
+	SELECT 'nothing done', 'critical', subscription, format('%s positions wait, and for five minutes nothing was done', lag),
+		   CASE WHEN has_handler AND workers = 0 THEN 'No worker serves it: see evbus.stat_worker, evbus.max_handler_workers, and the server log.'
+				WHEN has_handler THEN 'A worker serves it: see evbus.stat_worker.event_id and pg_stat_activity for what it waits for.' ELSE 'Nobody receives and acks.' END
+	FROM sub WHERE NOT paused AND lag > 0 AND done_5m = 0 AND failed_5m = 0 AND oldest_age >= interval '5 minutes'
+	UNION ALL
+	SELECT 'paused', 'warn', subscription, paused_reason, 'Mend what it says, then evbus.resume().' FROM sub WHERE paused AND paused_reason IS NOT NULL AND paused_reason <> 'the bus is paused'
+	UNION ALL
+	SELECT 'circuit breaker', 'critical', b.subscription, format('%s since %s: %s', b.state, date_trunc('second', b.since), b.reason), 'What it depends on fails; evbus.breaker_list has more. It closes by itself when a probe succeeds.'
+	FROM evbus.breaker_list b WHERE b.state <> 'closed'
+	UNION ALL
+	SELECT 'failures', 'warn', subscription, format('%s %% of its deliveries of the last five minutes failed', round(share_5m::numeric * 100)), 'See evbus.retry_list and evbus.dead_letter_top().'
+	FROM sub WHERE share_5m >= 0.1 AND failed_5m >= 10
+	UNION ALL
+	SELECT 'dead letters', CASE WHEN q.full_since IS NOT NULL THEN 'critical' ELSE 'warn' END, s.subscription,
+		   CASE WHEN q.full_since IS NOT NULL THEN format('its quota of %s is full since %s', q.max_dead_letters, date_trunc('second', q.full_since)) ELSE format('%s more in the last five minutes', s.dead_5m) END,
+		   'evbus.dead_letter_top() tells the errors; evbus.redrive() sends them again, evbus.discard() deletes.'
+	FROM sub s LEFT JOIN evbus.dead_letter_quota q USING (subscription) WHERE s.dead_5m > 0 OR q.full_since IS NOT NULL
+	UNION ALL
+	SELECT 'partitions', CASE WHEN made_until IS NULL OR made_until < statement_timestamp() + partition_interval / 4 THEN 'critical' ELSE 'warn' END, what,
+		   coalesce('made until ' || date_trunc('second', made_until) || ' only', 'there are none'), 'CALL evbus.maintain() tells what fails; last_error of evbus.stat_upkeep as well.'
+	FROM upkeep WHERE made_until IS NULL OR made_until < statement_timestamp() + partition_interval / 2
+	UNION ALL
+	SELECT 'retention', CASE WHEN held_back_since < statement_timestamp() - interval '1 day' THEN 'critical' ELSE 'warn' END, what, format('what is to go stays since %s: %s', date_trunc('second', held_back_since), held_back_by),
+		   'A subscription that nobody serves can be unsubscribed or moved (evbus.seek); an old or prepared transaction ended.'
+	FROM upkeep WHERE held_back_by IS NOT NULL
+	UNION ALL
+	SELECT 'upkeep', 'critical', what, last_error, 'CALL evbus.maintain() tries at once.' FROM upkeep WHERE last_error IS NOT NULL AND last_error_at > coalesce(last_success, '-infinity')
+	UNION ALL
+	SELECT 'memory', m.level, m.area || coalesce(' ' || m."of", ''), format('%s %% of %s %s in use', round(m.share::numeric * 100), m."limit", m.unit), coalesce('Bounded by ' || m.setting || '; docs/limits.md says what happens at it.', 'docs/limits.md says what happens at it.')
+	FROM evbus.stat_memory m WHERE m.level <> 'ok'
+	UNION ALL
+	SELECT 'ring overflows', 'warn', NULL, format('%s transactions found the ring of fresh events full since the server started', ring_overflows), 'Nothing is lost, but readers go to the tables. Raise evbus.ring_size.'
+	FROM status WHERE ring_overflows > 0
+	UNION ALL
+	SELECT 'open transactions', 'warn', NULL, format('a transaction that has published is open since %s', date_trunc('second', t.at)), 'See pg_stat_activity.xact_start. Partitions it has written to cannot go, and vacuum is held back.'
+	FROM (SELECT evbus._event_time(evbus._oldest_open()) AS at) t WHERE t.at < statement_timestamp() - age_warn
+	UNION ALL
+	SELECT 'open transactions', 'warn', p.gid, format('prepared since %s', date_trunc('second', p.prepared)), 'COMMIT PREPARED or ROLLBACK PREPARED: it holds back vacuum, and partitions it has written to.'
+	FROM pg_prepared_xacts p WHERE p.database = current_database() AND p.prepared < statement_timestamp() - age_warn
+)
+SELECT c.name, coalesce(f.level, 'ok'), f.subject, f.reason, f.hint
+FROM checks c LEFT JOIN found f USING (name)
+ORDER BY array_position(ARRAY['critical', 'warn', 'ok'], coalesce(f.level, 'ok')), c.ord, f.subject;
+END;
+COMMENT ON FUNCTION evbus.health(interval, interval) IS 'what is not as it should be, the worst first: for each check a row for each subject, or one that says ok; with the reason, and what to do';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
@@ -1697,6 +1786,6 @@ GRANT USAGE ON SCHEMA evbus TO pg_monitor;
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.dead_letter_quota, evbus.breaker_list,
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
-	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics() TO pg_monitor;
+	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

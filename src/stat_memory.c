@@ -62,6 +62,7 @@ typedef struct Area
 	int64		limit;			/* -1: none */
 	pg_atomic_uint64 *high;
 	uint8	   *told;			/* Level that the maintainer told last; NULL: of a process, it does not */
+	bool		calm;			/* to be full is nothing bad */
 } Area;
 
 /* Those that each database has, in the order of EvbusArea. */
@@ -70,19 +71,20 @@ static const struct
 	const char *name;
 	const char *unit;
 	const char *setting;
+	bool		calm;			/* as in Area */
 }			kinds[EVBUS_AREAS] =
 {
-	{"commit ring", "bytes", "evbus.ring_size"},
-	{"leases", "leases", "evbus.max_leases"},
-	{"leases of clients", "leases", "evbus.max_leases"},
-	{"buses", "buses", "evbus.max_buses"},
-	{"subscriptions", "subscriptions", "evbus.max_subscriptions"},
-	{"volatile buses", "buses", "evbus.max_volatile_buses"},
-	{"rates of roles", "rates", NULL},
-	{"errands", "errands", NULL},
-	{"upkeep notes", "notes", "evbus.max_buses"},
-	{"handler workers", "workers", "evbus.max_handler_workers"},
-	{"databases", "databases", "evbus.max_databases"}
+	{"commit ring", "bytes", "evbus.ring_size", false},
+	{"leases", "leases", "evbus.max_leases", false},
+	{"leases of clients", "leases", "evbus.max_leases", false},
+	{"buses", "buses", "evbus.max_buses", false},
+	{"subscriptions", "subscriptions", "evbus.max_subscriptions", false},
+	{"volatile buses", "buses", "evbus.max_volatile_buses", false},
+	{"rates of roles", "rates", NULL, false},
+	{"errands", "errands", NULL, false},
+	{"upkeep notes", "notes", "evbus.max_buses", false},
+	{"handler workers", "workers", "evbus.max_handler_workers", true},	/* they have work */
+	{"databases", "databases", "evbus.max_databases", false}
 };
 
 /* ------------------------------------------------------------------- counting */
@@ -155,7 +157,7 @@ add_rings(EvbusDb *db, Area *areas)
 		areas[n++] = (Area)
 		{
 			"volatile ring", pstrdup(bus.name), "bytes", "evbus.volatile_ring_size",
-				(int64) evbus_volatile_used(db, v, bus_id), (int64) EVBUS_VOLATILE_BYTES, &v->high, &v->told
+				(int64) evbus_volatile_used(db, v, bus_id), (int64) EVBUS_VOLATILE_BYTES, &v->high, &v->told, false
 		};
 	}
 	return n;
@@ -176,7 +178,7 @@ add_processes(Area *areas)
 		areas[n++] = (Area)
 		{
 			"process", psprintf("%s %d", evbus_process_kinds[p.kind], p.pid), "bytes", NULL,
-				(int64) pg_atomic_read_u64(&p.memory), -1, &evbus_processes[i].memory_high, NULL
+				(int64) pg_atomic_read_u64(&p.memory), -1, &evbus_processes[i].memory_high, NULL, false
 		};
 	}
 	return n;
@@ -195,7 +197,7 @@ collect(EvbusDb *db, bool processes, Area **out)
 	for (int i = 0; i < EVBUS_AREAS; i++)
 		areas[i] = (Area)
 	{
-		kinds[i].name, NULL, kinds[i].unit, kinds[i].setting, used[i], limit[i], high_of(db, i), &db->told[i]
+		kinds[i].name, NULL, kinds[i].unit, kinds[i].setting, used[i], limit[i], high_of(db, i), &db->told[i], kinds[i].calm
 	};
 	n += add_rings(db, areas + n);
 	if (processes)
@@ -209,7 +211,7 @@ collect(EvbusDb *db, bool processes, Area **out)
 static bool
 reaches(const Area *area, int percent)
 {
-	return area->limit > 0 && area->used * 100 >= area->limit * Max(percent, 1);
+	return area->limit > 0 && !area->calm && area->used * 100 >= area->limit * Max(percent, 1);
 }
 
 /* Its level, if each began so many points lower. */
