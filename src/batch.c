@@ -134,6 +134,14 @@ made_error(int sqlerrcode, char *message)
 	return edata;
 }
 
+/* The handler had the event, and nobody was left to say how it ended. */
+static bool
+record_end(const EvbusSubscription *sub, EvbusEvent *event, int sqlerrcode, char *message)
+{
+	evbus_stat_delivered(db, sub, event, 0);
+	return record_failure(sub, event, made_error(sqlerrcode, message));
+}
+
 /* Does an event wait for one of the batch before it that has failed? */
 static bool
 held_up(const EvbusSubscription *sub, const EvbusEvents *found, const bool *failed, int at)
@@ -215,15 +223,9 @@ settle_chunk(const EvbusSubscription *sub, EvbusEvents *found, int at, int *n, i
 				holds_up = record_failure(sub, &events[i], error);
 			}
 			else if (suspect != 0 && events[i].event_id == suspect)
-			{
-				evbus_stat_delivered(db, sub, &events[i], 0);
-				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker"));
-			}
+				holds_up = record_end(sub, &events[i], ERRCODE_ADMIN_SHUTDOWN, "the handler ended its worker");
 			else if (count)
-			{
-				evbus_stat_delivered(db, sub, &events[i], 0);
-				holds_up = record_failure(sub, &events[i], made_error(ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran"));
-			}
+				holds_up = record_end(sub, &events[i], ERRCODE_CRASH_SHUTDOWN, "the server crashed while the handler ran");
 			else
 				holds_up = run_in_subtransaction(sub, &events[i], i > 0, &failed);
 			if (!failed)

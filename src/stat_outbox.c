@@ -358,12 +358,11 @@ flush(void)
 		if (tally->db->dboid != MyDatabaseId || tally->db->bus_relid != tally->bus_relid || tally->db->gone)
 			continue;			/* the extension was dropped */
 		if (tally->kind == TALLY_BUS)
-			evbus_stat_add(EVBUS_STAT_BUS(tally->db, tally->slot), tally->id, tally->n, NULL, NULL);
+			evbus_stat_add(EVBUS_STAT_BUS(tally->db, tally->slot), tally->id, tally->n, NULL);
 		else if (tally->kind == TALLY_TYPE)
 			evbus_stat_add_type(tally->db, tally->id, tally->hash, tally->type, tally->type_len, tally->n);
 		else
-			evbus_stat_add(EVBUS_STAT_SUB(tally->db, tally->slot), tally->id, tally->n,
-						   EVBUS_STAT_TIMES_OF(tally->db, tally->slot), tally->samples);
+			evbus_stat_add(EVBUS_STAT_SUB(tally->db, tally->slot), tally->id, tally->n, tally->samples);
 	}
 }
 

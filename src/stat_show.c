@@ -65,13 +65,12 @@ moments(const EvbusStatRead *read, TimestampTz reset_at, Datum *values, bool *nu
 
 /* ------------------------------------------------------------------- buses */
 
-/* evbus._stat_bus(): of each bus that something was counted for. */
+/* evbus._stat_bus(): of each bus. */
 Datum
 evbus_stat_bus(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
-
 	TimestampTz reset_at;
 	int64		since = evbus_stats_since(db, &reset_at);
 	int			n_buses;
@@ -113,7 +112,7 @@ percentiles(EvbusDb *db, int slot, int32 id, EvbusStatTime of, int window, Datum
 	uint64		counts[EVBUS_HISTOGRAM_BUCKETS];
 	int64		sum;
 
-	evbus_stat_read_times(EVBUS_STAT_SUB(db, slot), id, EVBUS_STAT_TIMES_OF(db, slot), of, window, counts, &sum);
+	evbus_stat_read_times(EVBUS_STAT_SUB(db, slot), id, of, window, counts, &sum);
 	for (int i = 0; i < lengthof(shares); i++)
 	{
 		int64		us = evbus_histogram_percentile(counts, shares[i]);
@@ -124,13 +123,12 @@ percentiles(EvbusDb *db, int slot, int32 id, EvbusStatTime of, int window, Datum
 	}
 }
 
-/* evbus._stat_subscription(): of each subscription that something was counted for. */
+/* evbus._stat_subscription(): of each subscription. */
 Datum
 evbus_stat_subscription(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	EvbusDb    *db = evbus_db();
-
 	TimestampTz reset_at;
 	int64		since = evbus_stats_since(db, &reset_at);
 	int			n_subs;
@@ -324,7 +322,7 @@ evbus_stat_times_sql(PG_FUNCTION_ARGS)
 
 			if (subs[i].replay_of != 0)
 				continue;
-			evbus_stat_read_times(EVBUS_STAT_SUB(db, slot), id, EVBUS_STAT_TIMES_OF(db, slot), of, TOTAL, counts, &sum);
+			evbus_stat_read_times(EVBUS_STAT_SUB(db, slot), id, of, TOTAL, counts, &sum);
 			values[0] = Int32GetDatum(id);
 			values[1] = CStringGetTextDatum(names[of]);
 			values[4] = Float8GetDatum(sum / 1e6);

@@ -57,8 +57,9 @@ clear_parts(void *ring, int n, Size size, int64 last, int64 now)
 
 /* The present part is the one of now; what is over is added to larger ones.  The caller holds the lock EXCLUSIVE. */
 static void
-turn(EvbusStat *stat, EvbusStatTimes *times, int64 now)
+turn(EvbusStat *stat, int64 now)
 {
+	EvbusStatTimes *times = times_of(stat);
 	int64		last = stat->number;
 	int64		number = now / EVBUS_STAT_PART;
 	int64	   *over = stat->parts[last % EVBUS_STAT_PARTS];
@@ -89,8 +90,10 @@ turn(EvbusStat *stat, EvbusStatTimes *times, int64 now)
 
 /* Nothing was counted before now. */
 static void
-reset(EvbusStat *stat, EvbusStatTimes *times, int32 id)
+reset(EvbusStat *stat, int32 id)
 {
+	EvbusStatTimes *times = times_of(stat);
+
 	stat->id = id;
 	stat->number = evbus_uptime() / EVBUS_STAT_PART;
 	stat->last_at = 0;
@@ -101,16 +104,17 @@ reset(EvbusStat *stat, EvbusStatTimes *times, int32 id)
 		memset(times, 0, sizeof(EvbusStatTimes));
 }
 
-/* Is it, or may it become, that of this id?  The caller holds the lock EXCLUSIVE. */
+/* Is it, or may it become, that of this id?  Then its present part is the one of now.  The caller holds the lock EXCLUSIVE. */
 static bool
-ours(EvbusStat *stat, EvbusStatTimes *times, int32 id)
+ours(EvbusStat *stat, int32 id, int64 now)
 {
 	if (unlikely(stat->id != id))
 	{
 		if (stat->id > id)
 			return false;		/* ours was dropped, its place is another's */
-		reset(stat, times, id);
+		reset(stat, id);
 	}
+	turn(stat, now);
 	return true;
 }
 
@@ -130,16 +134,16 @@ add(EvbusStat *stat, const int64 *n)
 
 /* ------------------------------------------------------------------ adding */
 
-/* Add to the counters of id; times and samples, or both NULL: those of a subscription. */
+/* Add to the counters of id; samples: of a subscription, or NULL. */
 void
-evbus_stat_add(EvbusStat *stat, int32 id, const int64 *n, EvbusStatTimes *times, const EvbusStatSamples *samples)
+evbus_stat_add(EvbusStat *stat, int32 id, const int64 *n, const EvbusStatSamples *samples)
 {
+	EvbusStatTimes *times = times_of(stat);
 	int64		now = evbus_uptime();
 
 	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
-	if (ours(stat, times, id))
+	if (ours(stat, id, now))
 	{
-		turn(stat, times, now);
 		add(stat, n);
 		for (int of = 0; samples && of < EVBUS_STAT_TIMES; of++)
 		{
@@ -160,16 +164,13 @@ evbus_stat_add(EvbusStat *stat, int32 id, const int64 *n, EvbusStatTimes *times,
 void
 evbus_stat_add_one(EvbusStat *stat, int32 id, EvbusStatCounter counter, int64 n)
 {
-	EvbusStatTimes *times = times_of(stat);
 	int64		now = evbus_uptime();
 
 	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
-	if (ours(stat, times, id))
+	if (ours(stat, id, now))
 	{
-		int64	   *part;
+		int64	   *part = stat->parts[stat->number % EVBUS_STAT_PARTS];
 
-		turn(stat, times, now);
-		part = stat->parts[stat->number % EVBUS_STAT_PARTS];
 		if (counter == EVBUS_STAT_LAG)
 		{
 			part[EVBUS_STAT_LAG] = n + 1;
@@ -225,7 +226,6 @@ make_room(EvbusDb *db)
 		for (link = bucket_of(db, t->hash); *link != table->hand; link = &EVBUS_STAT_TYPE(db, *link)->next)
 			;
 		*link = t->next;
-		table->evicted++;
 	}
 	return t;
 }
@@ -242,7 +242,7 @@ evbus_stat_add_type(EvbusDb *db, int32 bus_id, uint32 hash, const char *type, in
 	if (t)
 	{
 		pg_atomic_write_u32(&t->recent, 1);
-		evbus_stat_add(&t->stat, bus_id, n, NULL, NULL);
+		evbus_stat_add(&t->stat, bus_id, n, NULL);
 	}
 	LWLockRelease(&table->lock);
 	if (t)
@@ -260,19 +260,19 @@ evbus_stat_add_type(EvbusDb *db, int32 bus_id, uint32 hash, const char *type, in
 		pg_atomic_write_u32(&t->recent, 0);
 		t->type_len = (int16) type_len;
 		memcpy(t->type, type, type_len);
-		reset(&t->stat, NULL, bus_id);
+		reset(&t->stat, bus_id);
 		t->next = *bucket;
 		*bucket = table->hand;
 		table->hand = (table->hand + 1) % evbus_max_tracked_types;
 	}
 	/* It is not recent before it comes again: many that come once do not push out those that come often. */
-	evbus_stat_add(&t->stat, bus_id, n, NULL, NULL);
+	evbus_stat_add(&t->stat, bus_id, n, NULL);
 	LWLockRelease(&table->lock);
 }
 
 /* ------------------------------------------------------------------ reading */
 
-/* Sum up counters of the ring's parts (from, to], and what the present part of 10 seconds has. */
+/* Sum up the counters of so many minutes, of the present one, and of the present part. */
 static void
 sum_minutes(const EvbusStat *stat, int64 minutes, int64 *n)
 {
@@ -300,7 +300,7 @@ evbus_stat_read(EvbusStat *stat, int32 id, int64 since, EvbusStatRead *out)
 	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
 	if (stat->id == id && id != 0)
 	{
-		turn(stat, times_of(stat), now);
+		turn(stat, now);
 		memcpy(out->total, stat->total, sizeof(out->total));
 		out->last_at = stat->last_at;
 		for (int64 part = Max(number - (EVBUS_STAT_PARTS - 1), 0); part <= number; part++)
@@ -331,14 +331,16 @@ evbus_stat_read(EvbusStat *stat, int32 id, int64 since, EvbusStatRead *out)
 
 /* The histogram of a window, or of all times (window < 0), and the sum of these, us. */
 void
-evbus_stat_read_times(EvbusStat *stat, int32 id, const EvbusStatTimes *times, EvbusStatTime of, int window, uint64 *counts, int64 *sum)
+evbus_stat_read_times(EvbusStat *stat, int32 id, EvbusStatTime of, int window, uint64 *counts, int64 *sum)
 {
+	const EvbusStatTimes *times = times_of(stat);
+
 	memset(counts, 0, sizeof(uint64) * EVBUS_HISTOGRAM_BUCKETS);
 	*sum = 0;
 	LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
 	if (stat->id == id && id != 0)
 	{
-		turn(stat, unconstify(EvbusStatTimes *, times), evbus_uptime());
+		turn(stat, evbus_uptime());
 		*sum = times->of[of].sum;
 		for (int i = 0; i < EVBUS_HISTOGRAM_BUCKETS; i++)
 		{
@@ -372,7 +374,7 @@ evbus_stat_read_minutes(EvbusStat *stat, int32 id, int64 present, int64 out[EVBU
 		int64		now;
 		const int64 *part;
 
-		turn(stat, times_of(stat), evbus_uptime());
+		turn(stat, evbus_uptime());
 		now = stat->number / EVBUS_STAT_MINUTE;
 		for (int i = 0; i < EVBUS_STAT_MINUTES; i++)
 		{
@@ -405,7 +407,7 @@ evbus_stat_passed(EvbusStat *stat, int32 id, int64 since, int64 value)
 	{
 		int64		minute;
 
-		turn(stat, times_of(stat), now);
+		turn(stat, now);
 		/* The newest look that found it no higher. */
 		for (int64 part = stat->number; part > stat->number - EVBUS_STAT_PARTS && part >= 0 && at < 0; part--)
 		{
@@ -458,14 +460,13 @@ evbus_stats_clear(EvbusDb *db)
 
 		LWLockAcquire(&stat->lock, LW_EXCLUSIVE);
 		if (stat->id != 0)
-			reset(stat, i < evbus_max_buses ? NULL : EVBUS_STAT_TIMES_OF(db, i - evbus_max_buses), 0);
+			reset(stat, 0);
 		LWLockRelease(&stat->lock);
 	}
 	LWLockAcquire(&table->lock, LW_EXCLUSIVE);
 	table->since = evbus_uptime();
 	table->reset_at = GetCurrentTimestamp();
 	table->hand = 0;
-	table->evicted = 0;
 	for (int i = 0; i < evbus_max_tracked_types; i++)
 	{
 		EVBUS_STAT_TYPE(db, i)->bus_id = 0;

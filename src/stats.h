@@ -106,7 +106,6 @@ typedef struct EvbusStatTable
 {
 	LWLock		lock;			/* tranche "EvbusStat": SHARED to find one, EXCLUSIVE to change which there are */
 	int32		hand;			/* where room is looked for next */
-	int64		evicted;		/* that made room for others, since the start or the last reset */
 	int64		since;			/* by evbus_uptime(): all of the database is counted from then on */
 	TimestampTz reset_at;		/* the same moment */
 } EvbusStatTable;
@@ -135,7 +134,6 @@ extern int	evbus_max_tracked_types;	/* per database; sizes shared memory */
 
 #define EVBUS_STAT_BUS(db, slot)	(&evbus_stat_buses[EVBUS_DB_INDEX(db) * evbus_max_buses + (slot)])
 #define EVBUS_STAT_SUB(db, slot)	(&evbus_stat_subs[EVBUS_DB_INDEX(db) * evbus_max_subscriptions + (slot)])
-#define EVBUS_STAT_TIMES_OF(db, slot)	(&evbus_stat_times[EVBUS_DB_INDEX(db) * evbus_max_subscriptions + (slot)])
 #define EVBUS_STAT_TABLE(db)		(&evbus_stat_tables[EVBUS_DB_INDEX(db)])
 #define EVBUS_STAT_TYPE(db, i)		(&evbus_stat_types[EVBUS_DB_INDEX(db) * evbus_max_tracked_types + (i)])
 
@@ -143,12 +141,12 @@ extern void evbus_stats_init(int tranche);
 extern void evbus_stats_clear(EvbusDb *db);
 extern int64 evbus_stats_since(EvbusDb *db, TimestampTz *reset_at);
 /* For callbacks, and under EvbusSub.lock: these take locks of their own only. */
-extern void evbus_stat_add(EvbusStat *stat, int32 id, const int64 *n, EvbusStatTimes *times, const EvbusStatSamples *samples);
+extern void evbus_stat_add(EvbusStat *stat, int32 id, const int64 *n, const EvbusStatSamples *samples);
 extern void evbus_stat_add_one(EvbusStat *stat, int32 id, EvbusStatCounter counter, int64 n);
 extern void evbus_stat_add_type(EvbusDb *db, int32 bus_id, uint32 hash, const char *type, int type_len, const int64 *n);
 
 extern void evbus_stat_read(EvbusStat *stat, int32 id, int64 since, EvbusStatRead *out);
-extern void evbus_stat_read_times(EvbusStat *stat, int32 id, const EvbusStatTimes *times, EvbusStatTime of, int window, uint64 *counts, int64 *sum);
+extern void evbus_stat_read_times(EvbusStat *stat, int32 id, EvbusStatTime of, int window, uint64 *counts, int64 *sum);
 extern int64 evbus_stat_passed(EvbusStat *stat, int32 id, int64 since, int64 value);
 extern void evbus_stat_read_minutes(EvbusStat *stat, int32 id, int64 present, int64 out[EVBUS_STAT_MINUTES][EVBUS_STAT_COUNTERS]);
 
