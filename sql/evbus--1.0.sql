@@ -550,9 +550,9 @@ CREATE FUNCTION evbus.resume_bus(bus text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_resume_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.resume_bus(text) IS 'start deliveries of a paused bus again';
 
-CREATE FUNCTION evbus.stop_all(timeout interval DEFAULT '30 seconds', OUT bus text, OUT stopped boolean, OUT in_flight bigint)
+CREATE FUNCTION evbus.stop_all(timeout interval DEFAULT '30 seconds', OUT bus text, OUT stopped boolean, OUT in_flight bigint, OUT paused_before boolean)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stop_all' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus.stop_all(interval) IS 'pause all buses of the caller at once, whatever becomes of the transaction, and wait until what is in flight has ended; a row for each bus';
+COMMENT ON FUNCTION evbus.stop_all(interval) IS 'pause all buses of the caller at once, whatever becomes of the transaction, and wait until what is in flight has ended; a row for each bus, and whether it was paused before';
 
 CREATE FUNCTION evbus.train_dictionary(bus text, samples integer DEFAULT 10000, size integer DEFAULT 16384, dry_run boolean DEFAULT false,
 									   OUT dictionary_id integer, OUT trained_on integer, OUT tested_on integer, OUT dictionary_bytes integer,
@@ -988,14 +988,12 @@ COMMENT ON COLUMN evbus.bus_list.waits IS 'calls that waited for space or for a 
 COMMENT ON COLUMN evbus.bus_list.next_position IS 'position the next event gets; NULL before the first event since the server started';
 
 CREATE FUNCTION evbus._volatile_state(OUT bus_id integer, OUT ring_bytes bigint, OUT used_bytes bigint, OUT events bigint, OUT first_position bigint,
-								OUT oldest_position bigint)
+								OUT oldest_position bigint, OUT dropped bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_volatile_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._volatile_state() IS 'the rings of the volatile buses';
 
 CREATE VIEW evbus.volatile_list AS
-SELECT b.bus, v.ring_bytes, v.used_bytes, v.events, v.oldest_position, s.next_position, b.overflow, s.rejected, s.waits,
-	   (SELECT coalesce(pg_catalog.sum(p.dropped), 0)::bigint FROM evbus._subscription_state() p JOIN evbus.subscription x USING (subscription_id)
-		WHERE x.bus_id = b.bus_id) AS dropped
+SELECT b.bus, v.ring_bytes, v.used_bytes, v.events, v.oldest_position, s.next_position, b.overflow, s.rejected, s.waits, v.dropped
 FROM evbus.bus b
 	 LEFT JOIN evbus._volatile_state() v USING (bus_id)
 	 LEFT JOIN evbus._bus_state() s USING (bus_id)
@@ -1008,7 +1006,7 @@ COMMENT ON COLUMN evbus.volatile_list.oldest_position IS 'position of the oldest
 COMMENT ON COLUMN evbus.volatile_list.next_position IS 'position the next event gets';
 COMMENT ON COLUMN evbus.volatile_list.rejected IS 'events refused since the server started, because the bus was full';
 COMMENT ON COLUMN evbus.volatile_list.waits IS 'calls that waited for space since the server started';
-COMMENT ON COLUMN evbus.volatile_list.dropped IS 'events overwritten before a subscription had settled them, once for each such subscription, since the server started';
+COMMENT ON COLUMN evbus.volatile_list.dropped IS 'events overwritten before a subscription had settled them, once for each such subscription, also those that are gone, since the server started';
 
 CREATE VIEW evbus.publish_limit_list AS
 SELECT b.bus, l.role, l.rate, coalesce(l.burst, l.rate) AS burst
@@ -1434,7 +1432,7 @@ SELECT b.bus, s.scheduled_id AS id, s.type, s.key, evbus._decode(s.payload, s.sc
 	   s.due_at, s.scheduled_by, evbus._event_time(s.scheduled_id) AS scheduled_at,
 	   evbus._priority(s.headers) AS priority, evbus._expires_at(s.headers) AS expires_at
 FROM evbus.scheduled s JOIN evbus.bus b USING (bus_id);
-COMMENT ON VIEW evbus.scheduled_list IS 'events that are not due yet';
+COMMENT ON VIEW evbus.scheduled_list IS 'events that are not due yet, or due and held back (evbus.health() tells which and why), or set aside, with due_at infinity';
 COMMENT ON COLUMN evbus.scheduled_list.id IS 'what evbus.publish() returned, and evbus.cancel_scheduled() takes; when published, the header scheduledid';
 COMMENT ON COLUMN evbus.scheduled_list.scheduled_by IS 'current user of the call; may cancel it, as may the owner of the bus';
 
@@ -1715,7 +1713,7 @@ WITH status AS MATERIALIZED (
 	SELECT u.*, u.kind || coalesce(' of ' || array_to_string(u.buses, ', '), '') AS what FROM evbus.stat_upkeep u
 ), checks(ord, name) AS (
 	VALUES (1, 'workers'), (2, 'worker slots'), (3, 'oldest event'), (4, 'nothing done'), (5, 'paused'), (6, 'circuit breaker'), (7, 'failures'), (8, 'dead letters'),
-		   (9, 'partitions'), (10, 'retention'), (11, 'upkeep'), (12, 'memory'), (13, 'ring overflows'), (14, 'open transactions')
+		   (9, 'partitions'), (10, 'retention'), (11, 'upkeep'), (12, 'memory'), (13, 'ring overflows'), (14, 'open transactions'), (15, 'delayed events')
 ), found(name, level, subject, reason, hint) AS (
 	SELECT 'workers', 'critical', NULL::text, CASE WHEN sequencer_pid IS NULL OR maintainer_pid IS NULL THEN 'sequencer or maintainer of this database does not run' ELSE 'the workers of this database are still loading' END,
 		   'Look at the server log; "out of background worker slots" there asks for a larger max_worker_processes.'
@@ -1771,6 +1769,18 @@ WITH status AS MATERIALIZED (
 	UNION ALL
 	SELECT 'open transactions', 'warn', p.gid, format('prepared since %s', date_trunc('second', p.prepared)), 'COMMIT PREPARED or ROLLBACK PREPARED: it holds back vacuum, and partitions it has written to.'
 	FROM pg_prepared_xacts p WHERE p.database = current_database() AND p.prepared < statement_timestamp() - age_warn
+	UNION ALL
+	SELECT 'delayed events', CASE WHEN d.due < statement_timestamp() - age_critical THEN 'critical' ELSE 'warn' END, b.bus, format('due since %s, and not published', date_trunc('second', d.due)),
+		   CASE WHEN b.max_backlog IS NOT NULL OR b.max_backlog_bytes IS NOT NULL THEN 'If the bus is full (max_backlog), its subscriptions have to catch up, see evbus.subscription_lag; the server log tells.' ELSE 'The server log tells why.' END
+	FROM (SELECT x.bus_id, min(x.due_at) AS due
+		  FROM (SELECT s.bus_id, s.due_at FROM evbus.scheduled s WHERE s.due_at < statement_timestamp() - interval '1 minute' ORDER BY s.due_at LIMIT 1000) x GROUP BY x.bus_id) d
+		 JOIN evbus.bus b USING (bus_id)
+	UNION ALL
+	SELECT 'delayed events', 'critical', b.bus, format('%s%s set aside, as they cannot be published', CASE WHEN d.at_least THEN 'at least ' END, d.n),
+		   'Their rows in evbus.scheduled are due at infinity: the server log tells why. Mend them, or call evbus.cancel_scheduled().'
+	FROM (SELECT x.bus_id, count(*) AS n, sum(count(*)) OVER () >= 1000 AS at_least
+		  FROM (SELECT s.bus_id FROM evbus.scheduled s WHERE s.due_at = 'infinity' LIMIT 1000) x GROUP BY x.bus_id) d
+		 JOIN evbus.bus b USING (bus_id)
 )
 SELECT c.name, coalesce(f.level, 'ok'), f.subject, f.reason, f.hint
 FROM checks c LEFT JOIN found f USING (name)
@@ -1787,5 +1797,8 @@ GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, e
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
 	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval) TO pg_monitor;
+/* For health(). */
+GRANT SELECT (bus_id, due_at) ON evbus.scheduled TO pg_monitor;
+GRANT SELECT (bus_id, bus, max_backlog, max_backlog_bytes) ON evbus.bus TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

@@ -107,6 +107,18 @@ evbus_arg_bigint(FunctionCallInfo fcinfo, int n, const char *name, int64 low, in
 	return value;
 }
 
+/* A burst, if there is one, is of a rate. */
+void
+evbus_check_burst(int rate, int burst, const char *rate_name, const char *burst_name)
+{
+	if (rate == 0 && burst > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s needs %s", burst_name, rate_name),
+				 errdetail("Without a rate there is no limit."),
+				 errhint("Pass %s too, or no %s.", rate_name, burst_name)));
+}
+
 /* A number from 0 to 1. */
 double
 evbus_arg_share(FunctionCallInfo fcinfo, int n, const char *name)

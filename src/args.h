@@ -16,6 +16,7 @@ extern char *evbus_arg_name(FunctionCallInfo fcinfo, int n, const char *name);
 extern int	evbus_arg_int(FunctionCallInfo fcinfo, int n, const char *name, int low, int high);
 extern int64 evbus_arg_bigint(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high);
 extern int	evbus_arg_choice(FunctionCallInfo fcinfo, int n, const char *name, const char *const *choices, int n_choices);
+extern void evbus_check_burst(int rate, int burst, const char *rate_name, const char *burst_name);
 extern double evbus_arg_share(FunctionCallInfo fcinfo, int n, const char *name);
 extern int64 evbus_arg_interval(FunctionCallInfo fcinfo, int n, const char *name, int64 low, int64 high);
 extern int64 evbus_interval_usecs(const Interval *span);

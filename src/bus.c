@@ -208,7 +208,10 @@ read_flow(FunctionCallInfo fcinfo, int first, const EvbusBus *bus, Datum *values
 	values[FLOW_TIMEOUT] = evbus_interval_datum(GIVEN(FLOW_TIMEOUT)
 												? evbus_arg_interval(fcinfo, first + FLOW_TIMEOUT, "overflow_timeout", 0, USECS_PER_DAY) : bus->overflow_timeout);
 	values[FLOW_RATE] = Int32GetDatum(GIVEN(FLOW_RATE) ? evbus_arg_int(fcinfo, first + FLOW_RATE, "publish_rate", 0, EVBUS_RATE_MAX) : bus->publish_rate);
-	values[FLOW_BURST] = Int32GetDatum(GIVEN(FLOW_BURST) ? evbus_arg_int(fcinfo, first + FLOW_BURST, "publish_burst", 0, EVBUS_RATE_MAX) : bus->publish_burst);
+	/* With its rate a burst goes, too. */
+	values[FLOW_BURST] = Int32GetDatum(GIVEN(FLOW_BURST) ? evbus_arg_int(fcinfo, first + FLOW_BURST, "publish_burst", 0, EVBUS_RATE_MAX)
+									   : DatumGetInt32(values[FLOW_RATE]) == 0 ? 0 : bus->publish_burst);
+	evbus_check_burst(DatumGetInt32(values[FLOW_RATE]), DatumGetInt32(values[FLOW_BURST]), "publish_rate", "publish_burst");
 	values[FLOW_RATE_POLICY] = CStringGetTextDatum(evbus_rate_policies[GIVEN(FLOW_RATE_POLICY)
 								? evbus_arg_choice(fcinfo, first + FLOW_RATE_POLICY, "rate_policy", evbus_rate_policies, lengthof(evbus_rate_policies)) : bus->rate_waits]);
 #undef GIVEN
@@ -383,7 +386,10 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_TOO_MANY_BUSES),
 				 errmsg("cannot create bus \"%s\": all %d slots are in use", name, evbus_max_buses),
-				 errhint("Drop a bus that is no longer used, or raise evbus.max_buses and restart the server.")));
+				 evbus_auto_create
+				 ? errhint("Drop a bus that is no longer used, or raise evbus.max_buses and restart the server."
+						   " A bus that evbus.auto_create has made gives way to another when nobody has used it for ten seconds and no subscription is left on it.")
+				 : errhint("Drop a bus that is no longer used, or raise evbus.max_buses and restart the server.")));
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "SELECT nextval('evbus.bus_id_seq')::integer", 0, NULL, NULL, NULL, 1);
 	bus_id = DatumGetInt32(evbus_column(0, 1, NULL));

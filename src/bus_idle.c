@@ -87,7 +87,7 @@ evbus_bus_get_or_make(EvbusDb *db, const char *name, const char *what, EvbusBus 
 	if (locked)
 		evbus_bus_make(name, GetUserId());	/* the maintainer would wait for us */
 	else
-		evbus_errand_run(db, EVBUS_ERRAND_MAKE_BUS, name);
+		evbus_errand_run(db, EVBUS_ERRAND_MAKE_BUS, name, EVBUS_ERRAND_PATIENCE);
 	AcceptInvalidationMessages();
 	evbus_bus_get(name, bus);
 }

@@ -28,6 +28,7 @@
 #include "utils/inval.h"
 
 #define LOOK_EVERY_MS	10
+#define LEAST_PATIENCE	USECS_PER_SEC
 #define ASK_EVERY		USECS_PER_SEC	/* the maintainer, to pause what somebody was changing */
 
 PG_FUNCTION_INFO_V1(evbus_pause_bus);
@@ -143,16 +144,27 @@ look(EvbusDb *db, Stop *stop)
 		}
 }
 
+static bool
+was_paused(const EvbusBus *before, int n, int32 bus_id)
+{
+	for (int i = 0; i < n; i++)
+		if (before[i].bus_id == bus_id)
+			return before[i].paused;
+	return false;
+}
+
 /*
- * evbus.stop_all(timeout interval) returns setof record (bus text, stopped boolean, in_flight bigint)
+ * evbus.stop_all(timeout interval) returns setof record (bus text, stopped boolean, in_flight bigint, paused_before boolean)
  *
  * Pauses all buses whose owner the caller is, as evbus.pause_bus() does, but at once, whatever
  * becomes of the caller's transaction; then waits, timeout (0 to 1 day) at most for all of them
  * together, until nothing of theirs is in hand.  A row for each bus: stopped: that is so;
- * in_flight: deliveries that handlers and clients still have.  A WARNING (55P03) where one could not be
+ * in_flight: deliveries that handlers and clients still have; paused_before: the call found it
+ * paused, so who undoes the call leaves it so.  A WARNING (55P03) where one could not be
  * paused in that time, as a transaction that is open has made or changed a bus.  Publishing goes on;
  * evbus.resume_bus() undoes it.
- * Errors: 22004, 22023, 25006, VB009.  Privileges: EXECUTE.
+ * Errors: 22004, 22023, 25006, VB009 the maintainer does not answer within the timeout (1 second at least).
+ * Privileges: EXECUTE.
  */
 Datum
 evbus_stop_all(PG_FUNCTION_ARGS)
@@ -162,6 +174,8 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	int64		deadline = evbus_uptime() + timeout;
 	int64		asked_at;
+	int			n_before;
+	EvbusBus   *before;
 	MemoryContext context;
 	MemoryContext old;
 	Stop		stop;
@@ -170,10 +184,12 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("evbus.stop_all()");
 	evbus_db_require_ready(db);
 	InitMaterializedSRF(fcinfo, 0);
+	before = evbus_buses(&n_before);
+	/* Even who does not want to wait for what is in hand has to for the maintainer. */
+	evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "", Min(Max(timeout, LEAST_PATIENCE), EVBUS_ERRAND_PATIENCE));
+	asked_at = evbus_uptime();
 	context = AllocSetContextCreate(CurrentMemoryContext, "evbus stop", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "");
-	asked_at = evbus_uptime();
 	for (;;)
 	{
 		AcceptInvalidationMessages();
@@ -182,7 +198,7 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 			break;
 		if (stop.unpaused && evbus_uptime() - asked_at > ASK_EVERY)
 		{
-			evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "");
+			evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "", Min(Max(deadline - evbus_uptime(), LEAST_PATIENCE), EVBUS_ERRAND_PATIENCE));
 			asked_at = evbus_uptime();
 		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -199,9 +215,9 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 				 errhint("Call it again when that has ended, outside of a transaction that has done so itself; see evbus.bus_list.paused.")));
 	for (int i = 0; i < stop.n; i++)
 	{
-		Datum		values[3] = {CStringGetTextDatum(stop.buses[i].name), BoolGetDatum(stop.buses[i].paused && stop.in_flight[i] == 0),
-		Int64GetDatum(stop.in_flight[i])};
-		bool		nulls[3] = {0};
+		Datum		values[] = {CStringGetTextDatum(stop.buses[i].name), BoolGetDatum(stop.buses[i].paused && stop.in_flight[i] == 0),
+		Int64GetDatum(stop.in_flight[i]), BoolGetDatum(was_paused(before, n_before, stop.buses[i].bus_id))};
+		bool		nulls[lengthof(values)] = {0};
 
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}

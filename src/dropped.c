@@ -29,6 +29,14 @@ evbus_unsettled_from(EvbusDb *db, const EvbusSubscription *sub)
 	return lowest;
 }
 
+/* Count n positions as dropped.  The caller holds the lock of the subscription. */
+static void
+count(EvbusVolatile *v, EvbusSub *shared, int64 n)
+{
+	shared->dropped += n;
+	pg_atomic_fetch_add_u64(&v->dropped, (uint64) n);
+}
+
 /* Pass over what was overwritten and is in nobody's hands.  The caller holds the lock. */
 void
 evbus_dropped_pass(EvbusDb *db, EvbusSub *shared)
@@ -44,7 +52,7 @@ evbus_dropped_pass(EvbusDb *db, EvbusSub *shared)
 	oldest = (int64) pg_atomic_read_u64(&v->oldest_position);
 	if (shared->frontier < oldest)
 	{
-		shared->dropped += oldest - Max(shared->frontier, first);
+		count(v, shared, oldest - Max(shared->frontier, first));
 		shared->frontier = shared->skipped_from = oldest;
 	}
 	for (int32 i = shared->open_head; i >= 0 && EVBUS_LEASE(db, i)->lo < oldest;)
@@ -54,7 +62,7 @@ evbus_dropped_pass(EvbusDb *db, EvbusSub *shared)
 
 		if (lease->state == EVBUS_LEASE_RETURNED && !lease->tracked)
 		{
-			shared->dropped += Max(Min(lease->hi, oldest) - Max(lease->lo, first), 0);
+			count(v, shared, Max(Min(lease->hi, oldest) - Max(lease->lo, first), 0));
 			if (lease->hi <= oldest)
 				evbus_lease_remove(db, shared, i);
 			else
@@ -129,9 +137,11 @@ void
 evbus_dropped_found(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64 begin, int64 n)
 {
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
+	EvbusVolatile *v;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (shared->subscription_id == sub->subscription_id && shared->epoch == sub->epoch)
+	v = evbus_volatile_find(db, sub->bus_slot, sub->bus_id);
+	if (v != NULL && shared->subscription_id == sub->subscription_id && shared->epoch == sub->epoch)
 		for (int32 i = shared->open_head; i >= 0; i = EVBUS_LEASE(db, i)->next)
 		{
 			EvbusLease *lease = EVBUS_LEASE(db, i);
@@ -140,7 +150,7 @@ evbus_dropped_found(EvbusDb *db, const EvbusSubscription *sub, int64 from, int64
 				continue;
 			if (lease->lo == from && begin <= lease->hi)
 				lease->lo = begin;
-			shared->dropped += n;
+			count(v, shared, n);
 			break;
 		}
 	LWLockRelease(&shared->lock);

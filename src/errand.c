@@ -23,7 +23,6 @@
 #include "storage/proc.h"
 #include "utils/memutils.h"
 
-#define PATIENCE		(15 * USECS_PER_SEC)	/* of who waits: some steps of upkeep, each of which waits a second for a lock */
 #define FORGET			(60 * USECS_PER_SEC)
 
 static bool
@@ -118,13 +117,13 @@ not_done(void)
 }
 
 /*
- * Have it done, and wait for that; name: 63 bytes at most.  Errors: those of what was to be
+ * Have it done, and wait for that, `patience` microseconds; name: 63 bytes at most.  Errors: those of what was to be
  * done, with the same SQLSTATE and message; VB009 the maintainer did not come to it.
  */
 void
-evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name)
+evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 patience)
 {
-	int64		deadline = evbus_uptime() + PATIENCE;
+	int64		deadline = evbus_uptime() + patience;
 	EvbusErrand *volatile place = NULL;
 	volatile uint32 number = 0;
 	volatile bool done = false;

@@ -263,6 +263,7 @@ typedef struct EvbusVolatile
 	pg_atomic_uint64 first_position;	/* with which the bus began, in this ring */
 	pg_atomic_uint64 oldest_position;	/* those below are overwritten, or about to be */
 	pg_atomic_uint64 next_position;
+	pg_atomic_uint64 dropped;	/* as EvbusSub.dropped, of all subscriptions of the bus, those that are gone among them */
 	pg_atomic_uint64 high;		/* most bytes in use, as found whenever that is reckoned */
 	uint8		told;			/* as EvbusDb.told */
 } EvbusVolatile;

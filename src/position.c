@@ -48,50 +48,64 @@ evbus_position_now(EvbusDb *db, int32 bus_id, int bus_slot)
 	return evbus_tick_next_position(bus_id);
 }
 
-/* Errors 22023 a position that there never was, 22007 and 22008 not a time. */
+/* What a text says, whatever the bus.  Errors 22007 and 22008 not a time. */
+void
+evbus_position_parse(const char *text, EvbusPlace *place)
+{
+	if (strcmp(text, "now") == 0)
+		place->kind = EVBUS_PLACE_NOW;
+	else if (strcmp(text, "beginning") == 0)
+		place->kind = EVBUS_PLACE_BEGINNING;
+	else if (text[0] != '\0' && strspn(text, "0123456789") == strlen(text))
+	{
+		place->kind = EVBUS_PLACE_POSITION;
+		place->position = strlen(text) > 18 ? PG_INT64_MAX : strtoll(text, NULL, 10);
+	}
+	else
+	{
+		place->kind = EVBUS_PLACE_TIME;
+		PG_TRY();
+		{
+			place->time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
+																  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		}
+		PG_CATCH();
+		{
+			/* Say what is allowed, not only that this is no time. */
+			errhint("Pass 'now', 'beginning', a position, or a timestamptz.");
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+	}
+}
+
+/* The position that it is.  Errors 22023 one that there never was, 22007 and 22008 not a time. */
 void
 evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, EvbusPlace *place)
 {
 	EvbusVolatile *ring;
+	int64		next;
 
-	if (strcmp(text, "now") == 0)
+	evbus_position_parse(text, place);
+	switch (place->kind)
 	{
-		place->kind = EVBUS_PLACE_NOW;
-		place->position = evbus_position_now(db, bus_id, bus_slot);
-		return;
+		case EVBUS_PLACE_NOW:
+			place->position = evbus_position_now(db, bus_id, bus_slot);
+			break;
+		case EVBUS_PLACE_BEGINNING:
+			place->position = evbus_position_first(db, bus_id);
+			break;
+		case EVBUS_PLACE_POSITION:
+			next = evbus_position_now(db, bus_id, bus_slot);
+			if (place->position < 1 || place->position > next)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("position %s is out of range", text),
+						 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
+			break;
+		case EVBUS_PLACE_TIME:
+			ring = volatile_ring(db, bus_id);
+			place->position = ring ? evbus_volatile_position_at(db, ring, place->time) : evbus_tick_position_at(bus_id, place->time);
+			break;
 	}
-	if (strcmp(text, "beginning") == 0)
-	{
-		place->kind = EVBUS_PLACE_BEGINNING;
-		place->position = evbus_position_first(db, bus_id);
-		return;
-	}
-	if (text[0] != '\0' && strspn(text, "0123456789") == strlen(text))
-	{
-		int64		next = evbus_position_now(db, bus_id, bus_slot);
-
-		place->kind = EVBUS_PLACE_POSITION;
-		place->position = strlen(text) > 18 ? PG_INT64_MAX : strtoll(text, NULL, 10);
-		if (place->position < 1 || place->position > next)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("position %s is out of range", text),
-					 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
-		return;
-	}
-	place->kind = EVBUS_PLACE_TIME;
-	PG_TRY();
-	{
-		place->time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
-															  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	}
-	PG_CATCH();
-	{
-		/* Say what is allowed, not only that this is no time. */
-		errhint("Pass 'now', 'beginning', a position, or a timestamptz.");
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	ring = volatile_ring(db, bus_id);
-	place->position = ring ? evbus_volatile_position_at(db, ring, place->time) : evbus_tick_position_at(bus_id, place->time);
 }

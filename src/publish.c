@@ -404,8 +404,8 @@ evbus_publish(PG_FUNCTION_ARGS)
 	dedup_key = PG_ARGISNULL(7) ? NULL : check_dedup_key(PG_GETARG_TEXT_PP(7));
 
 	evbus_publish_check_type(type);
-	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", due == 0, &bus);
 	evbus_publish_check_headers(headers.json);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", due == 0, &bus);
 	if (due == 0 && dedup_key == NULL)
 		PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, &headers, payload));
 
@@ -475,14 +475,14 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 		later.leaf = evbus_scheduled_leaf(later.due);
 	(void) evbus_arg_optional_array(fcinfo, 6, "dedup_keys", "payloads", n, &dedup_keys, &dedup_nulls);
 
+	for (int i = 0; i < n_types; i++)
+		evbus_publish_check_type(DatumGetTextPP(types[i]));
 	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", later.due == 0 ? n : 0, &bus);
 	*count = n;
 	if (n == 0)
 		return NULL;
 	if (later.due != 0)
 		check_durable(&bus, true);
-	for (int i = 0; i < n_types; i++)
-		evbus_publish_check_type(DatumGetTextPP(types[i]));
 	if (n >= EVBUS_LARGE_BATCH)
 		evbus_keep_memory(EVBUS_KEEP_BYTES);
 	ids = MemoryContextAllocHuge(context, sizeof(int64) * n);

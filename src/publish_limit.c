@@ -47,6 +47,7 @@ evbus_limit_publisher(PG_FUNCTION_ARGS)
 	(void) GetUserNameFromId(PG_GETARG_OID(1), false);
 	rate = evbus_arg_int(fcinfo, 2, "rate", 0, EVBUS_RATE_MAX);
 	burst = evbus_arg_int(fcinfo, 3, "burst", 0, EVBUS_RATE_MAX);
+	evbus_check_burst(rate, burst, "rate", "burst");
 	PreventCommandIfReadOnly("evbus.limit_publisher()");
 
 	LockRelationOid(evbus_relid("publish_limit"), ShareRowExclusiveLock);	/* one at a time */

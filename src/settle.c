@@ -69,6 +69,11 @@ read_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusDb *db, i
 	EvbusHeld  *all;
 	uint64		incarnation = evbus_receipt_incarnation(db);
 
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name),
+				 errhint("An aggregate of no rows is null: pass coalesce(array_agg(receipt), '{}').")));
 	evbus_arg_array(fcinfo, arg, name, &texts, &nulls, &n_texts);
 	evbus_no_nulls(nulls, n_texts, name);
 	room = Max(n_texts, 1);

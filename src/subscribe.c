@@ -181,6 +181,18 @@ check_order(const Settings *set, const EvbusSubscription *sub)
 				 errhint("Use ordering => 'none', or by_priority => false.")));
 }
 
+/* A burst is of a rate, and goes with it.  In subscribe() both are given. */
+static void
+check_burst(Settings *set, const EvbusSubscription *sub)
+{
+	int			rate = set->nulls[SET_RATE] == ' ' ? DatumGetInt32(set->values[SET_RATE]) : sub->delivery_rate;
+
+	if (set->nulls[SET_BURST] == ' ')
+		evbus_check_burst(rate, DatumGetInt32(set->values[SET_BURST]), "delivery_rate", "delivery_burst");
+	else if (rate == 0)
+		set->nulls[SET_BURST] = ' ';	/* 0: none */
+}
+
 /*
  * The settings among the arguments: types at `types`, handler next to it, the
  * rest from `first` on.  sub is what they change, NULL in subscribe().
@@ -226,6 +238,7 @@ read_settings(FunctionCallInfo fcinfo, int types, int first, const EvbusSubscrip
 	set_choice(fcinfo, first + 11, "dead_letters_full", dead_letters_full, lengthof(dead_letters_full), optional, set, SET_DEAD_FULL);
 	set_int(fcinfo, first + 12, "delivery_rate", 0, EVBUS_RATE_MAX, optional, set, SET_RATE);
 	set_int(fcinfo, first + 13, "delivery_burst", 0, EVBUS_RATE_MAX, optional, set, SET_BURST);
+	check_burst(set, sub);
 	if (!PG_ARGISNULL(first + 14))
 	{
 		evbus_filter_check(PG_GETARG_DATUM(first + 14));
@@ -259,6 +272,16 @@ start_position(FunctionCallInfo fcinfo, int n, EvbusDb *db, int32 bus_id, int bu
 
 /* -------------------------------------------------------------------- verbs */
 
+static void
+check_new(const char *name)
+{
+	if (evbus_subscription_get(name, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_SUBSCRIPTION_EXISTS),
+				 errmsg("subscription \"%s\" already exists", name),
+				 errhint("Subscription names are unique in the database; change it with evbus.alter_subscription().")));
+}
+
 /*
  * evbus.subscribe(bus text, subscription text, types text[], handler regprocedure, start_from text,
  * batch_size integer, concurrency integer, max_attempts integer, backoff_initial interval,
@@ -288,21 +311,21 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	Oid			types[N_SETTINGS + 5];
 	Datum		values[N_SETTINGS + 5];
 	char		nulls[N_SETTINGS + 6];
+	EvbusPlace	place;
 	int			slot;
 	int64		position;
 
+	/* What is wrong with the arguments is said before a bus is made for them. */
+	read_settings(fcinfo, 2, 5, NULL, GetUserId(), &set);
+	evbus_position_parse(evbus_arg_text(fcinfo, 4, "start_from"), &place);
+	check_new(name);
 	evbus_bus_get_or_make(db, bus_name, "evbus.subscribe()", &bus);
 	PreventCommandIfReadOnly("evbus.subscribe()");
-	read_settings(fcinfo, 2, 5, NULL, GetUserId(), &set);
 	position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);
 
 	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* one at a time */
 	evbus_bus_get(bus_name, &bus);
-	if (evbus_subscription_get(name, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_EVBUS_SUBSCRIPTION_EXISTS),
-				 errmsg("subscription \"%s\" already exists", name),
-				 errhint("Subscription names are unique in the database; change it with evbus.alter_subscription().")));
+	check_new(name);
 	slot = evbus_registry_free_slot("subscription", evbus_max_subscriptions);
 	if (slot < 0)
 		ereport(ERROR,

@@ -128,6 +128,7 @@ take_ring(EvbusVolatile *v, int32 bus_id, int64 position)
 	pg_atomic_write_u64(&v->first_position, (uint64) position);
 	pg_atomic_write_u64(&v->oldest_position, (uint64) position);
 	pg_atomic_write_u64(&v->next_position, (uint64) position);
+	pg_atomic_write_u64(&v->dropped, 0);
 	pg_atomic_write_u64(&v->high, 0);
 	v->told = 0;
 	pg_write_barrier();

@@ -1,6 +1,6 @@
 -- What holds publishers up: a full bus, rates of buses and of roles; and delivery_rate of a subscription.
 \ir include/helpers.sql
-SELECT plan(136);
+SELECT plan(142);
 
 CREATE FUNCTION publish_many(n integer, bus text DEFAULT 'b') RETURNS bigint LANGUAGE sql AS $$
 	SELECT count(*) FROM evbus.publish_batch(bus, '{a}', ARRAY(SELECT to_jsonb(i) FROM generate_series(1, n) i));
@@ -25,6 +25,14 @@ SELECT throws_ok(q, '22023', NULL, q) FROM unnest(ARRAY[
 	$$SELECT evbus.alter_bus('b', overflow => '')$$, $$SELECT evbus.create_bus('x', overflow_timeout => '-1 second')$$, $$SELECT evbus.alter_bus('b', overflow_timeout => '2 days')$$,
 	$$SELECT evbus.create_bus('x', publish_rate => -1)$$, $$SELECT evbus.alter_bus('b', publish_rate => 1000001)$$, $$SELECT evbus.create_bus('x', publish_burst => -1)$$,
 	$$SELECT evbus.alter_bus('b', rate_policy => 'block')$$, $$SELECT evbus.limit_publisher('b', 'postgres', -1)$$, $$SELECT evbus.limit_publisher('b', 'postgres', 1, 1000001)$$]) q;
+-- A burst is of a rate, and goes with it.
+SELECT evbus.alter_bus('free', publish_rate => 10, publish_burst => 5), evbus.limit_publisher('free', 'postgres', 10, 5);
+SELECT evbus.alter_bus('free', publish_rate => 0), evbus.limit_publisher('free', 'postgres', 0);
+SELECT evbus.alter_bus('free', publish_rate => 20);
+SELECT is((SELECT publish_burst FROM evbus.bus_list WHERE bus = 'free'), 20, 'a burst goes with its rate');
+SELECT evbus.alter_bus('free', publish_rate => 0);
+SELECT throws_ok(q, '22023', burst || ' needs ' || rate, q) FROM (VALUES ('publish_rate', 'publish_burst', $$SELECT evbus.create_bus('x', publish_burst => 1)$$), ('publish_rate', 'publish_burst', $$SELECT evbus.alter_bus('free', publish_burst => 1)$$),
+	('rate', 'burst', $$SELECT evbus.limit_publisher('free', 'postgres', 0, 1)$$), ('delivery_rate', 'delivery_burst', $$SELECT evbus.subscribe('free', 'x', delivery_burst => 1)$$)) AS v (rate, burst, q);
 SELECT throws_ok(q, '22004', NULL, q) FROM unnest(ARRAY[
 	$$SELECT evbus.create_bus('x', max_backlog => NULL)$$, $$SELECT evbus.create_bus('x', overflow => NULL)$$, $$SELECT evbus.create_bus('x', overflow_timeout => NULL)$$,
 	$$SELECT evbus.create_bus('x', publish_rate => NULL)$$, $$SELECT evbus.create_bus('x', publish_burst => NULL)$$, $$SELECT evbus.create_bus('x', rate_policy => NULL)$$,
@@ -196,6 +204,7 @@ SELECT throws_ok(q, '22023', NULL, q) FROM unnest(ARRAY[$$SELECT evbus.subscribe
 SELECT evbus.create_bus('d');
 SELECT evbus.subscribe('d', 'paced', delivery_rate => 20, delivery_burst => 2) AS p \gset
 SELECT results_eq($$SELECT delivery_rate, delivery_burst FROM evbus.subscription_list WHERE subscription = 'paced'$$, 'VALUES (20, 2)', 'deliveries have a rate');
+SELECT throws_ok($$SELECT evbus.alter_subscription('paced', delivery_rate => 0, delivery_burst => 2)$$, '22023', 'delivery_burst needs delivery_rate', 'a burst without one is refused');
 SELECT publish_many(12, 'd') AS n \gset
 SELECT clock_timestamp() AS t \gset
 SELECT cmp_ok((SELECT count(*) FROM evbus.receive('paced', 100, wait => '1 second')), '<=', 2::bigint, 'no more than a burst comes at once');

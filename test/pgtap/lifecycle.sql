@@ -1,6 +1,6 @@
 -- Buses that come and go by themselves, and stop together: auto_create, idle_ttl, stop_all().
 \ir include/helpers.sql
-SELECT plan(84);
+SELECT plan(94);
 
 -- Off by default.
 SELECT is(sqlstate_of(c), 'VB001', 'auto_create is off: ' || c) FROM unnest(ARRAY[
@@ -23,6 +23,11 @@ SELECT ok(evbus.publish(n, 'a', '1') > 0, 'names: ' || n) FROM unnest(ARRAY['a b
 SELECT is((SELECT string_agg(format('%s %s %s %s %s %s', bus, auto_created, idle_ttl, owner = current_user::regrole, retention, durability), ', ' ORDER BY bus) FROM evbus.bus_list WHERE bus IN ('p', 's')),
 	'p t 7 days t 7 days durable, s t 7 days t 7 days durable', 'they have the default settings, and go by themselves');
 SELECT is((SELECT count(*) FROM evbus.history WHERE bus = 'p'), 1::bigint, 'the event is there');
+-- A call that is wrong in itself makes none.
+SELECT is(sqlstate_of(c), s, c) FROM (VALUES ('22023', $$SELECT evbus.subscribe('wrong', 'x', batch_size => 0)$$), ('22023', $$SELECT evbus.subscribe('wrong', 'x', types => '{a..b}')$$),
+	('22007', $$SELECT evbus.subscribe('wrong', 'x', start_from => 'then')$$), ('VB005', $$SELECT evbus.subscribe('wrong', 'sub')$$), ('22023', $$SELECT evbus.publish('wrong', 'a', '1', headers => '1')$$),
+	('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a*}', '{1}')$$), ('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a,b}', '{1}')$$), ('22023', $$SELECT * FROM evbus.publish_lines('wrong', 'a*', '1')$$)) AS v (s, c);
+SELECT is((SELECT count(*) FROM evbus.bus WHERE bus = 'wrong'), 0::bigint, 'a call that is refused makes no bus');
 BEGIN;
 SELECT evbus.publish('rolled', 'a', '1') AS id \gset
 SELECT is((SELECT publishers FROM evbus.bus_list WHERE bus = 'rolled'), 1::bigint, 'who publishes is counted until his transaction ends');
@@ -114,9 +119,11 @@ SET ROLE evbus_life_b;
 SELECT is((SELECT count(*) FROM evbus.stop_all()), 0::bigint, 'who owns no bus stops none');
 RESET ROLE;
 SET ROLE evbus_life_a;
-SELECT results_eq($$SELECT * FROM evbus.stop_all()$$, $$VALUES ('of a', true, 0::bigint)$$, 'who owns one stops that');
+SELECT results_eq($$SELECT * FROM evbus.stop_all()$$, $$VALUES ('of a', true, 0::bigint, false)$$, 'who owns one stops that');
 RESET ROLE;
 SELECT is((SELECT string_agg(bus, ' ') FROM evbus.bus_list WHERE paused), 'of a', 'and no other');
+SELECT is((SELECT string_agg(bus || ' ' || paused_before, ', ' ORDER BY bus) FROM evbus.stop_all('0') WHERE bus IN ('of a', 'kept')), 'kept false, of a true', 'a row tells what had been paused before');
+SELECT count(evbus.resume_bus(bus)) AS n FROM evbus.bus_list WHERE bus <> 'of a' \gset
 SELECT evbus.subscribe('plain', 'client', lease => '1 hour'), evbus.subscribe('stays', 'other') \g /dev/null
 SELECT evbus.publish(b, 'a', '1') FROM unnest('{plain,stays}'::text[]) AS b \g /dev/null
 SELECT receipt FROM take('client', 1) \gset

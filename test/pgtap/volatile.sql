@@ -1,6 +1,6 @@
 -- Volatile buses: in shared memory only, transactional all the same; full ones refuse or drop, as overflow says.
 \ir include/helpers.sql
-SELECT plan(104);
+SELECT plan(105);
 
 SELECT evbus.create_bus('v', durability => 'volatile');
 SELECT evbus.create_bus('d');
@@ -246,6 +246,9 @@ SELECT dropped AS dropped, lag AS lag FROM evbus.subscription_lag WHERE subscrip
 SELECT is((SELECT count(*) || ' ' || min(type) || ' ' || evbus.ack(array_agg(receipt)) FROM take('s', :lag)), :'lag' || ' fill ' || :'lag', 'the newest are delivered');
 SELECT is(lag || ' ' || dropped, '0 ' || :'dropped', 'and not counted as dropped') FROM evbus.subscription_lag WHERE subscription = 's';
 SELECT is(dropped || ' ' || rejected, :'dropped' || ' 0', 'the bus counts the same') FROM (SELECT dropped, rejected - rejected AS rejected FROM evbus.volatile_list) x;
+
+SELECT evbus.subscribe('v', 'another'), evbus.unsubscribe('s') \g /dev/null
+SELECT is(dropped, :'dropped'::bigint, 'also of a subscription that is gone') FROM evbus.volatile_list;
 
 -- end of buses
 

@@ -41,8 +41,8 @@ SELECT evbus.create_bus('b'), evbus.create_bus('sick');
 SELECT evbus.subscribe('b', 'worker', handler => 'work(evbus.event)', max_attempts => 1), evbus.subscribe('b', 'homeless', handler => 'gone(evbus.event)'), evbus.subscribe('b', 'late'),
 	evbus.subscribe('sick', 'breaks', handler => 'work(evbus.event)', breaker_threshold => 0.5, breaker_min => 2);
 SQL
-answers($node, 'postgres', q(SELECT string_agg(DISTINCT level, ' ') || ' ' || count(*) FROM evbus.health()), 'ok 14', 'all is well at first') or diag sql('SELECT * FROM evbus.health()');
-is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.health()), extra_params => [ '-U', 'watcher' ]), 14, 'pg_monitor may look');
+answers($node, 'postgres', q(SELECT string_agg(DISTINCT level, ' ') || ' ' || count(*) FROM evbus.health()), 'ok 15', 'all is well at first') or diag sql('SELECT * FROM evbus.health()');
+is($node->safe_psql('postgres', q(SELECT count(*) FROM evbus.health()), extra_params => [ '-U', 'watcher' ]), 15, 'pg_monitor may look');
 
 # ------------------------------------------------------------------- subscriptions
 
@@ -63,6 +63,18 @@ turns('oldest event', 'critical late its oldest event has waited for 01:00:00 or
 is(sql(says('dead letters')), 'ok', 'what became dead letters long ago is no news');
 sql(q(SELECT evbus.reset_breaker('breaks'); CREATE FUNCTION gone(e evbus.event) RETURNS void LANGUAGE sql AS ''; SELECT evbus.resume('homeless')));
 turns('paused', '^ok$', 'what was mended is well again');
+
+# ------------------------------------------------------------------------- delayed
+
+sql(q(SELECT evbus.create_bus('full', max_backlog => 1), evbus.subscribe('full', 'sleeper'), evbus.publish('full', 'a', '1'), evbus.publish('full', 'a', '2', delay => '1 second'), evbus.publish('b', 'a', '3', delay => '100 days')));
+is(sql(says('delayed events')), 'ok', 'what is not due is not late');
+pass_time(300);
+turns('delayed events', '^warn full due since .*, and not published$', 'a full bus holds back what is due');
+is(sql(q(SELECT hint ~ 'max_backlog' FROM evbus.health() WHERE "check" = 'delayed events')), 't', 'and the hint says what that may be');
+sql(q(UPDATE evbus.scheduled SET due_at = 'infinity' WHERE due_at > now() + interval '10 days'));
+turns('delayed events', '^critical b 1 set aside.*; warn full', 'what cannot be published is set aside');
+sql(q(SELECT evbus.drop_bus('full', force => true), evbus.cancel_scheduled(id) FROM evbus.scheduled_list WHERE due_at = 'infinity'));
+turns('delayed events', '^ok$', 'and all is well when it is gone');
 
 # ------------------------------------------------------------------------- memory
 
