@@ -749,6 +749,10 @@ CREATE FUNCTION evbus.resume(subscription text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_resume' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.resume(text) IS 'start deliveries of a paused subscription again';
 
+CREATE FUNCTION evbus.trace(subscription text, duration interval DEFAULT '10 minutes')
+RETURNS timestamptz AS 'MODULE_PATHNAME', 'evbus_trace' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.trace(text, interval) IS 'have the server log tell for so long what becomes of the events of a subscription, a line for each step; 0 ends it';
+
 CREATE FUNCTION evbus.reset_breaker(subscription text)
 RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_reset_breaker' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.reset_breaker(text) IS 'close the circuit breaker of a subscription at once; false: it was closed, or there is none';
@@ -901,7 +905,8 @@ RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_bus_state' LANGUAGE C VOLATILE
 COMMENT ON FUNCTION evbus._bus_state() IS 'positions of the buses in shared memory, and how often publishers were held up';
 
 CREATE FUNCTION evbus._subscription_state(OUT subscription_id integer, OUT cursor_position bigint, OUT next_position bigint,
-								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer, OUT dropped bigint, OUT filtered bigint, OUT expired bigint)
+								OUT in_flight bigint, OUT undelivered bigint, OUT workers integer, OUT dropped bigint, OUT filtered bigint, OUT expired bigint,
+								OUT trace_until timestamptz)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_subscription_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._subscription_state() IS 'progress of the subscriptions in shared memory';
 
@@ -1061,7 +1066,7 @@ SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered 
 	   r.retries, r.next_retry_at, r.held_up, s.workers, x.paused OR b.paused AS paused,
 	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason,
 	   (SELECT coalesce(pg_catalog.sum(a.events), 0)::bigint FROM evbus.retention_audit a WHERE a.subscription_id = x.subscription_id) + coalesce(s.dropped, 0) AS dropped,
-	   s.filtered, s.expired
+	   s.filtered, s.expired, s.trace_until
 FROM evbus.subscription x
 	 JOIN evbus.bus b USING (bus_id)
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
@@ -1078,6 +1083,7 @@ COMMENT ON COLUMN evbus.subscription_lag.held_up IS 'events put aside until one 
 COMMENT ON COLUMN evbus.subscription_lag.dropped IS 'events that were dropped before the subscription had settled them: by retention, where the retention_policy of its bus is drop_unconsumed, see evbus.retention_audit; by overflow => ''drop_oldest'' of a volatile bus, since the server started';
 COMMENT ON COLUMN evbus.subscription_lag.filtered IS 'events that its filter kept back since the server started; what it was asked again, as after a rollback, counts again';
 COMMENT ON COLUMN evbus.subscription_lag.expired IS 'events and retries passed over because they were older than max_age, since the server started';
+COMMENT ON COLUMN evbus.subscription_lag.trace_until IS 'until when the server log tells what becomes of its events, see evbus.trace(); NULL: it does not';
 COMMENT ON COLUMN evbus.subscription_lag.workers IS 'handler workers busy with this subscription now';
 
 CREATE FUNCTION evbus._breaker_state(OUT subscription_id integer, OUT state text, OUT since timestamptz, OUT reason text, OUT next_probe timestamptz,

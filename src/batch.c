@@ -40,6 +40,7 @@
 #include "reader.h"
 #include "retry.h"
 #include "stat_outbox.h"
+#include "trace.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -170,6 +171,8 @@ expired_meanwhile(const EvbusSubscription *sub, const EvbusEvent *event)
 	if (likely(!evbus_event_enveloped(event)) || !evbus_event_too_old(sub, event))
 		return false;
 	evbus_event_passed_over(db, sub, true);
+	if (evbus_traced(db, sub))
+		evbus_trace_event(sub, event->event_id, "passed over, as it expired before its turn");
 	return true;
 }
 

@@ -75,6 +75,7 @@ evbus_cursor_install(EvbusDb *db, const EvbusProgress *progress)
 			shared->workers = 0;	/* a seek keeps the workers that are at it, and what is known of a dependency */
 			pg_atomic_write_u64(&shared->filtered, 0);
 			pg_atomic_write_u64(&shared->expired, 0);
+			pg_atomic_write_u64(&shared->trace_until, 0);
 			evbus_breaker_forget(shared);
 		}
 		shared->breaker_slot = sub->live_slot;

@@ -24,6 +24,7 @@
 #include "leaf.h"
 #include "quota.h"
 #include "stat_outbox.h"
+#include "trace.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -98,6 +99,8 @@ evbus_dead_letter_add(EvbusDb *db, const EvbusSubscription *sub, const EvbusEven
 		evbus_behind_wake(sub, values[12]);
 	evbus_internal_end(&internal);
 	evbus_stat_died(db, sub, event);
+	if (evbus_traced(db, sub))
+		evbus_trace_event(sub, event->event_id, "is dead letter " INT64_FORMAT " after %d attempts (%s): %s, %s", id, event->attempt, reason, sqlstate, message);
 	evbus_quota_died(db, sub);
 }
 

@@ -35,6 +35,7 @@
 #include "settle.h"
 #include "stat_outbox.h"
 #include "storage/latch.h"
+#include "trace.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -513,7 +514,13 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 		TimestampTz now = GetCurrentTimestamp();
 
 		for (int i = 0; i < t->n; i++)
-			evbus_stat_delivered(db, t->deliveries[i].sub, &t->deliveries[i].event, now);
+		{
+			EvbusDelivery *d = &t->deliveries[i];
+
+			evbus_stat_delivered(db, d->sub, &d->event, now);
+			if (evbus_traced(db, d->sub))
+				evbus_trace_event(d->sub, d->event.event_id, "received, type \"%.*s\", position " INT64_FORMAT ", attempt %d", d->event.type_len, d->event.type, d->event.position, d->event.attempt);
+		}
 	}
 
 	/* A publisher may have committed asynchronously: nobody outside sees it before it is safe. */

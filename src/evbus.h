@@ -447,6 +447,7 @@ typedef struct EvbusSub
 	pg_atomic_uint64 filtered;	/* events passed over by the filter, and by max_age, since it was loaded; who takes adds */
 	pg_atomic_uint64 expired;
 	pg_atomic_uint32 died;		/* dead letters added, also by who rolled back: the maintainer shall look at the quota */
+	pg_atomic_uint64 trace_until;	/* by the clock of the wall, the log tells what becomes of its events (trace.c); 0: it does not; not set of a replay */
 	int32		breaker_slot;	/* whose breaker counts: its own, or of a replay that of what it is of */
 	EvbusBreaker breaker;		/* under its own mutex */
 } EvbusSub;

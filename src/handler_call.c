@@ -25,6 +25,7 @@
 #include "storage/lmgr.h"
 #include "target.h"
 #include "tcop/tcopprot.h"
+#include "trace.h"
 #include "upkeep.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -144,6 +145,24 @@ note_running(const EvbusEvent *events, int n)
 	evbus_process_event(Max(running, 0));
 }
 
+/* The events that a call is about to get, or has handled in so many microseconds. */
+static void
+trace(const EvbusSubscription *sub, const EvbusEvent *events, int n, int64 took)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const EvbusEvent *event = &events[i];
+
+		if (took < 0)
+			evbus_trace_event(sub, event->event_id, "given to handler %s.%s, type \"%.*s\", position " INT64_FORMAT ", attempt %d", sub->handler_schema, sub->handler_name,
+							  event->type_len, event->type, event->position, event->attempt);
+		else if (n == 1)
+			evbus_trace_event(sub, event->event_id, "handled in %.3f ms", took / 1e3);
+		else
+			evbus_trace_event(sub, event->event_id, "handled in a call with %d events, %.3f ms", n, took / 1e3);
+	}
+}
+
 /* Call the handler with one event, or all of them as an array. */
 void
 evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
@@ -171,11 +190,15 @@ evbus_call(const EvbusSubscription *sub, EvbusEvent *events, int n, bool array)
 	called_wall = GetCurrentTimestamp();
 	for (int i = 0; i < n; i++)
 		evbus_stat_delivered(db, sub, &events[i], called_wall);
+	if (evbus_traced(db, sub))
+		trace(sub, events, n, -1);
 	arm(sub);
 	called_at = armed_at;
 	(void) FunctionCallInvoke(fcinfo);
 	disarm();
 	evbus_stat_handled(db, sub, evbus_uptime() - called_at);
+	if (evbus_traced(db, sub))
+		trace(sub, events, n, evbus_uptime() - called_at);
 	evbus_process_memory(armed_at);
 	AtEOXact_GUC(false, nest);	/* what it SET, roles too, is not for the next event */
 	PopActiveSnapshot();

@@ -15,6 +15,7 @@
 #include "clock.h"
 #include "internal.h"
 #include "leafindex.h"
+#include "log_due.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "registry.h"
@@ -91,13 +92,17 @@ static void
 log_error(MemoryContext context, const char *leaf)
 {
 	ErrorData  *edata;
+	char	   *in_use;
+	int64		left_out;
 
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 	edata = CopyErrorData();
-	if (leaf && edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-		ereport(LOG,
-				(errmsg("evbus could not index leaf \"%s\" yet: it is in use", leaf)));
+	in_use = leaf && edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ? psprintf("evbus could not index leaf \"%s\" yet: it is in use", leaf) : NULL;
+	if (!evbus_log_due(in_use ? in_use : edata->message, &left_out))
+		;
+	else if (in_use)
+		ereport(LOG, (errmsg_internal("%s", in_use)));
 	else
 		EmitErrorReport();
 	FlushErrorState();

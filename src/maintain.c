@@ -29,6 +29,7 @@
 #include "internal.h"
 #include "leafindex.h"
 #include "ledger.h"
+#include "log_due.h"
 #include "miscadmin.h"
 #include "notify.h"
 #include "pgstat.h"
@@ -183,6 +184,7 @@ attempt(void (*step) (void), bool in_transaction)
 	PG_CATCH();
 	{
 		ErrorData  *edata;
+		int64		left_out;
 
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
@@ -191,7 +193,8 @@ attempt(void (*step) (void), bool in_transaction)
 		strlcpy(failure_hint, edata->hint ? edata->hint : "", sizeof(failure_hint));
 		failure_code = edata->sqlerrcode;
 		FreeErrorData(edata);
-		EmitErrorReport();
+		if (evbus_log_due(failure, &left_out))
+			EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();

@@ -30,6 +30,7 @@
 #include "dropped.h"
 #include "ring.h"
 #include "tick.h"
+#include "trace.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -83,7 +84,11 @@ evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *event
 		int64		position = events->skipped[i];
 
 		if ((position < 0 ? -position : position) < hi)
+		{
 			evbus_event_passed_over(db, sub, position < 0);
+			if (evbus_traced(db, sub))
+				evbus_trace_position(sub, Abs(position), position < 0 ? "passed over, as it is too old" : "kept back by the filter");
+		}
 	}
 	events->n_settled = events->n_skipped;
 	events->n_skipped = 0;

@@ -21,6 +21,7 @@
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "internal.h"
+#include "log_due.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "point.h"
@@ -349,13 +350,15 @@ job_attempt(void)
 	PG_CATCH();
 	{
 		ErrorData  *edata;
+		int64		left_out;
 		int			class;
 
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
 		class = ERRCODE_TO_CATEGORY(edata->sqlerrcode);
-		EmitErrorReport();
+		if (evbus_log_due(edata->message, &left_out))
+			EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();

@@ -29,6 +29,7 @@
 #include "internal.h"
 #include "leaf.h"
 #include "leafcut.h"
+#include "log_due.h"
 #include "point.h"
 #include "registry.h"
 #include "storage/lmgr.h"
@@ -343,11 +344,13 @@ drop_leaf(void *arg)
 	if (in_use)
 	{
 		char	   *who = holder(relid, parent);
+		char	   *text = psprintf("evbus could not drop leaf \"%s\" yet: it is in use", name);
+		int64		left_out;
 
 		r->outcome = IN_USE;
 		hold(r, psprintf("%s holds a lock on it", who ? who : "somebody"));
-		ereport(LOG,
-				(errmsg("evbus could not drop leaf \"%s\" yet: it is in use", name)));
+		if (evbus_log_due(text, &left_out))
+			ereport(LOG, (errmsg_internal("%s", text)));
 	}
 	if (r->outcome == DROPPED)
 		ereport(LOG,

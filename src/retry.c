@@ -32,6 +32,7 @@
 #include "pin.h"
 #include "reader.h"
 #include "stat_outbox.h"
+#include "trace.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -177,6 +178,9 @@ evbus_retry_fail(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *ev
 			  13, types, values, nulls, 0);
 	evbus_internal_end(&internal);
 	evbus_pin_due(db, sub->slot, now + delay);
+	if (evbus_traced(db, sub))
+		evbus_trace_event(sub, event->event_id, "failed with %s, %s; to be delivered again in " INT64_FORMAT " ms%s", state, message, delay / 1000,
+						  held ? ", and when its circuit breaker lets it" : "");
 	return true;
 }
 

@@ -28,6 +28,7 @@
 #include "fmgr.h"
 #include "handler.h"
 #include "internal.h"
+#include "log_due.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "point.h"
@@ -48,7 +49,6 @@
 #define NOTHING_MS		50		/* after a look that found only what others have, or what is held */
 #define FAILED_MS		1000	/* after an error */
 #define HELD_USECS		(5 * USECS_PER_SEC)	/* a bus whose event cannot be published just now */
-#define TELL_EVERY		(60 * USECS_PER_SEC)
 #define BATCH_ROWS		1000
 #define STAND_IN_USECS	USECS_PER_SEC	/* so late the maintainer helps */
 
@@ -124,16 +124,17 @@ for_good(const EvbusScheduledRow *row, int code)
 		ERRCODE_TO_CATEGORY(code) == ERRCODE_DATA_EXCEPTION || code == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
 }
 
-/* The bus of a row is full: so it waits.  Said once a minute at most. */
+/* The bus of a row is full: so it waits. */
 static void
 tell_held(const EvbusScheduledRow *row, const ErrorData *edata)
 {
-	static int64 told_at = 0;
+	char		what[64];
+	int64		left_out;
 
 	evbus_scheduled_hold(row->bus_id, HELD_USECS);
-	if (told_at != 0 && evbus_uptime() - told_at < TELL_EVERY)
+	snprintf(what, sizeof(what), "bus %d waits", row->bus_id);
+	if (!evbus_log_due(what, &left_out))
 		return;
-	told_at = evbus_uptime();
 	ereport(LOG,
 			(errcode(edata->sqlerrcode),
 			 errmsg("delayed event " INT64_FORMAT " is due and waits: %s", row->id, edata->message),
@@ -145,6 +146,8 @@ static void
 set_aside(const EvbusScheduledRow *row, ErrorData *edata)
 {
 	MemoryContext context = CurrentMemoryContext;
+	char		what[64];
+	int64		left_out;
 
 	if (edata->sqlerrcode == ERRCODE_EVBUS_FULL)
 	{
@@ -159,9 +162,13 @@ set_aside(const EvbusScheduledRow *row, ErrorData *edata)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
+	snprintf(what, sizeof(what), "bus %d sets aside for %d", row->bus_id, edata->sqlerrcode);
+	if (!evbus_log_due(what, &left_out))
+		return;
 	ereport(LOG,
 			(errcode(edata->sqlerrcode),
 			 errmsg("delayed event " INT64_FORMAT " cannot be published and is set aside: %s", row->id, edata->message),
+			 left_out > 0 ? errdetail("So are " INT64_FORMAT " others of its bus since the last such line.", left_out) : 0,
 			 errhint("Its row in evbus.scheduled is due at infinity. Mend it and set due_at, or call evbus.cancel_scheduled(" INT64_FORMAT ").", row->id)));
 }
 
@@ -180,9 +187,15 @@ publish_failed(ErrorData *edata)
 	}
 	PG_CATCH();
 	{
+		ErrorData  *again;
+		int64		left_out;
+
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
-		EmitErrorReport();
+		again = CopyErrorData();
+		if (evbus_log_due(again->message, &left_out))
+			EmitErrorReport();
+		FreeErrorData(again);
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		if (row.id != 0)

@@ -20,6 +20,7 @@
 #include "receipt.h"
 #include "retry.h"
 #include "stat_outbox.h"
+#include "trace.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -118,6 +119,15 @@ warn_stale(int stale, int n)
 				 errdetail("Their leases ran out, were given back or settled before, or ended with a seek or a restart.")));
 }
 
+static void
+trace(EvbusDb *db, const EvbusHeld *held, const char *what)
+{
+	EvbusSubscription *sub = evbus_subscription_by_id(held->subscription_id);
+
+	if (sub && evbus_traced(db, sub))
+		evbus_trace_event(sub, held->event_id, "%s", what);
+}
+
 /*
  * Pin the leases of the receipts that are good; returns how many, in order of
  * subscription.  Stale ones are skipped with a WARNING; one that this very
@@ -156,6 +166,8 @@ pin_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusPinAction 
 		if (all[i].good)
 		{
 			all[good++] = all[i];
+			if (action == EVBUS_PIN_RELEASE)
+				trace(db, &all[i], "released");
 			continue;
 		}
 		if (all[i].ours &&
@@ -265,6 +277,8 @@ settle(FunctionCallInfo fcinfo, int arg, const char *name, const EvbusFailure *f
 			}
 			else
 			{
+				if (evbus_traced(db, sub))
+					evbus_trace_event(sub, all[i].event_id, "acked");
 				if (all[i].retry)
 					evbus_retry_settle(sub, all[i].event_id);
 				if (sub->breaker_threshold > 0)

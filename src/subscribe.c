@@ -30,6 +30,7 @@
 #include "storage/lmgr.h"
 #include "target.h"
 #include "tick.h"
+#include "trace.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -525,8 +526,9 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		EvbusCursorState state;
-		Datum		values[9];
-		bool		nulls[9] = {0};
+		Datum		values[10];
+		bool		nulls[10] = {0};
+		TimestampTz trace_until = evbus_trace_until(db, &subs[i]);
 
 		if (pg_atomic_read_u32(&db->ready))
 			(void) evbus_ledger_attach(db, &subs[i]);
@@ -541,6 +543,8 @@ evbus_subscription_state(PG_FUNCTION_ARGS)
 		values[6] = Int64GetDatum(state.dropped);
 		values[7] = Int64GetDatum((int64) pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->filtered));
 		values[8] = Int64GetDatum((int64) pg_atomic_read_u64(&EVBUS_SUB(db, subs[i].slot)->expired));
+		values[9] = TimestampTzGetDatum(trace_until);
+		nulls[9] = trace_until == 0;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(314);
+SELECT plan(317);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -30,7 +30,7 @@ INSERT INTO api VALUES
 	($$SELECT * FROM evbus.scheduled_list$$), ($$SELECT * FROM evbus.scheduled$$), ($$SELECT * FROM evbus.scheduled_0$$), ($$DELETE FROM evbus.scheduled$$), ($$SELECT * FROM evbus.dedup_0$$), ($$TRUNCATE evbus.dedup_1$$),
 	($$SELECT evbus.publish_changes('api', 'orders')$$), ($$SELECT evbus.stop_publish_changes('api')$$), ($$SELECT evbus._changes()$$),
 	($$SELECT evbus.cloud_event(NULL::evbus.event)$$), ($$SELECT evbus.publish_cloud_event('orders', '{}')$$),
-	($$SELECT evbus.subscribe('orders', 'x')$$), ($$SELECT evbus.alter_subscription('admins')$$), ($$SELECT evbus.unsubscribe('admins')$$), ($$SELECT evbus.pause('admins')$$), ($$SELECT evbus.resume('admins')$$), ($$SELECT evbus.reset_breaker('admins')$$), ($$SELECT * FROM evbus._breaker_state()$$), ($$SELECT * FROM evbus.breaker_list$$),
+	($$SELECT evbus.subscribe('orders', 'x')$$), ($$SELECT evbus.alter_subscription('admins')$$), ($$SELECT evbus.unsubscribe('admins')$$), ($$SELECT evbus.pause('admins')$$), ($$SELECT evbus.resume('admins')$$), ($$SELECT evbus.reset_breaker('admins')$$), ($$SELECT evbus.trace('admins')$$), ($$SELECT * FROM evbus._breaker_state()$$), ($$SELECT * FROM evbus.breaker_list$$),
 	($$SELECT evbus.seek('admins', 'now')$$), ($$SELECT evbus.replay('admins', 'beginning')$$), ($$SELECT evbus.cancel_replay(1)$$), ($$SELECT * FROM evbus.receive('admins')$$), ($$SELECT * FROM evbus.receive_lines('admins')$$), ($$SELECT evbus.ack('{}')$$), ($$SELECT evbus.nack('{}')$$), ($$SELECT evbus.reject('{}')$$),
 	($$SELECT evbus.extend('{}', '1 minute')$$), ($$SELECT evbus.release('{}')$$), ($$CALL evbus.wait('admins', '1 ms')$$), ($$SELECT evbus.channel('admins')$$),
 	($$SELECT evbus.redrive('{}'::bigint[])$$), ($$SELECT evbus.redrive()$$), ($$SELECT evbus.discard('{}'::bigint[], 'x')$$), ($$SELECT evbus.discard(reason => 'x')$$), ($$SELECT evbus.edit_dead_letter(1, '1', 'x')$$), ($$SELECT evbus.cancel_redrive(1)$$), ($$SELECT * FROM evbus.dead_letter_top()$$), ($$SELECT evbus._event_hour(1)$$),
@@ -81,7 +81,7 @@ SET ROLE evbus_test_bob;
 SELECT throws_ok(call, '42501', NULL, 'another role: ' || call)
 FROM (VALUES
 	($$SELECT * FROM evbus.receive('alices')$$), ($$SELECT * FROM evbus.receive_lines('alices')$$), ($$CALL evbus.wait('alices', '1 ms')$$), ($$SELECT evbus.alter_subscription('alices', batch_size => 1)$$), ($$SELECT evbus.unsubscribe('alices')$$),
-	($$SELECT evbus.pause('alices')$$), ($$SELECT evbus.resume('alices')$$), ($$SELECT evbus.reset_breaker('alices')$$), ($$SELECT evbus.seek('alices', 'now')$$), ($$SELECT evbus.replay('alices', 'beginning')$$),
+	($$SELECT evbus.pause('alices')$$), ($$SELECT evbus.resume('alices')$$), ($$SELECT evbus.reset_breaker('alices')$$), ($$SELECT evbus.trace('alices')$$), ($$SELECT evbus.seek('alices', 'now')$$), ($$SELECT evbus.replay('alices', 'beginning')$$),
 	($$SELECT evbus.redrive(subscription => 'alices')$$), ($$SELECT evbus.discard(subscription => 'alices', reason => 'x')$$),
 	($$SELECT evbus.alter_bus('orders', retention => '1 day')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$)) AS v (call);
 SELECT throws_ok(format($$SELECT evbus.%s(ARRAY[%L]%s)$$, verb, :'alices', rest), '42501', NULL, 'another role, with a receipt of hers: ' || verb)
