@@ -381,7 +381,7 @@ static void
 put_buses(EvbusReport *report)
 {
 	static const EvbusColumn columns[] = {{"Bus", EVBUS_CELL_NAME}, {"Published, last hour", EVBUS_CELL_SPARK}, {"/%s, 1 min", EVBUS_CELL_RATE}, {"/%s, 5 min", EVBUS_CELL_RATE}, {"/%s, 1 h", EVBUS_CELL_RATE},
-	{"Bytes/s", EVBUS_CELL_BYTES}, {"Published", EVBUS_CELL_COUNT}, {"Refused", EVBUS_CELL_COUNT}, {"Waited", EVBUS_CELL_COUNT}, {"Last published", EVBUS_CELL_SECONDS}};
+	{"Bytes/s", EVBUS_CELL_BYTES}, {"Published", EVBUS_CELL_COUNT}, {"Refused", EVBUS_CELL_COUNT}, {"Waited", EVBUS_CELL_COUNT}, {"Quiet for", EVBUS_CELL_SECONDS}};
 	static const EvbusColumn types[] = {{"Type", EVBUS_CELL_NAME}, {"/%s, 1 min", EVBUS_CELL_RATE}, {"/%s, 5 min", EVBUS_CELL_RATE}, {"/%s, 1 h", EVBUS_CELL_RATE}, {"Published", EVBUS_CELL_COUNT}, {"Failed", EVBUS_CELL_COUNT},
 	{"Dead", EVBUS_CELL_COUNT}};
 
@@ -391,7 +391,7 @@ put_buses(EvbusReport *report)
 					   " b.published_per_second, b.published_per_second_5m, b.published_per_second_1h, b.bytes_per_second, b.published::float8, b.rejected::float8, b.waits::float8,"
 					   " greatest(extract(epoch FROM statement_timestamp() - b.last_published_at), 0)::float8, (count(*) OVER ())::float8 "
 					   "FROM evbus.stat_bus b JOIN evbus.bus_list l USING (bus)"
-					   " LEFT JOIN (SELECT bus, array_agg(events::float8 ORDER BY minute) AS events FROM evbus.stat_minutes WHERE subscription IS NULL GROUP BY bus) m USING (bus) "
+					   " LEFT JOIN (SELECT bus, (array_agg(events::float8 ORDER BY minute))[1:count(*) - 1] AS events FROM evbus.stat_minutes WHERE subscription IS NULL GROUP BY bus) m USING (bus) "
 					   "ORDER BY b.published_per_second_1h DESC, b.published DESC, b.bus LIMIT $1",
 					   "There is no bus yet: <code>evbus.create_bus()</code> makes one.", NULL);
 	appendStringInfoString(report->out, "<h2>Event types</h2>\n");
