@@ -35,8 +35,9 @@ put_fact(StringInfo out, const char *name, const char *value)
 {
 	if (value == NULL || value[0] == '\0')
 		return;
-	appendStringInfo(out, " &#183; %s ", name);
+	appendStringInfo(out, "<span>%s ", name);
 	evbus_html_text(out, value);
+	appendStringInfoString(out, "</span> ");
 }
 
 static void
@@ -53,7 +54,7 @@ put_header(EvbusReport *report, const char *title)
 	appendStringInfoString(out, "<header><h1><bdi>");
 	evbus_html_text(out, title);
 	appendStringInfoString(out, "</bdi></h1>\n<p>");
-	evbus_html_text(out, evbus_report_string(0, 1));
+	put_fact(out, "at", evbus_report_string(0, 1));
 	put_fact(out, "database", evbus_report_string(0, 2));
 	put_fact(out, "on", host);
 	put_fact(out, "cluster", evbus_report_string(0, 3));

@@ -24,7 +24,7 @@ static const char evbus_report_style[] =
 "h1{font-size:26px;line-height:1.2;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:18px;margin:36px 0 10px}h3{font-size:15px;margin:0 0 10px}\n"
 "h3 small{font-weight:400;color:var(--muted);font-size:13px}\n"
 "bdi,dd,code,pre{overflow-wrap:anywhere}\n"
-"header p{margin:0;color:var(--muted)}.note,.more,.empty{color:var(--muted);font-size:13px;margin:8px 0 0}.empty{font-size:14px;margin:0}\n"
+"header p{margin:0;color:var(--muted);display:flex;flex-wrap:wrap;gap:0 16px}header span{min-width:0;overflow-wrap:anywhere}.note,.more,.empty{color:var(--muted);font-size:13px;margin:8px 0 0}.empty{font-size:14px;margin:0}\n"
 "code,pre{font:13px/1.4 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}pre{margin:0;white-space:pre-wrap}\n"
 ".card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px 18px;margin:0}\n"
 ".grid2{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));align-items:stretch}.grid2>*{min-width:0}.stack{display:grid;gap:16px;align-content:start}.gap{height:16px}\n"

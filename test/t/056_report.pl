@@ -210,7 +210,7 @@ function measure(frame, width)
 	var drawn = [];
 	d.querySelectorAll('.plot path, .plot .col').forEach(function (p)
 	{
-		var plot = p.closest('svg').getBoundingClientRect(), box = p.getBoundingClientRect();
+		var plot = p.closest('.plot').getBoundingClientRect(), box = p.getBoundingClientRect();
 		if (box.top < plot.top - 2 || box.bottom > plot.bottom + 2 || box.left < plot.left - 2 || box.right > plot.right + 2) drawn.push(p.getAttribute('d') || p.outerHTML);
 	});
 	return { width: d.documentElement.scrollWidth, over: over, faint: faint, small: small, luminance: luminance(behind(d.body)), drawn: drawn,
