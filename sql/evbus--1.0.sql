@@ -1794,15 +1794,23 @@ ORDER BY array_position(ARRAY['critical', 'warn', 'ok'], coalesce(f.level, 'ok')
 END;
 COMMENT ON FUNCTION evbus.health(interval, interval) IS 'what is not as it should be, the worst first: for each check a row for each subject, or one that says ok; with the reason, and what to do';
 
+/* ----------------------------------------------------------------- report */
+
+CREATE FUNCTION evbus.report_html(title text DEFAULT NULL, max_rows integer DEFAULT 20, payloads boolean DEFAULT false) RETURNS text
+AS 'MODULE_PATHNAME', 'evbus_report_html' LANGUAGE C VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET jit = off;	-- not STRICT: title may be NULL
+COMMENT ON FUNCTION evbus.report_html(text, integer, boolean) IS 'how buses and subscriptions do, as one page of HTML that stands alone, with charts; without payloads unless asked for';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.dead_letter_quota, evbus.breaker_list,
-	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total TO pg_monitor;
+	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total, evbus.dead_letter_trend TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
-	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval) TO pg_monitor;
+	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus.report_html(text, integer, boolean) TO pg_monitor;
 /* For health(). */
 GRANT SELECT (bus_id, due_at) ON evbus.scheduled TO pg_monitor;
 GRANT SELECT (bus_id, bus, max_backlog, max_backlog_bytes) ON evbus.bus TO pg_monitor;

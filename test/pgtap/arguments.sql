@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(989);
+SELECT plan(999);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -37,7 +37,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.redrive(NULL::bigint[])$$, $$evbus.redrive('{NULL}'::bigint[])$$, $$evbus.redrive(types => '{a,NULL}')$$,
 	$$evbus.discard(NULL::bigint[], 'x')$$, $$evbus.discard('{NULL}'::bigint[], 'x')$$, $$evbus.discard('{1}'::bigint[], NULL)$$, $$evbus.discard(types => '{a,NULL}', reason => 'x')$$, $$evbus.discard()$$, $$evbus.discard(dry_run => NULL, reason => 'x')$$, $$evbus.redrive(dry_run => NULL)$$,
 	$$evbus.edit_dead_letter(NULL, '1', 'x')$$, $$evbus.edit_dead_letter(1, NULL, 'x')$$, $$evbus.edit_dead_letter(1, '1', NULL)$$, $$evbus.cancel_redrive(NULL)$$,
-	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$,
+	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$, $$evbus.report_html(max_rows => NULL)$$, $$evbus.report_html(payloads => NULL)$$,
 	$$evbus.history_page(NULL)$$, $$evbus.history_page('b', types => '{a,NULL}')$$, $$evbus.history_page('b', "limit" => NULL)$$, $$evbus.history_page('b', "order" => NULL)$$,
 	$$evbus.schedule_maintenance(NULL)$$, $$evbus.create_bus('x', retention_bytes => NULL)$$, $$evbus.create_bus('x', retention_policy => NULL)$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => NULL)$$, $$evbus.subscribe('b', 'x', dead_letters_full => NULL)$$,
@@ -96,7 +96,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, n) FROM
 	(VALUES ($$evbus.create_bus('x', max_payload_bytes => %s)$$), ($$evbus.alter_bus('b', max_payload_bytes => %s)$$), ($$evbus.subscribe('b', 'x', batch_size => %s)$$),
 		($$evbus.subscribe('b', 'x', max_attempts => %s)$$), ($$evbus.subscribe('b', 'x', concurrency => %s)$$), ($$evbus.alter_subscription('s', batch_size => %s)$$),
 		($$evbus.alter_subscription('s', max_attempts => %s)$$), ($$evbus.alter_subscription('s', concurrency => %s)$$), ($$evbus.receive('s', %s)$$),
-		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.replay('s', '1', rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$),
+		($$evbus.redrive(max_events => %s)$$), ($$evbus.discard(max_events => %s, reason => 'x')$$), ($$evbus.redrive(rate => %s)$$), ($$evbus.replay('s', '1', rate => %s)$$), ($$evbus.dead_letter_top(max_rows => %s)$$), ($$evbus.report_html(max_rows => %s)$$),
 		($$evbus.history_page('b', "limit" => %s)$$), ($$evbus.history_page('b', after => %s)$$), ($$evbus.train_dictionary('b', samples => %s)$$), ($$evbus.train_dictionary('b', size => %s)$$)) AS c (call),
 	(VALUES ('0'), ('-1'), ('-2147483648')) AS v (n);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
@@ -106,7 +106,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.alter_subscription('s', max_attempts => 1001)$$, $$evbus.alter_subscription('s', concurrency => 2147483647)$$,
 	$$evbus.history_page('b', "limit" => 10001)$$, $$evbus.history_page('b', after => -9223372036854775808)$$, $$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$, $$evbus.redrive(rate => 10001)$$, $$evbus.replay('s', '1', rate => 1000001)$$, $$evbus.replay('s', '1', rate => 2147483647)$$, $$evbus.redrive(rate => 2147483647, dry_run => true)$$,
 	$$evbus.redrive(dead_after => now(), dead_before => now() - interval '1 second')$$, $$evbus.redrive(dead_after => now(), dead_before => now(), rate => 1)$$, $$evbus.discard(dead_after => 'infinity', dead_before => '-infinity', reason => 'x')$$,
-	$$evbus.dead_letter_top('0')$$, $$evbus.dead_letter_top('-1 day')$$]);
+	$$evbus.dead_letter_top('0')$$, $$evbus.dead_letter_top('-1 day')$$, $$evbus.report_html(max_rows => 1001)$$, $$evbus.report_html('')$$, $$evbus.report_html(repeat('é', 128))$$]);
 
 -- intervals
 
@@ -226,7 +226,7 @@ INSERT INTO good (call) SELECT unnest(ARRAY[
 	$$CALL evbus.wait('s', '0')$$, $$evbus.ack('{}')$$, $$evbus.nack('{}')$$, $$evbus.nack('{}', '0')$$, $$evbus.nack('{}', NULL, NULL)$$, $$evbus.reject('{}')$$, $$evbus.reject('{}', NULL)$$, $$evbus.reject('{}', '')$$,
 	$$evbus.seek('s', 'infinity')$$, $$evbus.seek('s', '-infinity')$$, $$evbus.subscribe('b', 'x', start_from => 'infinity')$$,
 	$$evbus.subscribe('b', 'x', start_from => '-infinity')$$, $$evbus.extend('{}', '1 second')$$, $$evbus.release('{}')$$, $$evbus.redrive('{}'::bigint[])$$, $$evbus.redrive(dead_after => 'infinity')$$, $$evbus.redrive(dead_before => '-infinity')$$,
-	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.discard('{}'::bigint[], 'x')$$, $$evbus.discard(dead_after => '-infinity', dead_before => 'infinity', reason => repeat('x', 2048))$$, $$evbus.redrive(rate => 1)$$, $$evbus.redrive(rate => 10000, max_events => 1)$$, $$evbus.redrive(rate => NULL, dry_run => true)$$, $$evbus.dead_letter_top('10 years', 2147483647)$$]);
+	$$evbus.redrive(max_events => 9223372036854775807)$$, $$evbus.discard('{}'::bigint[], 'x')$$, $$evbus.discard(dead_after => '-infinity', dead_before => 'infinity', reason => repeat('x', 2048))$$, $$evbus.redrive(rate => 1)$$, $$evbus.redrive(rate => 10000, max_events => 1)$$, $$evbus.redrive(rate => NULL, dry_run => true)$$, $$evbus.dead_letter_top('10 years', 2147483647)$$, $$evbus.report_html(repeat('é', 127), 1000, true)$$, $$evbus.report_html(NULL, 1)$$]);
 SELECT is(sqlstate_of(statement(call)), '00000', 'allowed: ' || left(call, 100)) FROM good ORDER BY n;
 
 -- payloads
