@@ -922,6 +922,11 @@ CREATE FUNCTION evbus._worker_state(OUT pid integer, OUT kind text, OUT database
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_worker_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._worker_state() IS 'what each process of evbus in the server says of itself';
 
+CREATE FUNCTION evbus._progress_state(OUT pid integer, OUT work text, OUT subject text, OUT started_at timestamptz, OUT phase text, OUT done bigint,
+								OUT total bigint, OUT unit text)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_progress_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._progress_state() IS 'what the processes of this database say of long work that they are at';
+
 CREATE VIEW evbus.stat_memory AS
 SELECT s.area, s."of", s.unit, s.used, s."limit", s.high_water, s.share, s.level, s.setting
 FROM evbus._memory_state() s;
@@ -1550,6 +1555,32 @@ COMMENT ON COLUMN evbus.redrive_list.state IS 'running, done, cancelled, or fail
 COMMENT ON COLUMN evbus.redrive_list.total IS 'dead letters that matched when it was registered';
 COMMENT ON COLUMN evbus.redrive_list.role IS 'whose rights it has: the current user of the call; login is the session user';
 
+/* What is in tables is read there; what is not, the processes tell. */
+CREATE VIEW evbus.stat_progress AS
+SELECT p.pid, p.work, p.subject, p.started_at, p.phase, p.done, p.total, p.unit, NULL::bigint AS id
+FROM evbus._progress_state() p
+UNION ALL
+SELECT (SELECT s.maintainer_pid FROM evbus._status() s), 'redrive', coalesce(j.subscription, j.bus), coalesce(j.started_at, j.created_at),
+	   CASE WHEN j.started_at IS NULL THEN 'waiting' ELSE 'redriving' END, j.done, j.total, 'dead letters', j.job
+FROM evbus.redrive_list j
+WHERE j.state = 'running'
+UNION ALL
+SELECT NULL, 'replay', r.subscription, r.created_at,
+	   CASE WHEN r.state = 'paused' THEN 'paused' WHEN r.done < r.total THEN 'replaying' WHEN r.retries > 0 THEN 'waiting for retries' WHEN r.done IS NULL THEN 'waiting' ELSE 'ending' END,
+	   r.done, r.total, 'positions', r.replay_id
+FROM evbus.replay_list r
+WHERE r.state IN ('running', 'paused');
+COMMENT ON VIEW evbus.stat_progress IS 'long work of this database that is under way, and how far it is';
+COMMENT ON COLUMN evbus.stat_progress.pid IS 'the process that does it; NULL of a replay, which handler workers or clients share';
+COMMENT ON COLUMN evbus.stat_progress.work IS 'recovery: events of before a restart, or for which the ring had no room, get positions; redrive; replay; training of a dictionary; index build: of a closed partition';
+COMMENT ON COLUMN evbus.stat_progress.subject IS 'subscription or bus of a redrive, subscription of a replay, bus of a training, partition of an index build; NULL: all';
+COMMENT ON COLUMN evbus.stat_progress.started_at IS 'when it began; of what waits when it was asked for';
+COMMENT ON COLUMN evbus.stat_progress.phase IS 'what of it is being done';
+COMMENT ON COLUMN evbus.stat_progress.done IS 'how much of the phase is done; NULL: that does not show before it ends';
+COMMENT ON COLUMN evbus.stat_progress.total IS 'how much the phase has to do; NULL: nobody knows before';
+COMMENT ON COLUMN evbus.stat_progress.unit IS 'what is counted';
+COMMENT ON COLUMN evbus.stat_progress.id IS 'job of evbus.redrive_list, or replay_id of evbus.replay_list; NULL of other work, and of a redrive that its caller waits for';
+
 /* ------------------------------------------------------------- privileges */
 
 CREATE FUNCTION evbus._stat_times(OUT subscription_id integer, OUT "of" text, OUT less_than double precision, OUT n bigint, OUT sum double precision)
@@ -1875,6 +1906,9 @@ BEGIN
 		UNION ALL
 		SELECT 2, f.i, f.line FROM unnest(found) WITH ORDINALITY AS f(line, i)
 		UNION ALL
+		SELECT 2, 10 + p.i, format('> %s%s: %s, %s%s %s', p.work, ' of ' || p.subject, p.phase, evbus._short(p.done), CASE WHEN p.total IS NOT NULL THEN ' of ' || evbus._short(p.total) END, p.unit)
+		FROM (SELECT *, row_number() OVER (ORDER BY started_at) AS i FROM evbus.stat_progress) AS p WHERE p.i <= 3
+		UNION ALL
 		SELECT 3, x.i, x.line
 		FROM whole w,
 			 LATERAL (VALUES (1, ''), (2, CASE WHEN w.n = 0 THEN 'no subscriptions' ELSE concat(evbus._fit('BUS', for_bus), ' ', evbus._fit('SUBSCRIPTION', for_subscription),
@@ -1898,9 +1932,9 @@ REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.dead_letter_quota, evbus.breaker_list,
+GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.stat_progress, evbus.dead_letter_quota, evbus.breaker_list,
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._progress_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
 	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus.top(integer, integer), evbus._fit(text, integer), evbus._short(double precision), evbus._short(interval) TO pg_monitor;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

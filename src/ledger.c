@@ -26,6 +26,7 @@
 #include "pin.h"
 #include "leaf.h"
 #include "point.h"
+#include "progress.h"
 #include "ring.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -289,6 +290,7 @@ load(EvbusDb *db, const EvbusSubscription *subs, int n, bool may_lack)
 			loading = bsearch(&key, loads, n_loads, sizeof(Loading), loading_by_id);
 			if (loading && loading->sub->epoch == DatumGetInt32(values[1]))
 				loading_row(loading, !nulls[3], DatumGetInt64(values[3]), DatumGetByteaPP(values[4]));
+			evbus_progress_add(1);
 		}
 		systable_endscan(scan);
 		UnregisterSnapshot(snapshot);

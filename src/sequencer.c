@@ -31,6 +31,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "point.h"
+#include "progress.h"
 #include "recover.h"
 #include "registry.h"
 #include "ring.h"
@@ -257,7 +258,9 @@ turn(void)
 			evbus_turn_begin();
 			last_low = evbus_tick_low_id();
 			evbus_turn_end();
+			evbus_progress_begin(EVBUS_WORK_RECOVERY, NULL, EVBUS_PHASE_TICKS, 0, EVBUS_UNKNOWN);
 			evbus_recover(Min((int64) lost_low, last_low));
+			evbus_progress_end();
 			low_is_old = true;
 		}
 	}
@@ -302,6 +305,7 @@ start(void)
 	evbus_turn_begin();
 	evbus_clock_ensure(db);
 	low = evbus_tick_low_id();
+	evbus_progress_begin(EVBUS_WORK_RECOVERY, NULL, EVBUS_PHASE_LEDGER, 0, EVBUS_UNKNOWN);
 	if (pg_atomic_read_u32(&db->ready) == 0)
 	{
 		int			n;
@@ -323,6 +327,7 @@ start(void)
 		/* A recovery may have been cut short: it is safe to do it again. */
 		evbus_recover(low);
 	}
+	evbus_progress_end();
 	low_is_old = true;
 	pg_atomic_write_u32(&db->recovered, 1);
 }

@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(320);
+SELECT plan(324);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -34,7 +34,7 @@ INSERT INTO api VALUES
 	($$SELECT evbus.seek('admins', 'now')$$), ($$SELECT evbus.replay('admins', 'beginning')$$), ($$SELECT evbus.cancel_replay(1)$$), ($$SELECT * FROM evbus.receive('admins')$$), ($$SELECT * FROM evbus.receive_lines('admins')$$), ($$SELECT evbus.ack('{}')$$), ($$SELECT evbus.nack('{}')$$), ($$SELECT evbus.reject('{}')$$),
 	($$SELECT evbus.extend('{}', '1 minute')$$), ($$SELECT evbus.release('{}')$$), ($$CALL evbus.wait('admins', '1 ms')$$), ($$SELECT evbus.channel('admins')$$),
 	($$SELECT evbus.redrive('{}'::bigint[])$$), ($$SELECT evbus.redrive()$$), ($$SELECT evbus.discard('{}'::bigint[], 'x')$$), ($$SELECT evbus.discard(reason => 'x')$$), ($$SELECT evbus.edit_dead_letter(1, '1', 'x')$$), ($$SELECT evbus.cancel_redrive(1)$$), ($$SELECT * FROM evbus.dead_letter_top()$$), ($$SELECT evbus._event_hour(1)$$),
-	($$CALL evbus.maintain()$$), ($$SELECT evbus.schedule_maintenance()$$), ($$SELECT * FROM evbus._bus_state()$$), ($$SELECT * FROM evbus._volatile_state()$$), ($$SELECT * FROM evbus.volatile_list$$), ($$SELECT * FROM evbus._subscription_state()$$), ($$SELECT * FROM evbus._status()$$), ($$SELECT * FROM evbus._memory_state()$$), ($$SELECT * FROM evbus.stat_memory$$), ($$SELECT * FROM evbus._worker_state()$$), ($$SELECT * FROM evbus.stat_worker$$),
+	($$CALL evbus.maintain()$$), ($$SELECT evbus.schedule_maintenance()$$), ($$SELECT * FROM evbus._bus_state()$$), ($$SELECT * FROM evbus._volatile_state()$$), ($$SELECT * FROM evbus.volatile_list$$), ($$SELECT * FROM evbus._subscription_state()$$), ($$SELECT * FROM evbus._status()$$), ($$SELECT * FROM evbus._memory_state()$$), ($$SELECT * FROM evbus.stat_memory$$), ($$SELECT * FROM evbus._worker_state()$$), ($$SELECT * FROM evbus.stat_worker$$), ($$SELECT * FROM evbus._progress_state()$$), ($$SELECT * FROM evbus.stat_progress$$),
 	($$SELECT * FROM evbus.history_page('orders')$$), ($$SELECT * FROM evbus._history_query('orders')$$), ($$SELECT evbus._oldest_open()$$), ($$SELECT * FROM evbus._upkeep_state()$$), ($$SELECT * FROM evbus.stat_upkeep$$),
 	($$SELECT * FROM evbus.stat_bus$$), ($$SELECT * FROM evbus.stat_bus_window$$), ($$SELECT * FROM evbus.stat_subscription$$), ($$SELECT * FROM evbus.stat_subscription_window$$), ($$SELECT * FROM evbus.stat_type$$), ($$SELECT * FROM evbus.stat_minutes$$), ($$SELECT evbus.stat_reset()$$), ($$SELECT * FROM evbus._stat_times()$$), ($$SELECT * FROM evbus.stat_times$$), ($$SELECT * FROM evbus.dead_letter_total$$), ($$SELECT evbus.metrics()$$), ($$SELECT * FROM evbus.health()$$), ($$SELECT evbus.top()$$), ($$SELECT evbus._fit('x', 1)$$), ($$SELECT evbus._short(1)$$), ($$SELECT evbus._position_age(1, 1)$$), ($$SELECT evbus._metric_labels('{a}', '{b}')$$),
 	($$SELECT * FROM evbus._stat_bus()$$), ($$SELECT * FROM evbus._stat_subscription()$$), ($$SELECT * FROM evbus._stat_type()$$), ($$SELECT * FROM evbus._stat_minutes()$$), ($$SELECT * FROM evbus.dead_letter_quota$$), ($$SELECT evbus.dead_letter_line(NULL)$$),

@@ -1,6 +1,12 @@
--- A screen of text (top): as wide as it may be, who is in trouble first, and nothing in it that a terminal would act on.
+-- Long work (stat_progress), and a screen of text (top): as wide as it may be, who is in trouble first, and nothing in it that a terminal would act on.
 \ir include/helpers.sql
-SELECT plan(38);
+SELECT plan(41);
+
+-- long work; what it says is in t/057_progress
+
+SELECT columns_are('evbus', 'stat_progress', '{pid,work,subject,started_at,phase,done,total,unit,id}'::name[], 'columns of stat_progress');
+SELECT is_empty($$SELECT a.attname FROM pg_attribute a WHERE a.attrelid = 'evbus.stat_progress'::regclass AND a.attnum > 0 AND col_description(a.attrelid, a.attnum) IS NULL$$, 'each says what it is');
+SELECT becomes('SELECT count(*)::text FROM evbus.stat_progress', '0', 'nothing takes long here');
 
 -- a text in its place
 
