@@ -37,6 +37,7 @@
 #include "utils/timestamp.h"
 #include "varint.h"
 #include "volatile.h"
+#include "wait.h"
 
 #define LEDGER_LEAVES	3
 #define ACK_COLUMNS		5
@@ -411,7 +412,7 @@ evbus_ledger_wait_ticked(EvbusDb *db, const EvbusSubscription *sub, int64 hi)
 					 errhint("See the server log for what ails the evbus sequencer.")));
 		}
 		evbus_ring_want_ticks(db);
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, evbus_wait_event(EVBUS_WAIT_TICK));
 	}
 	if (deadline != 0)
 		ConditionVariableCancelSleep();

@@ -44,6 +44,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "worker.h"
 
 #define LATE_ROWS		1024	/* of evbus.late looked at in one turn */
@@ -350,7 +351,7 @@ rest(bool nap)
 		timeout = Max((tick_at - evbus_uptime() + 999) / 1000, 0);
 	if (timeout > 0 && !pg_atomic_read_u32(&db->tick_wanted) &&
 		!pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late))
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, evbus_wait_event(EVBUS_WAIT_SEQUENCER_MAIN));
 	pg_atomic_write_u32(&db->sequencer_sleeps, EVBUS_AWAKE);
 	ResetLatch(MyLatch);
 }
