@@ -1880,7 +1880,7 @@ BEGIN
 	WITH sub AS MATERIALIZED (
 		SELECT s.bus, s.subscription, s.published_per_second, s.done_per_second, s.lag, s.in_flight, g.retries, s.oldest_age, s.latency_p95, s.failure_share, g.workers,
 			   w.delivered_per_second, CASE b.state WHEN 'open' THEN 'open' WHEN 'half_open' THEN 'half' ELSE CASE WHEN g.paused THEN 'paused' ELSE '' END END AS state,
-			   row_number() OVER (ORDER BY coalesce(b.state <> 'closed', false) OR (g.paused AND g.paused_reason <> 'the bus is paused') OR coalesce(s.failure_share >= 0.1, false) DESC,
+			   row_number() OVER (ORDER BY CASE WHEN b.state <> 'closed' OR s.failure_share >= 0.1 THEN 0 WHEN g.paused AND g.paused_reason <> 'the bus is paused' THEN 1 ELSE 2 END,
 										   s.lag DESC NULLS LAST, s.done_per_second DESC, s.bus, s.subscription) AS i
 		FROM evbus.stat_subscription s
 			 JOIN evbus.subscription_lag g USING (subscription)

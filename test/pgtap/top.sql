@@ -1,6 +1,6 @@
 -- Long work (stat_progress), and a screen of text (top): as wide as it may be, who is in trouble first, and nothing in it that a terminal would act on.
 \ir include/helpers.sql
-SELECT plan(41);
+SELECT plan(52);
 
 -- long work; what it says is in t/057_progress
 
@@ -50,8 +50,8 @@ SELECT count(*) AS n FROM evbus.publish_batch('bus', '{a}', (SELECT array_agg('1
 SELECT is(evbus.ack(ARRAY(SELECT receipt FROM take('idle', 40))), 40, 'one keeps up');
 SELECT evbus.ack(ARRAY(SELECT receipt FROM take('far behind', 10))) AS acked, count(*) AS held FROM take('asleep', 0) \gset
 SELECT is(rows_of(), 'asleep         |far behind     |idle           ', 'who is most behind is first');
-SELECT matches((SELECT line FROM evbus.top() WHERE line ~ 'asleep'), '^bus +asleep +[0-9.]+ +0 +40 +[0-9.]+m?s +- +- +0 paused$', 'what is paused says so');
-SELECT matches((SELECT line FROM evbus.top() WHERE line ~ 'idle'), '^bus +idle +[0-9.]+ +[1-9][0-9.]* +0 +0 +[0-9.]+m?s +0 +0$', 'who keeps up has a rate, a latency and no lag');
+SELECT matches((SELECT line FROM evbus.top() WHERE line ~ '^bus +asleep'), '^bus +asleep +[0-9.]+ +0 +40 +[0-9.]+m?s +- +- +0 paused$', 'what is paused says so');
+SELECT matches((SELECT line FROM evbus.top() WHERE line ~ '^bus +idle'), '^bus +idle +[0-9.]+ +[1-9][0-9.]* +0 +0 +[0-9.]+m?s +0 +0$', 'who keeps up has a rate, a latency and no lag');
 SELECT is(rows_of(1), 'asleep         ', 'only one is shown');
 SELECT is((SELECT array_agg(line) FILTER (WHERE line LIKE 'and%') FROM evbus.top(max_rows => 1)), '{and 4 more}', 'and how many are not');
 SELECT is((SELECT count(*) FROM evbus.top(max_rows => 5) WHERE line LIKE 'and %'), 0::bigint, 'none where all are');
@@ -61,11 +61,11 @@ SELECT matches(line(2), '^in [1-9][0-9.]*/s  delivered [1-9][0-9.]*/s  done [1-9
 
 SELECT evbus.alter_subscription('idle', breaker_threshold => 0.5, breaker_min => 2, max_attempts => 1);
 SELECT count(*) AS n FROM evbus.publish_batch('bus', '{a}', '{1,2,3,4}') \gset
-SELECT evbus.reject(ARRAY(SELECT receipt FROM take('idle', 4)), E'\x1b[2J') AS rejected \gset
+SELECT evbus.nack(ARRAY(SELECT receipt FROM take('idle', 4)), error => E'\x1b[2J') AS failed \gset
 SELECT becomes($$SELECT rows_of()$$, 'idle           |asleep         |far behind     ', 'an open breaker before any lag');
-SELECT matches((SELECT line FROM evbus.top() WHERE line ~ 'idle .*open'), '^bus +idle .* open$', 'which it says');
+SELECT matches((SELECT line FROM evbus.top() WHERE line ~ '^bus +idle .*open'), '^bus +idle .* open$', 'which it says');
 SELECT matches(line(1) || (SELECT line FROM evbus.top() WHERE line LIKE '! critical%'), 'health CRITICAL .*! critical: circuit breaker of idle: open since ', 'health says why');
-SELECT matches(line(3), '^dead letters 4 ', 'dead letters are counted');
+SELECT matches(line(3), '^dead letters 1 ', 'dead letters are counted');
 SELECT is_empty($$SELECT line FROM evbus.top() WHERE line ~ '[\x01-\x1f\x7f\u0080-\u009f]'$$, 'messages do not reach the terminal as they are');
 
 SELECT * FROM finish();
