@@ -1,6 +1,6 @@
 -- Long work (stat_progress), and a screen of text (top): as wide as it may be, who is in trouble first, and nothing in it that a terminal would act on.
 \ir include/helpers.sql
-SELECT plan(52);
+SELECT plan(53);
 
 -- long work; what it says is in t/057_progress
 
@@ -65,6 +65,7 @@ SELECT evbus.nack(ARRAY(SELECT receipt FROM take('idle', 4)), error => E'\x1b[2J
 SELECT becomes($$SELECT rows_of()$$, 'idle           |asleep         |far behind     ', 'an open breaker before any lag');
 SELECT matches((SELECT line FROM evbus.top() WHERE line ~ '^bus +idle .*open'), '^bus +idle .* open$', 'which it says');
 SELECT matches(line(1) || (SELECT line FROM evbus.top() WHERE line LIKE '! critical%'), 'health CRITICAL .*! critical: circuit breaker of idle: open since ', 'health says why');
+SELECT is_empty('SELECT too_wide(80)', 'a long message is cut as well');
 SELECT matches(line(3), '^dead letters 1 ', 'dead letters are counted');
 SELECT is_empty($$SELECT line FROM evbus.top() WHERE line ~ '[\x01-\x1f\x7f\u0080-\u009f]'$$, 'messages do not reach the terminal as they are');
 

@@ -142,6 +142,10 @@ is(sql($seen), 'redrive|dead|redriving|? of ?|dead letters', 'is one statement')
 point($node, 'redrive.now', 'off');
 answers($node, 'postgres', $seen, 'nothing', 'and then over');
 $client->quit;
+point($node, 'redrive.now', 'end');
+my ($ret, $out, $err) = $node->psql('postgres', q(SELECT evbus.redrive(subscription => 'dead', max_events => 1)));
+like($err, qr/terminating connection/, 'a session is ended in the middle of it');
+is(sql($seen), 'nothing', 'and leaves nothing behind');
 
 # ------------------------------------------------------------------------- replays
 
