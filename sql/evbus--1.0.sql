@@ -927,6 +927,11 @@ CREATE FUNCTION evbus._worker_state(OUT pid integer, OUT kind text, OUT database
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_worker_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus._worker_state() IS 'what each process of evbus in the server says of itself';
 
+CREATE FUNCTION evbus._progress_state(OUT pid integer, OUT work text, OUT subject text, OUT started_at timestamptz, OUT phase text, OUT done bigint,
+								OUT total bigint, OUT unit text)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_progress_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._progress_state() IS 'what the processes of this database say of long work that they are at';
+
 CREATE VIEW evbus.stat_memory AS
 SELECT s.area, s."of", s.unit, s.used, s."limit", s.high_water, s.share, s.level, s.setting
 FROM evbus._memory_state() s;
@@ -1554,6 +1559,32 @@ COMMENT ON COLUMN evbus.redrive_list.state IS 'running, done, cancelled, or fail
 COMMENT ON COLUMN evbus.redrive_list.total IS 'dead letters that matched when it was registered';
 COMMENT ON COLUMN evbus.redrive_list.role IS 'whose rights it has: the current user of the call; login is the session user';
 
+/* What is in tables is read there; what is not, the processes tell. */
+CREATE VIEW evbus.stat_progress AS
+SELECT p.pid, p.work, p.subject, p.started_at, p.phase, p.done, p.total, p.unit, NULL::bigint AS id
+FROM evbus._progress_state() p
+UNION ALL
+SELECT (SELECT s.maintainer_pid FROM evbus._status() s), 'redrive', coalesce(j.subscription, j.bus), coalesce(j.started_at, j.created_at),
+	   CASE WHEN j.started_at IS NULL THEN 'waiting' ELSE 'redriving' END, j.done, j.total, 'dead letters', j.job
+FROM evbus.redrive_list j
+WHERE j.state = 'running'
+UNION ALL
+SELECT NULL, 'replay', r.subscription, r.created_at,
+	   CASE WHEN r.state = 'paused' THEN 'paused' WHEN r.done < r.total THEN 'replaying' WHEN r.retries > 0 THEN 'waiting for retries' WHEN r.done IS NULL THEN 'waiting' ELSE 'ending' END,
+	   r.done, r.total, 'positions', r.replay_id
+FROM evbus.replay_list r
+WHERE r.state IN ('running', 'paused');
+COMMENT ON VIEW evbus.stat_progress IS 'long work of this database that is under way, and how far it is';
+COMMENT ON COLUMN evbus.stat_progress.pid IS 'the process that does it; NULL of a replay, which handler workers or clients share';
+COMMENT ON COLUMN evbus.stat_progress.work IS 'recovery: events of before a restart, or for which the ring had no room, get positions; redrive; replay; training of a dictionary; index build: of a closed partition';
+COMMENT ON COLUMN evbus.stat_progress.subject IS 'subscription or bus of a redrive, subscription of a replay, bus of a training, partition of an index build; NULL: all';
+COMMENT ON COLUMN evbus.stat_progress.started_at IS 'when it began; of what waits when it was asked for';
+COMMENT ON COLUMN evbus.stat_progress.phase IS 'what of it is being done';
+COMMENT ON COLUMN evbus.stat_progress.done IS 'how much of the phase is done; NULL: that does not show before it ends';
+COMMENT ON COLUMN evbus.stat_progress.total IS 'how much the phase has to do; NULL: nobody knows before';
+COMMENT ON COLUMN evbus.stat_progress.unit IS 'what is counted';
+COMMENT ON COLUMN evbus.stat_progress.id IS 'job of evbus.redrive_list, or replay_id of evbus.replay_list; NULL of other work, and of a redrive that its caller waits for';
+
 /* ------------------------------------------------------------- privileges */
 
 CREATE FUNCTION evbus._stat_times(OUT subscription_id integer, OUT "of" text, OUT less_than double precision, OUT n bigint, OUT sum double precision)
@@ -1802,15 +1833,135 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off;	-- not STRICT: title may be NULL
 COMMENT ON FUNCTION evbus.report_html(text, integer, boolean) IS 'how buses and subscriptions do, as one page of HTML that stands alone, with charts; without payloads unless asked for';
 
+
+/* -------------------------------------------------------------------- top */
+
+CREATE FUNCTION evbus._fit(string text, width integer) RETURNS text
+AS 'MODULE_PATHNAME', 'evbus_fit' LANGUAGE C STRICT STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION evbus._fit(text, integer) IS 'a text cut or filled up to so many columns of a terminal, with ? for each character that a terminal would act on';
+
+CREATE FUNCTION evbus._short(n double precision) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog
+RETURN CASE WHEN n IS NULL THEN '-' WHEN n < 9.95 AND n <> pg_catalog.trunc(n) THEN pg_catalog.round(n::numeric, 1)::text WHEN n < 9999.5 THEN pg_catalog.round(n::numeric)::text
+			WHEN n < 99950 THEN pg_catalog.round(n::numeric / 1e3, 1) || 'k' WHEN n < 999500 THEN pg_catalog.round(n::numeric / 1e3) || 'k'
+			WHEN n < 99950000 THEN pg_catalog.round(n::numeric / 1e6, 1) || 'M' WHEN n < 999500000 THEN pg_catalog.round(n::numeric / 1e6) || 'M'
+			WHEN n < 99950000000 THEN pg_catalog.round(n::numeric / 1e9, 1) || 'G' ELSE pg_catalog.round(n::numeric / 1e9) || 'G' END;
+COMMENT ON FUNCTION evbus._short(double precision) IS 'a number in five characters or so, for evbus.top()';
+
+CREATE FUNCTION evbus._short(duration interval) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog
+RETURN (SELECT CASE WHEN s IS NULL THEN '-' WHEN s = 0 THEN '0' WHEN s < 0.0009995 THEN pg_catalog.round(s * 1e6) || 'us' WHEN s < 0.00995 THEN pg_catalog.round(s * 1e3, 1) || 'ms' WHEN s < 0.9995 THEN pg_catalog.round(s * 1e3) || 'ms'
+					WHEN s < 9.95 THEN pg_catalog.round(s, 1) || 's' WHEN s < 99.5 THEN pg_catalog.round(s) || 's' WHEN s < 5970 THEN pg_catalog.round(s / 60) || 'm'
+					WHEN s < 171000 THEN pg_catalog.round(s / 3600) || 'h' ELSE pg_catalog.round(s / 86400) || 'd' END
+		FROM (SELECT extract(epoch FROM duration)) AS t(s));
+COMMENT ON FUNCTION evbus._short(interval) IS 'a duration in five characters or so, for evbus.top()';
+
+/*
+ * The state of this database, and its subscriptions, those in trouble first and then those most behind.  Each line
+ * goes through evbus._fit() as a whole, so no name and no message gets to the terminal as it is.
+ */
+CREATE FUNCTION evbus.top(width integer DEFAULT 100, max_rows integer DEFAULT 20, OUT line text)
+RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE ROWS 30
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+SET lock_timeout = '500ms'
+AS $$
+#variable_conflict use_column
+DECLARE
+	for_bus integer;
+	for_subscription integer;
+	level text;
+	found text[];
+BEGIN
+	IF top.width IS NULL OR top.max_rows IS NULL THEN
+		RAISE EXCEPTION 'argument "%" must not be null', CASE WHEN top.width IS NULL THEN 'width' ELSE 'max_rows' END USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF top.width NOT BETWEEN 80 AND 500 THEN
+		RAISE EXCEPTION 'width must be between 80 and 500, not %', top.width USING ERRCODE = 'invalid_parameter_value', HINT = 'It is the width of the terminal, in columns.';
+	END IF;
+	IF top.max_rows NOT BETWEEN 1 AND 10000 THEN
+		RAISE EXCEPTION 'max_rows must be between 1 and 10000, not %', top.max_rows USING ERRCODE = 'invalid_parameter_value', HINT = 'It is how many subscriptions are shown; the others are counted.';
+	END IF;
+
+	/* Numbers and states take 53 columns; the names share the others, by two to three. */
+	for_bus := (top.width - 53) * 2 / 5;
+	for_subscription := top.width - 54 - for_bus;
+	/* health() looks at the sizes of partitions, one of which may be locked: the rest is worth seeing all the same. */
+	BEGIN
+		SELECT CASE WHEN bool_or(h.level = 'critical') THEN 'CRITICAL' WHEN bool_or(h.level = 'warn') THEN 'WARN' ELSE 'ok' END,
+			   array_agg(format('! %s: %s%s: %s', h.level, h."check", ' of ' || h.subject, h.reason) ORDER BY h.i) FILTER (WHERE h.level <> 'ok')
+		INTO level, found FROM evbus.health() WITH ORDINALITY AS h("check", level, subject, reason, hint, i);
+	EXCEPTION WHEN lock_not_available THEN
+		level := 'not known, a partition is locked';
+	END;
+	IF cardinality(found) > 4 THEN
+		found := found[:3] || format('! and %s more: SELECT * FROM evbus.health()', cardinality(found) - 3);
+	END IF;
+
+	RETURN QUERY
+	WITH sub AS MATERIALIZED (
+		SELECT s.bus, s.subscription, s.published_per_second, s.done_per_second, s.lag, s.in_flight, g.retries, s.oldest_age, s.latency_p95, s.failure_share, g.workers,
+			   w.delivered_per_second, CASE b.state WHEN 'open' THEN 'open' WHEN 'half_open' THEN 'half' ELSE CASE WHEN g.paused THEN 'paused' ELSE '' END END AS state,
+			   row_number() OVER (ORDER BY CASE WHEN b.state <> 'closed' OR s.failure_share >= 0.1 THEN 0 WHEN g.paused AND g.paused_reason <> 'the bus is paused' THEN 1 ELSE 2 END,
+										   s.lag DESC NULLS LAST, s.done_per_second DESC, s.bus, s.subscription) AS i
+		FROM evbus.stat_subscription s
+			 JOIN evbus.subscription_lag g USING (subscription)
+			 LEFT JOIN evbus.stat_subscription_window w ON w.subscription = s.subscription AND w."window" = '1 minute'
+			 LEFT JOIN evbus.breaker_list b ON b.subscription = s.subscription
+	), whole AS (
+		SELECT coalesce(sum(delivered_per_second), 0) AS delivered, coalesce(sum(done_per_second), 0) AS done, coalesce(sum(lag), 0)::double precision AS lag,
+			   coalesce(sum(in_flight), 0)::double precision AS in_flight, coalesce(sum(retries), 0)::double precision AS retries, count(*) AS n
+		FROM sub
+	), text(part, i, line) AS (
+		SELECT 1, 1::bigint, format('evbus %s  health %s%s  database %s', to_char(clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS'), level, CASE WHEN NOT s.ready THEN '  starting' END, current_database())
+		FROM evbus._status() s
+		UNION ALL
+		SELECT 1, 2, format('in %s/s  delivered %s/s  done %s/s  lag %s  in flight %s', evbus._short((SELECT coalesce(sum(b.published_per_second), 0) FROM evbus.stat_bus b)),
+							evbus._short(w.delivered), evbus._short(w.done), evbus._short(w.lag), evbus._short(w.in_flight))
+		FROM whole w
+		UNION ALL
+		SELECT 1, 3, format('dead letters %s  retries %s  workers %s, busy %s  ring %s %%  leases %s %%',
+							evbus._short((SELECT coalesce(sum(d.dead_letters), 0)::double precision FROM evbus.dead_letter_total d)), evbus._short(w.retries), s.handler_workers,
+							(SELECT count(*) FROM evbus.stat_worker p WHERE p.kind = 'handler' AND p.state = 'busy' AND p.database = current_database()),
+							s.ring_used * 100 / s.ring_bytes, s.leases_used * 100 / s.leases)
+		FROM whole w, evbus._status() s
+		UNION ALL
+		SELECT 2, f.i, f.line FROM unnest(found) WITH ORDINALITY AS f(line, i)
+		UNION ALL
+		SELECT 2, 10 + p.i, format('> %s%s: %s, %s%s %s', p.work, ' of ' || p.subject, p.phase, evbus._short(p.done), CASE WHEN p.total IS NOT NULL THEN ' of ' || evbus._short(p.total) END, p.unit)
+		FROM (SELECT *, row_number() OVER (ORDER BY started_at) AS i FROM evbus.stat_progress) AS p WHERE p.i <= 3
+		UNION ALL
+		SELECT 3, x.i, x.line
+		FROM whole w,
+			 LATERAL (VALUES (1, ''), (2, CASE WHEN w.n = 0 THEN 'no subscriptions' ELSE concat(evbus._fit('BUS', for_bus), ' ', evbus._fit('SUBSCRIPTION', for_subscription),
+																						   '   IN/S DONE/S    LAG OLDEST    P95 FAIL% WORK STATE') END)) AS x(i, line)
+		UNION ALL
+		SELECT 4, s.i, concat(evbus._fit(s.bus, for_bus), ' ', evbus._fit(s.subscription, for_subscription),
+							  lpad(evbus._short(s.published_per_second), 7), lpad(evbus._short(s.done_per_second), 7), lpad(evbus._short(s.lag), 7),
+							  lpad(CASE WHEN s.oldest_age >= interval '1 hour' THEN '>1h' ELSE evbus._short(s.oldest_age) END, 7), lpad(evbus._short(s.latency_p95), 7),
+							  lpad(CASE WHEN s.failure_share IS NULL THEN '-' WHEN s.failure_share > 0 AND s.failure_share < 0.005 THEN '<1' ELSE round(s.failure_share * 100)::text END, 6),
+							  lpad(s.workers::text, 5), ' ', s.state)
+		FROM sub s WHERE s.i <= top.max_rows
+		UNION ALL
+		SELECT 5, 1, format('and %s more', w.n - top.max_rows) FROM whole w WHERE w.n > top.max_rows
+	)
+	SELECT rtrim(evbus._fit(t.line, top.width)) FROM text t ORDER BY t.part, t.i;
+END $$;
+COMMENT ON FUNCTION evbus.top(integer, integer) IS 'a screen of text: health, rates and lags of this database, and its subscriptions, those in trouble first and then those most behind; to be shown with \watch';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT USAGE ON SCHEMA evbus TO pg_monitor;
-GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.dead_letter_quota, evbus.breaker_list,
+GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.stat_progress, evbus.dead_letter_quota, evbus.breaker_list,
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total, evbus.dead_letter_trend TO pg_monitor;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
-	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus.report_html(text, integer, boolean) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._progress_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
+	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus.report_html(text, integer, boolean),
+	evbus.top(integer, integer), evbus._fit(text, integer), evbus._short(double precision), evbus._short(interval) TO pg_monitor;
 /* For health(). */
 GRANT SELECT (bus_id, due_at) ON evbus.scheduled TO pg_monitor;
 GRANT SELECT (bus_id, bus, max_backlog, max_backlog_bytes) ON evbus.bus TO pg_monitor;

@@ -22,6 +22,7 @@
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "volatile.h"
+#include "wait.h"
 
 /* The area of this database, once attached. */
 static EvbusDb *my_db = NULL;
@@ -179,7 +180,7 @@ evbus_db(void)
 		if (my_db != NULL || tries == 40)
 			break;
 		evbus_launcher_wake();	/* it frees what dropped databases had */
-		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, evbus_wait_event(EVBUS_WAIT_DATABASE));
 		CHECK_FOR_INTERRUPTS();
 	}
 	if (my_db == NULL)
@@ -238,7 +239,7 @@ db_wait_ready(EvbusDb *db, int timeout_ms)
 	deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
 	ConditionVariablePrepareToSleep(&db->drained_cv);
 	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && evbus_uptime() < deadline)
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, evbus_wait_event(EVBUS_WAIT_READY));
 	ConditionVariableCancelSleep();
 	return ready;
 }
@@ -274,7 +275,7 @@ evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 		   evbus_uptime() < deadline)
 	{
 		evbus_ring_want_ticks(db);
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 20, evbus_wait_event(EVBUS_WAIT_PLACED));
 	}
 	ConditionVariableCancelSleep();
 	return drained;

@@ -26,6 +26,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "wait.h"
 
 #define LOOK_EVERY_MS	10
 #define LEAST_PATIENCE	USECS_PER_SEC
@@ -202,7 +203,7 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 			asked_at = evbus_uptime();
 		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(LOOK_EVERY_MS, Max((deadline - evbus_uptime()) / 1000, 1)), PG_WAIT_EXTENSION);
+						 Min(LOOK_EVERY_MS, Max((deadline - evbus_uptime()) / 1000, 1)), evbus_wait_event(EVBUS_WAIT_STOP_ALL));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);

@@ -75,6 +75,13 @@ evbus_backend_pid(int i)
 #define evbus_index_beginscan(heap, index, snapshot, nkeys) index_beginscan(heap, index, snapshot, nkeys, 0)
 #endif
 
+/* Names of one's own for wait events came with 17. */
+#if PG_VERSION_NUM >= 170000
+#define evbus_wait_event_new(name) WaitEventExtensionNew(name)
+#else
+#define evbus_wait_event_new(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
 /* transaction_timeout came with 17; for workers, whatever ALTER ROLE or ALTER DATABASE says. */
 static inline void
 evbus_no_transaction_timeout(void)

@@ -40,6 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 
 #define CLAIM_MAX		4096	/* positions looked at per claim */
 #define KEEP_BYTES		(8 * 1024 * 1024)	/* of freed memory, by a process that receives batches */
@@ -502,7 +503,7 @@ evbus_take(FunctionCallInfo fcinfo, const char *function, const char *acking, in
 		evbus_ring_await(db, sub->bus_slot, EVBUS_AWAITED_CV);
 		if (sub->paused || !has_work(db, sub, t->replays, t->n_replays))
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
-											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
+											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), evbus_wait_event(EVBUS_WAIT_RECEIVE));
 		ConditionVariableCancelSleep();
 		CHECK_FOR_INTERRUPTS();
 		t->sub = consumer_subscription(name);
@@ -727,7 +728,7 @@ evbus_wait(PG_FUNCTION_ARGS)
 			if (left <= 0 || has_work(db, sub, replays, n_replays))
 				break;
 			(void) ConditionVariableTimedSleep(&db->drained_cv,
-											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
+											   Min(WAIT_STEP_MS, Max(left / 1000, 1)), evbus_wait_event(EVBUS_WAIT_RECEIVE));
 		}
 		ConditionVariableCancelSleep();
 		MemoryContextReset(context);
@@ -735,7 +736,7 @@ evbus_wait(PG_FUNCTION_ARGS)
 		sub = consumer_subscription(name);
 		replays = evbus_subscription_replays(sub, &n_replays);
 		if (sub->paused)
-			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_STEP_MS, PG_WAIT_EXTENSION);
+			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_STEP_MS, evbus_wait_event(EVBUS_WAIT_RECEIVE));
 		CHECK_FOR_INTERRUPTS();
 	}
 	MemoryContextSwitchTo(old);

@@ -22,6 +22,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
+#include "wait.h"
 
 #define FORGET			(60 * USECS_PER_SEC)
 
@@ -139,7 +140,7 @@ evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 pati
 				(void) post(db, kind, name, &place, &number);
 			done = place != NULL && fetch_reply(place, number, &reply);
 			if (!done)
-				(void) ConditionVariableTimedSleep(&db->errand_cv, 100, PG_WAIT_EXTENSION);
+				(void) ConditionVariableTimedSleep(&db->errand_cv, 100, evbus_wait_event(EVBUS_WAIT_ERRAND));
 		}
 	}
 	PG_CATCH();

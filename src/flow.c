@@ -33,6 +33,7 @@
 #include "ring.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
+#include "wait.h"
 
 #define NANOSECONDS		INT64CONST(1000000000)
 #define SIZES_MAX		4096	/* events that an average is of */
@@ -317,9 +318,9 @@ refuse_rate(EvbusDb *db, const EvbusBus *bus, int64 n, int64 wait, const EvbusRo
 
 /* Sleep; the caller may be cancelled meanwhile. */
 static void
-nap(int64 ms)
+nap(int64 ms, EvbusWait wait)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, (long) Max(ms, 1), PG_WAIT_EXTENSION);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, (long) Max(ms, 1), evbus_wait_event(wait));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -372,7 +373,7 @@ pass_rate(EvbusDb *db, EvbusBus *bus, bool of_role, int64 n, int64 begun, bool *
 		if (!bus->rate_waits || left <= 0)
 			refuse_rate(db, bus, n, wait, of_role ? &limit : NULL);
 		count_wait(db, bus, waited);
-		nap(Min(Min(wait / 1000, left), LOOK_AGAIN) / 1000 + 1);
+		nap(Min(Min(wait / 1000, left), LOOK_AGAIN) / 1000 + 1, EVBUS_WAIT_PUBLISH_RATE);
 		look_again(bus);
 	}
 }
@@ -422,7 +423,7 @@ pass_backlog(EvbusDb *db, EvbusBus *bus, int64 n, bool may_wait, int64 begun, bo
 						bus->max_backlog > 0 ? "Try again later; see evbus.subscription_lag. The owner of the bus can raise the limit with evbus.alter_bus(max_backlog => ...)."
 						: "Try again later; see evbus.subscription_lag. The owner of the bus can raise the limit with evbus.alter_bus(max_backlog_bytes => ...).");
 		count_wait(db, bus, waited);
-		nap(ms);
+		nap(ms, EVBUS_WAIT_PUBLISH_SPACE);
 		look_again(bus);
 		ms = Min(ms * 2, WAIT_MAX_MS);
 	}

@@ -34,6 +34,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "worker.h"
 
 #define IDLE_STEP_MS	500
@@ -266,7 +267,7 @@ evbus_handler_main(Datum main_arg)
 			worked = evbus_cursor_has_work(db, &subs[i], GetCurrentTimestamp()) &&
 				EVBUS_SUB(db, subs[i].slot)->workers < subs[i].concurrency;
 		if (!worked)
-			(void) ConditionVariableTimedSleep(&db->drained_cv, idle_ms(subs, n), PG_WAIT_EXTENSION);
+			(void) ConditionVariableTimedSleep(&db->drained_cv, idle_ms(subs, n), evbus_wait_event(EVBUS_WAIT_HANDLER_MAIN));
 		ConditionVariableCancelSleep();
 	}
 }

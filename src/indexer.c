@@ -18,6 +18,7 @@
 #include "log_due.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "progress.h"
 #include "registry.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -110,9 +111,9 @@ log_error(MemoryContext context, const char *leaf)
 	RESUME_INTERRUPTS();
 }
 
-/* One leaf, in a transaction of its own. */
+/* One leaf, in a transaction of its own: the i-th of n. */
 static void
-index_leaf(Oid relid)
+index_leaf(Oid relid, int i, int n)
 {
 	MemoryContext context = CurrentMemoryContext;
 	char	   *volatile name = NULL;
@@ -126,6 +127,7 @@ index_leaf(Oid relid)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		name = get_rel_name(relid);
 		name = name ? MemoryContextStrdup(context, name) : NULL;
+		evbus_progress_begin(EVBUS_WORK_INDEX, name, EVBUS_PHASE_INDEXING, i, n);
 		done = evbus_leaf_index(relid);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
@@ -142,6 +144,7 @@ index_leaf(Oid relid)
 		log_error(context, name ? name : "?");
 	}
 	PG_END_TRY();
+	evbus_progress_end();
 	MemoryContextSwitchTo(context);
 }
 
@@ -153,10 +156,13 @@ train_bus(int32 bus_id)
 
 	PG_TRY();
 	{
+		EvbusBus	bus;
 		bool		done;
 
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
+		if (evbus_bus_by_id(bus_id, &bus))
+			evbus_progress_begin(EVBUS_WORK_TRAINING, bus.name, EVBUS_PHASE_COLLECTING, 0, EVBUS_UNKNOWN);
 		done = evbus_train_bus(db, bus_id);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
@@ -169,6 +175,7 @@ train_bus(int32 bus_id)
 		log_error(context, NULL);
 	}
 	PG_END_TRY();
+	evbus_progress_end();
 	MemoryContextSwitchTo(context);
 }
 
@@ -234,7 +241,7 @@ evbus_indexer_main(Datum main_arg)
 		next_piece(context, "indexes of closed leaves");
 		if (!evbus_history_indexes)
 			break;
-		index_leaf(due[i].relid);
+		index_leaf(due[i].relid, i, n);
 		pgstat_report_stat(true);
 	}
 	proc_exit(0);

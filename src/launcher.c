@@ -35,6 +35,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "worker.h"
 
 #define LOOK_MS			1000	/* between two looks at everything */
@@ -278,7 +279,7 @@ evbus_launcher_main(Datum main_arg)
 			look_after(i);
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 n_probed < n_to_probe ? 20 : look_soon ? SOON_MS : LOOK_MS, PG_WAIT_EXTENSION);
+						 n_probed < n_to_probe ? 20 : look_soon ? SOON_MS : LOOK_MS, evbus_wait_event(EVBUS_WAIT_LAUNCHER_MAIN));
 		ResetLatch(MyLatch);
 	}
 }

@@ -36,6 +36,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 
 #define LEAF_WAIT_MS		10000	/* for somebody to make one */
 #define LEAF_ASK_MS			1000	/* for the maintainer to do so */
@@ -243,7 +244,7 @@ evbus_leaf_open(Oid parent, int64 id, EvbusLeaf *leaf)
 				continue;
 		}
 		ConditionVariablePrepareToSleep(&db->drained_cv);
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 50, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 50, evbus_wait_event(EVBUS_WAIT_PARTITION));
 		ConditionVariableCancelSleep();
 		AcceptInvalidationMessages();
 	}

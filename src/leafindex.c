@@ -20,6 +20,7 @@
 
 #include "internal.h"
 #include "point.h"
+#include "progress.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -83,6 +84,7 @@ evbus_leaf_index(Oid relid)
 		if (!has_index(leaf, indexes[i].suffix))
 			evbus_utility("CREATE INDEX %s_%s ON evbus.%s (%s) WITH (fillfactor = 100)%s",
 						  leaf, indexes[i].suffix, quote_identifier(leaf), indexes[i].columns, indexes[i].predicate);
+	evbus_progress_step(EVBUS_PHASE_ANALYZING);
 	/* For the choice between them and the primary key; nothing changes the leaf after this. */
 	evbus_utility("ANALYZE evbus.%s", quote_identifier(leaf));
 	EVBUS_POINT("leaf.indexed");

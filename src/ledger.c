@@ -26,6 +26,7 @@
 #include "pin.h"
 #include "leaf.h"
 #include "point.h"
+#include "progress.h"
 #include "ring.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -36,6 +37,7 @@
 #include "utils/timestamp.h"
 #include "varint.h"
 #include "volatile.h"
+#include "wait.h"
 
 #define LEDGER_LEAVES	3
 #define ACK_COLUMNS		5
@@ -289,6 +291,7 @@ load(EvbusDb *db, const EvbusSubscription *subs, int n, bool may_lack)
 			loading = bsearch(&key, loads, n_loads, sizeof(Loading), loading_by_id);
 			if (loading && loading->sub->epoch == DatumGetInt32(values[1]))
 				loading_row(loading, !nulls[3], DatumGetInt64(values[3]), DatumGetByteaPP(values[4]));
+			evbus_progress_add(1);
 		}
 		systable_endscan(scan);
 		UnregisterSnapshot(snapshot);
@@ -409,7 +412,7 @@ evbus_ledger_wait_ticked(EvbusDb *db, const EvbusSubscription *sub, int64 hi)
 					 errhint("See the server log for what ails the evbus sequencer.")));
 		}
 		evbus_ring_want_ticks(db);
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, evbus_wait_event(EVBUS_WAIT_TICK));
 	}
 	if (deadline != 0)
 		ConditionVariableCancelSleep();

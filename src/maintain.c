@@ -57,6 +57,7 @@
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "worker.h"
 
 #define IDLE_MS		200
@@ -559,12 +560,12 @@ evbus_maintainer_main(Datum main_arg)
 		if (notified)
 		{
 			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
-			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, evbus_notify_interval, PG_WAIT_EXTENSION);
+			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, evbus_notify_interval, evbus_wait_event(EVBUS_WAIT_MAINTAINER_PAUSE));
 			continue;
 		}
 		if (!listening && !unserved)
 			pg_atomic_write_u32(&db->maintainer_sleeps, 0);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, evbus_wait_event(EVBUS_WAIT_MAINTAINER_MAIN));
 		pg_atomic_write_u32(&db->maintainer_sleeps, 0);
 		ResetLatch(MyLatch);
 	}

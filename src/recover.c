@@ -15,6 +15,7 @@
 #include "eventlog.h"
 #include "late.h"
 #include "point.h"
+#include "progress.h"
 #include "registry.h"
 #include "ring.h"
 #include "tick.h"
@@ -81,6 +82,13 @@ static void
 add_id(int64 id, void *table)
 {
 	(void) hash_search((HTAB *) table, &id, HASH_ENTER, NULL);
+}
+
+static void
+add_ticked(int64 id, void *table)
+{
+	add_id(id, table);
+	evbus_progress_add(1);
 }
 
 static HTAB *
@@ -259,6 +267,7 @@ recover_chunk(int64 *from, int64 bound, uint64 *low, HTAB *ticked, EvbusScanned 
 			break;
 		}
 		*from = id + 1;
+		evbus_progress_add(1);
 		if (id >= watch)
 		{
 			/* Also one that an earlier sequencer has ticked: the ring still has it. */
@@ -309,8 +318,10 @@ evbus_recover(int64 from)
 
 	pg_memory_barrier();
 	evbus_turn_begin();
-	evbus_tick_ids_from(from, add_id, ticked);
+	evbus_progress_phase(EVBUS_PHASE_TICKS, 0, EVBUS_UNKNOWN);
+	evbus_tick_ids_from(from, add_ticked, ticked);
 	evbus_turn_end();
+	evbus_progress_phase(EVBUS_PHASE_PLACING, 0, EVBUS_UNKNOWN);
 	while (recover_chunk(&from, bound, &low, ticked, found, &total))
 		evbus_worker_turn();
 	MemoryContextDelete(context);

@@ -15,6 +15,8 @@
 #include "internal.h"
 #include "miscadmin.h"
 #include "pin.h"
+#include "point.h"
+#include "progress.h"
 #include "redrive_job.h"
 #include "registry.h"
 #include "utils/builtins.h"
@@ -72,6 +74,27 @@ evbus_redrive_take(EvbusDb *db, EvbusDeadFilter *filter, int64 *last)
 	return taken;
 }
 
+/* All of it in this transaction, by the user; in one statement, so nobody knows how far it is before it is done. */
+static int64
+redrive_now(EvbusDb *db, EvbusDeadFilter *filter, const char *subject)
+{
+	volatile int64 taken = 0;
+
+	evbus_dead_filter_set(filter, EVBUS_DEAD_BY, CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)));
+	evbus_progress_begin(EVBUS_WORK_REDRIVE, subject, EVBUS_PHASE_REDRIVING, EVBUS_UNKNOWN, EVBUS_UNKNOWN);
+	PG_TRY();
+	{
+		EVBUS_POINT("redrive.now");
+		taken = evbus_redrive_take(db, filter, NULL);
+	}
+	PG_FINALLY();
+	{
+		evbus_progress_end();
+	}
+	PG_END_TRY();
+	return taken;
+}
+
 /*
  * evbus.redrive(subscription text, bus text, types text[], sqlstate text, dead_after timestamptz,
  * dead_before timestamptz, max_events bigint, rate integer, dry_run boolean) returns bigint
@@ -88,6 +111,7 @@ evbus_redrive(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	EvbusDeadFilter filter;
 	int			rate = 0;
+	int			subject;
 
 	if (!PG_ARGISNULL(7))
 		rate = evbus_arg_int(fcinfo, 7, "rate", 1, EVBUS_REDRIVE_RATE_MAX);
@@ -98,8 +122,8 @@ evbus_redrive(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("evbus.redrive()");
 	if (rate > 0)
 		PG_RETURN_INT64(evbus_redrive_job_add(db, &filter, rate));
-	evbus_dead_filter_set(&filter, EVBUS_DEAD_BY, CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)));
-	PG_RETURN_INT64(evbus_redrive_take(db, &filter, NULL));
+	subject = PG_ARGISNULL(0) ? 1 : 0;	/* the subscription, or else the bus */
+	PG_RETURN_INT64(redrive_now(db, &filter, PG_ARGISNULL(subject) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(subject))));
 }
 
 /*
@@ -114,6 +138,5 @@ evbus_redrive_ids(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("evbus.redrive()");
 	evbus_dead_filter_ids(fcinfo, &filter, false);
-	evbus_dead_filter_set(&filter, EVBUS_DEAD_BY, CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)));
-	PG_RETURN_INT64(evbus_redrive_take(db, &filter, NULL));
+	PG_RETURN_INT64(redrive_now(db, &filter, NULL));
 }

@@ -20,6 +20,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "wrap.h"
 
 #define PLACE_WAIT_MS	100		/* for the sequencer; it may just be at something else */
@@ -165,7 +166,7 @@ evbus_ring_wait_placed(EvbusDb *db, const int *bus_slots, int n, uint64 tail)
 			evbus_ring_await(db, bus_slots[i], EVBUS_AWAITED_CV);
 		if (pg_atomic_read_u64(&db->ring_drained) >= tail || evbus_uptime() >= deadline)
 			break;
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 1, PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 1, evbus_wait_event(EVBUS_WAIT_PLACED));
 	}
 	ConditionVariableCancelSleep();
 }

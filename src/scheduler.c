@@ -42,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "worker.h"
 
 #define SLEEP_MAX_MS	1000	/* somebody may set the clock */
@@ -365,7 +366,7 @@ evbus_scheduler_main(Datum main_arg)
 		pg_atomic_write_u64(&db->scheduler_until, (uint64) next);
 		pg_memory_barrier();
 		if (evbus_scheduled_next(db) >= next)
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, PG_WAIT_EXTENSION);
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, evbus_wait_event(EVBUS_WAIT_SCHEDULER_MAIN));
 		pg_atomic_write_u64(&db->scheduler_until, 0);
 		ResetLatch(MyLatch);
 	}

@@ -31,6 +31,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "point.h"
+#include "progress.h"
 #include "recover.h"
 #include "registry.h"
 #include "ring.h"
@@ -43,6 +44,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "worker.h"
 
 #define LATE_ROWS		1024	/* of evbus.late looked at in one turn */
@@ -257,7 +259,9 @@ turn(void)
 			evbus_turn_begin();
 			last_low = evbus_tick_low_id();
 			evbus_turn_end();
+			evbus_progress_begin(EVBUS_WORK_RECOVERY, NULL, EVBUS_PHASE_TICKS, 0, EVBUS_UNKNOWN);
 			evbus_recover(Min((int64) lost_low, last_low));
+			evbus_progress_end();
 			low_is_old = true;
 		}
 	}
@@ -302,6 +306,7 @@ start(void)
 	evbus_turn_begin();
 	evbus_clock_ensure(db);
 	low = evbus_tick_low_id();
+	evbus_progress_begin(EVBUS_WORK_RECOVERY, NULL, EVBUS_PHASE_LEDGER, 0, EVBUS_UNKNOWN);
 	if (pg_atomic_read_u32(&db->ready) == 0)
 	{
 		int			n;
@@ -323,6 +328,7 @@ start(void)
 		/* A recovery may have been cut short: it is safe to do it again. */
 		evbus_recover(low);
 	}
+	evbus_progress_end();
 	low_is_old = true;
 	pg_atomic_write_u32(&db->recovered, 1);
 }
@@ -345,7 +351,7 @@ rest(bool nap)
 		timeout = Max((tick_at - evbus_uptime() + 999) / 1000, 0);
 	if (timeout > 0 && !pg_atomic_read_u32(&db->tick_wanted) &&
 		!pg_atomic_read_u32(&db->lost) && !pg_atomic_read_u32(&db->late))
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, evbus_wait_event(EVBUS_WAIT_SEQUENCER_MAIN));
 	pg_atomic_write_u32(&db->sequencer_sleeps, EVBUS_AWAKE);
 	ResetLatch(MyLatch);
 }

@@ -10,6 +10,7 @@
 
 #include "inflight.h"
 #include "process.h"
+#include "progress.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -52,6 +53,7 @@ lay_out(char *base)
 	EvbusDb    *dbs = cut(base, &at, evbus_max_databases, sizeof(EvbusDb));
 	EvbusSlot  *slots = cut(base, &at, EVBUS_BACKENDS, sizeof(EvbusSlot));
 	EvbusProcess *processes = cut(base, &at, EVBUS_BACKENDS, sizeof(EvbusProcess));
+	EvbusTask  *tasks = cut(base, &at, EVBUS_BACKENDS, sizeof(EvbusTask));
 	EvbusBusState *buses = cut(base, &at, mul_size(evbus_max_databases, evbus_max_buses), sizeof(EvbusBusState));
 	EvbusSub   *subs = cut(base, &at, mul_size(evbus_max_databases, evbus_max_subscriptions), sizeof(EvbusSub));
 	EvbusLease *leases = cut(base, &at, mul_size(evbus_max_databases, evbus_max_leases), sizeof(EvbusLease));
@@ -76,6 +78,7 @@ lay_out(char *base)
 		evbus_dbs = dbs;
 		evbus_slots = slots;
 		evbus_processes = processes;
+		evbus_tasks = tasks;
 		evbus_bus_states = buses;
 		evbus_subs = subs;
 		evbus_leases = leases;
@@ -147,6 +150,7 @@ init_all(void)
 	}
 	memset(evbus_slots, 0, sizeof(EvbusSlot) * EVBUS_BACKENDS);
 	memset(evbus_processes, 0, sizeof(EvbusProcess) * EVBUS_BACKENDS);
+	memset(evbus_tasks, 0, sizeof(EvbusTask) * EVBUS_BACKENDS);
 	memset(evbus_bus_states, 0, sizeof(EvbusBusState) * evbus_max_databases * evbus_max_buses);
 	memset(evbus_subs, 0, sizeof(EvbusSub) * evbus_max_databases * evbus_max_subscriptions);
 	for (int i = 0; i < evbus_max_databases * evbus_max_subscriptions; i++)

@@ -36,6 +36,8 @@
 #include "leaf.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "point.h"
+#include "progress.h"
 #include "registry.h"
 #include "ring.h"
 #include "storage/lmgr.h"
@@ -149,6 +151,7 @@ collect(EvbusDb *db, const EvbusBus *bus, int most, Samples *s)
 	hi = (int64) pg_atomic_read_u64(&state->next_position);
 	evbus_ledger_wait_ticked(db, &reader, hi);
 	lo = Max(evbus_tick_first_position(bus->bus_id), hi - most);
+	evbus_progress_phase(EVBUS_PHASE_COLLECTING, 0, hi - lo);
 	while (hi > lo && s->n_bytes < SAMPLES_BYTES - EVBUS_DICTIONARY_UPTO)
 	{
 		int64		from = Max(lo, hi - chunk);
@@ -167,9 +170,11 @@ collect(EvbusDb *db, const EvbusBus *bus, int most, Samples *s)
 			}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(scratch);
+		evbus_progress_add(hi - from);
 		chunk = Max(Min(CHUNK_BYTES / (bytes / (hi - from) + 1), CHUNK_MOST), 1);
 		hi = from;
 	}
+	EVBUS_POINT("dictionary.collected");
 	MemoryContextDelete(scratch);
 	pfree(events);
 }
@@ -186,11 +191,13 @@ stored_bytes(const Samples *s, const EvbusDictionary *dictionary)
 	double		sum = 0;
 	int			n = 0;
 
+	evbus_progress_phase(EVBUS_PHASE_TESTING, 0, s->n / TEST_EVERY);
 	for (int i = 0; i < s->n; at += s->sizes[i++])
 		if (i % TEST_EVERY == TEST_EVERY - 1)
 		{
 			Size		stored = evbus_dictionary_compress(dictionary, at, s->sizes[i], out, room);
 
+			evbus_progress_add(1);
 			sum += 1 + (stored > 0 ? stored : s->sizes[i]);
 			n++;
 		}
@@ -226,6 +233,8 @@ train(const Samples *s, Size size, Trained *t)
 	t->jsonb_bytes /= Max(t->tested_on, 1);
 	t->packed_bytes /= Max(t->tested_on, 1);
 	t->raw = palloc(size);
+	evbus_progress_phase(EVBUS_PHASE_TRAINING, EVBUS_UNKNOWN, t->trained_on);
+	EVBUS_POINT("dictionary.training");
 	t->size = ZDICT_trainFromBuffer(t->raw, size, bytes, sizes, t->trained_on);
 	pfree(bytes);
 	pfree(sizes);
@@ -331,19 +340,28 @@ evbus_train_dictionary(PG_FUNCTION_ARGS)
 				 errhint("Call evbus.alter_bus(..., compression => 'dictionary'), or see what one would be worth with dry_run => true.")));
 	evbus_db_require_ready(db);
 	(void) evbus_db_wait_drained(db, 5000);	/* what was just committed counts */
-	collect(db, &bus, most, &samples);
-	if (samples.n < SAMPLES_LEAST)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("bus \"%s\" has too few events for a dictionary", bus.name),
-				 errdetail("Of its newest %d events %d have payloads of %d bytes to %d kB; at least %d must.",
-						   samples.looked_at, samples.n, EVBUS_DICTIONARY_FROM, EVBUS_DICTIONARY_UPTO / 1024, SAMPLES_LEAST),
-				 errhint("Try again when more has been published.")));
-	if (!train(&samples, size, &trained))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("zstd cannot make a dictionary of the events of bus \"%s\"", bus.name),
-				 errdetail("Of %d payloads it says: %s.", trained.trained_on, trained.failure)));
+	evbus_progress_begin(EVBUS_WORK_TRAINING, bus.name, EVBUS_PHASE_COLLECTING, 0, EVBUS_UNKNOWN);
+	PG_TRY();
+	{
+		collect(db, &bus, most, &samples);
+		if (samples.n < SAMPLES_LEAST)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("bus \"%s\" has too few events for a dictionary", bus.name),
+					 errdetail("Of its newest %d events %d have payloads of %d bytes to %d kB; at least %d must.",
+							   samples.looked_at, samples.n, EVBUS_DICTIONARY_FROM, EVBUS_DICTIONARY_UPTO / 1024, SAMPLES_LEAST),
+					 errhint("Try again when more has been published.")));
+		if (!train(&samples, size, &trained))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("zstd cannot make a dictionary of the events of bus \"%s\"", bus.name),
+					 errdetail("Of %d payloads it says: %s.", trained.trained_on, trained.failure)));
+	}
+	PG_FINALLY();
+	{
+		evbus_progress_end();
+	}
+	PG_END_TRY();
 	nulls[0] = dry_run;
 	values[0] = dry_run ? (Datum) 0 : Int32GetDatum(keep(&bus, &trained));
 	values[1] = Int32GetDatum(trained.trained_on);

@@ -38,6 +38,7 @@
 #include "storage/proc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 #include "wrap.h"
 
 #define WAIT_STEP_MS	100		/* space may come back in ways that nobody tells of */
@@ -388,7 +389,7 @@ wait_for_space(EvbusDb *db, EvbusVolatile *v, const EvbusBus *bus, Size len)
 			ConditionVariableCancelSleep();
 			refuse(db, bus, who);
 		}
-		(void) ConditionVariableTimedSleep(&db->space_cv, Min(WAIT_STEP_MS, Max(left / 1000, 1)), PG_WAIT_EXTENSION);
+		(void) ConditionVariableTimedSleep(&db->space_cv, Min(WAIT_STEP_MS, Max(left / 1000, 1)), evbus_wait_event(EVBUS_WAIT_PUBLISH_SPACE));
 	}
 	ConditionVariableCancelSleep();
 }

@@ -23,6 +23,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
+#include "wait.h"
 
 #define STOP_WAIT_MS	5000	/* for workers to leave */
 #define STOP_SECONDS	10		/* they stay away at most, without word from us */
@@ -135,7 +136,7 @@ evbus_workers_stop(Oid dboid)
 	(void) any_worker(dboid, true);
 	while (any_worker(dboid, false) && evbus_uptime() < deadline)
 	{
-		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, evbus_wait_event(EVBUS_WAIT_WORKERS_STOP));
 		CHECK_FOR_INTERRUPTS();
 	}
 }

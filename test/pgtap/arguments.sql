@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(999);
+SELECT plan(1008);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -37,7 +37,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.redrive(NULL::bigint[])$$, $$evbus.redrive('{NULL}'::bigint[])$$, $$evbus.redrive(types => '{a,NULL}')$$,
 	$$evbus.discard(NULL::bigint[], 'x')$$, $$evbus.discard('{NULL}'::bigint[], 'x')$$, $$evbus.discard('{1}'::bigint[], NULL)$$, $$evbus.discard(types => '{a,NULL}', reason => 'x')$$, $$evbus.discard()$$, $$evbus.discard(dry_run => NULL, reason => 'x')$$, $$evbus.redrive(dry_run => NULL)$$,
 	$$evbus.edit_dead_letter(NULL, '1', 'x')$$, $$evbus.edit_dead_letter(1, NULL, 'x')$$, $$evbus.edit_dead_letter(1, '1', NULL)$$, $$evbus.cancel_redrive(NULL)$$,
-	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$, $$evbus.report_html(max_rows => NULL)$$, $$evbus.report_html(payloads => NULL)$$,
+	$$evbus.dead_letter_top(NULL)$$, $$evbus.dead_letter_top(max_rows => NULL)$$, $$evbus.report_html(max_rows => NULL)$$, $$evbus.report_html(payloads => NULL)$$, $$evbus.top(NULL)$$, $$evbus.top(max_rows => NULL)$$,
 	$$evbus.history_page(NULL)$$, $$evbus.history_page('b', types => '{a,NULL}')$$, $$evbus.history_page('b', "limit" => NULL)$$, $$evbus.history_page('b', "order" => NULL)$$,
 	$$evbus.schedule_maintenance(NULL)$$, $$evbus.create_bus('x', retention_bytes => NULL)$$, $$evbus.create_bus('x', retention_policy => NULL)$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => NULL)$$, $$evbus.subscribe('b', 'x', dead_letters_full => NULL)$$,
@@ -106,7 +106,9 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
 	$$evbus.alter_subscription('s', max_attempts => 1001)$$, $$evbus.alter_subscription('s', concurrency => 2147483647)$$,
 	$$evbus.history_page('b', "limit" => 10001)$$, $$evbus.history_page('b', after => -9223372036854775808)$$, $$evbus.receive('s', 10001)$$, $$evbus.receive_lines('s', 10001)$$, $$evbus.receive('s', 2147483647)$$, $$evbus.redrive(max_events => -9223372036854775808)$$, $$evbus.redrive(rate => 10001)$$, $$evbus.replay('s', '1', rate => 1000001)$$, $$evbus.replay('s', '1', rate => 2147483647)$$, $$evbus.redrive(rate => 2147483647, dry_run => true)$$,
 	$$evbus.redrive(dead_after => now(), dead_before => now() - interval '1 second')$$, $$evbus.redrive(dead_after => now(), dead_before => now(), rate => 1)$$, $$evbus.discard(dead_after => 'infinity', dead_before => '-infinity', reason => 'x')$$,
-	$$evbus.dead_letter_top('0')$$, $$evbus.dead_letter_top('-1 day')$$, $$evbus.report_html(max_rows => 1001)$$, $$evbus.report_html('')$$, $$evbus.report_html(repeat('é', 128))$$]);
+	$$evbus.dead_letter_top('0')$$, $$evbus.dead_letter_top('-1 day')$$,
+	$$evbus.top(79)$$, $$evbus.top(501)$$, $$evbus.top(-2147483648)$$, $$evbus.top(2147483647)$$, $$evbus.top(max_rows => 0)$$, $$evbus.top(max_rows => 10001)$$, $$evbus.top(max_rows => -2147483648)$$,
+	$$evbus.report_html(max_rows => 1001)$$, $$evbus.report_html('')$$, $$evbus.report_html(repeat('é', 128))$$]);
 
 -- intervals
 

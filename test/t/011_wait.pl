@@ -21,6 +21,12 @@ my $waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid AND state 
 
 $client->query_until(qr/started/, "\\echo started\nCALL evbus.wait('reader', '100 seconds');\n\\echo finished\n");
 ok($node->poll_query_until('postgres', $waiting, '1'), 'a client waits');
+
+# From PostgreSQL 17 on it is told for what.
+my $named = $node->safe_psql('postgres', q(SELECT current_setting('server_version_num')::integer >= 170000)) eq 't';
+answers($node, 'postgres', "SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE pid = $pid", 'Extension ' . ($named ? 'EvbusReceive' : 'Extension'), 'it says for what, where that has a name');
+answers($node, 'postgres', q(SELECT string_agg(backend_type || ' ' || wait_event, ', ' ORDER BY backend_type) FROM pg_stat_activity WHERE backend_type LIKE 'evbus %'),
+	join(', ', map { "evbus $_ " . ($named ? 'Evbus' . ucfirst($_) . 'Main' : 'Extension') } qw(launcher maintainer sequencer)), 'so do the workers');
 is($node->safe_psql('postgres', $state), 'active no no', 'and holds neither xmin nor a transaction id');
 
 # Dead rows made while it waits can be removed.
