@@ -319,7 +319,8 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	/* What is wrong with the arguments is said before a bus is made for them. */
 	read_settings(fcinfo, 2, 5, NULL, GetUserId(), &set);
 	evbus_position_parse(evbus_arg_text(fcinfo, 4, "start_from"), &place);
-	check_new(name);
+	if (!evbus_bus_find(bus_name, &bus))
+		check_new(name);		/* else under the lock: who waits for it may find it free */
 	evbus_bus_get_or_make(db, bus_name, "evbus.subscribe()", &bus);
 	PreventCommandIfReadOnly("evbus.subscribe()");
 	position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);
