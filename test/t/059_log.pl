@@ -9,7 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_node('log', conf => "evbus.upkeep_interval = '1h'\n");
+my $node = new_node('log', conf => "evbus.upkeep_interval = '1h'\nevbus.max_subscriptions = 3\n");
 sub sql { my ($q) = @_; return $node->safe_psql('postgres', $q); }
 my $at = 0;
 # Lines of a trace since the last call, without ids and times.
@@ -80,6 +80,7 @@ is(sql(q(SELECT count(trace_until) FROM evbus.subscription_lag)), 1, 'a rollback
 sql(q(SELECT evbus.unsubscribe('client')));
 sql(q(SELECT evbus.subscribe('b', 'next', types => '{c.*}')));
 is(sql(q(SELECT count(trace_until) FROM evbus.subscription_lag)), 0, 'it ends with its subscription');
+sql(q(SELECT evbus.unsubscribe('next')));
 my ($ret, $out, $err) = $node->psql('postgres', q(BEGIN; SELECT evbus.subscribe('b', 'young', types => '{x}'); SELECT evbus.trace('young')));
 like($err, qr/ERROR:  subscription "young" is not committed yet/, 'what is not committed cannot be traced');
 
