@@ -14,6 +14,7 @@
 #include "process.h"
 
 #include "catalog/pg_authid.h"
+#include "onewriter.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
@@ -28,27 +29,12 @@ EvbusProcess *evbus_processes;
 static EvbusProcess *mine = NULL;	/* NULL: this is no worker of evbus */
 static int64 memory_at = 0;		/* by evbus_uptime(): not before it is memory looked at again */
 
-/* Nothing between these two can fail. */
-static void
-begin_change(void)
-{
-	pg_atomic_write_u32(&mine->changes, pg_atomic_read_u32(&mine->changes) + 1);
-	pg_write_barrier();
-}
-
-static void
-end_change(void)
-{
-	pg_write_barrier();
-	pg_atomic_write_u32(&mine->changes, pg_atomic_read_u32(&mine->changes) + 1);
-}
-
 static void
 leave(int code, Datum arg)
 {
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->kind = EVBUS_PROCESS_NONE;
-	end_change();
+	evbus_change_end(&mine->changes);
 }
 
 /* First of all in each worker; owner InvalidOid is the bootstrap superuser. */
@@ -60,7 +46,7 @@ evbus_process_begin(EvbusProcessKind kind, Oid dboid, Oid owner)
 	Assert(EvbusMyProcno() < EVBUS_BACKENDS);
 	mine = &evbus_processes[EvbusMyProcno()];
 	on_shmem_exit(leave, (Datum) 0);	/* after all that it does before it goes */
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->kind = kind;
 	mine->state = EVBUS_PROCESS_STARTING;
 	mine->pid = MyProcPid;
@@ -72,7 +58,7 @@ evbus_process_begin(EvbusProcessKind kind, Oid dboid, Oid owner)
 	mine->batches = 0;
 	pg_atomic_write_u64(&mine->memory_high, 0);
 	evbus_process_memory(memory_at);
-	end_change();
+	evbus_change_end(&mine->changes);
 }
 
 static void
@@ -80,12 +66,12 @@ enter(EvbusProcessState state, const char *what, int32 subscription_id)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->state = state;
 	mine->subscription_id = subscription_id;
 	mine->event_id = 0;
 	mine->since = now;
-	end_change();
+	evbus_change_end(&mine->changes);
 	pgstat_report_activity(state == EVBUS_PROCESS_BUSY ? STATE_RUNNING : STATE_IDLE, what);
 }
 
@@ -111,9 +97,9 @@ evbus_process_done(void)
 {
 	if (mine == NULL)
 		return;
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->batches++;
-	end_change();
+	evbus_change_end(&mine->changes);
 }
 
 /* This event is in the handler; 0: none, or several. */
@@ -122,9 +108,9 @@ evbus_process_event(int64 event_id)
 {
 	if (mine == NULL || mine->event_id == event_id)
 		return;
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->event_id = event_id;
-	end_change();
+	evbus_change_end(&mine->changes);
 }
 
 /* Look how much memory it has, if it is time; now: by evbus_uptime(). */
@@ -147,15 +133,6 @@ evbus_process_copy(int i, EvbusProcess *copy)
 {
 	EvbusProcess *p = &evbus_processes[i];
 
-	for (;;)
-	{
-		uint32		before = pg_atomic_read_u32(&p->changes);
-
-		pg_read_barrier();
-		*copy = *p;
-		pg_read_barrier();
-		if (before % 2 == 0 && pg_atomic_read_u32(&p->changes) == before)
-			return copy->kind != EVBUS_PROCESS_NONE;
-		CHECK_FOR_INTERRUPTS();
-	}
+	evbus_change_copy(copy, p, sizeof(*copy), &p->changes);
+	return copy->kind != EVBUS_PROCESS_NONE;
 }

@@ -11,6 +11,7 @@
  */
 #include "progress.h"
 
+#include "onewriter.h"
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
@@ -19,21 +20,6 @@ const char *const evbus_work_names[] = {"none", "recovery", "redrive", "training
 EvbusTask  *evbus_tasks;
 
 static EvbusTask *mine = NULL;	/* NULL: this process was never at anything long */
-
-/* Nothing between these two can fail. */
-static void
-begin_change(void)
-{
-	pg_atomic_write_u32(&mine->changes, pg_atomic_read_u32(&mine->changes) + 1);
-	pg_write_barrier();
-}
-
-static void
-end_change(void)
-{
-	pg_write_barrier();
-	pg_atomic_write_u32(&mine->changes, pg_atomic_read_u32(&mine->changes) + 1);
-}
 
 static void
 leave(int code, Datum arg)
@@ -53,7 +39,7 @@ evbus_progress_begin(EvbusWork work, const char *subject, EvbusPhase phase, int6
 		on_shmem_exit(leave, (Datum) 0);
 		mine = &evbus_tasks[EvbusMyProcno()];
 	}
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->work = work;
 	mine->phase = phase;
 	mine->pid = MyProcPid;
@@ -62,7 +48,7 @@ evbus_progress_begin(EvbusWork work, const char *subject, EvbusPhase phase, int6
 	mine->total = total;
 	pg_atomic_write_u64(&mine->done, (uint64) done);
 	strlcpy(mine->subject, subject ? subject : "", NAMEDATALEN);
-	end_change();
+	evbus_change_end(&mine->changes);
 }
 
 static bool
@@ -77,11 +63,11 @@ evbus_progress_phase(EvbusPhase phase, int64 done, int64 total)
 {
 	if (!at_work())
 		return;
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->phase = phase;
 	mine->total = total;
 	pg_atomic_write_u64(&mine->done, (uint64) done);
-	end_change();
+	evbus_change_end(&mine->changes);
 }
 
 /* Another phase of the same piece: the counts stay. */
@@ -105,9 +91,9 @@ evbus_progress_end(void)
 {
 	if (!at_work())
 		return;
-	begin_change();
+	evbus_change_begin(&mine->changes);
 	mine->work = EVBUS_WORK_NONE;
-	end_change();
+	evbus_change_end(&mine->changes);
 }
 
 /* What the i-th process of the server is at; false: at nothing long. */
@@ -116,15 +102,6 @@ evbus_progress_copy(int i, EvbusTask *copy)
 {
 	EvbusTask  *task = &evbus_tasks[i];
 
-	for (;;)
-	{
-		uint32		before = pg_atomic_read_u32(&task->changes);
-
-		pg_read_barrier();
-		*copy = *task;
-		pg_read_barrier();
-		if (before % 2 == 0 && pg_atomic_read_u32(&task->changes) == before)
-			return copy->work != EVBUS_WORK_NONE;
-		CHECK_FOR_INTERRUPTS();
-	}
+	evbus_change_copy(copy, task, sizeof(*copy), &task->changes);
+	return copy->work != EVBUS_WORK_NONE;
 }
