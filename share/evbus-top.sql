@@ -7,7 +7,7 @@
 \endif
 \if :{?width} \else \set width `s=$(stty size 2>/dev/null) && [ "${s#* }" -gt 0 ] && echo "${s#* }" || echo 100`
 \endif
-\if :{?rows} \else \set rows `s=$(stty size 2>/dev/null) && [ "${s% *}" -gt 15 ] && echo $((${s% *} - 12)) || echo 20`
+\if :{?rows} \else \set rows `s=$(stty size 2>/dev/null) && h=${s% *} && [ "$h" -gt 0 ] && echo $((h > 15 ? h - 14 : 1)) || echo 20`
 \endif
 \pset pager off
 \pset format unaligned

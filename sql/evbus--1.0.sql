@@ -1726,6 +1726,10 @@ COMMENT ON FUNCTION evbus.metrics() IS 'all statistics of this database as OpenM
 
 /* ----------------------------------------------------------------- health */
 
+CREATE FUNCTION evbus._check_ages(age_warn interval, age_critical interval) RETURNS boolean
+AS 'MODULE_PATHNAME', 'evbus_check_ages' LANGUAGE C STABLE PARALLEL SAFE;	-- not STRICT: it says what is NULL
+COMMENT ON FUNCTION evbus._check_ages(interval, interval) IS 'true, or the error for arguments that evbus.health() refuses';
+
 /*
  * What is not as it should be, and what to do.  Each check has a row for what is worst of it, and one that says ok
  * where nothing is; nothing in it scans events.
@@ -1741,6 +1745,7 @@ WITH status AS MATERIALIZED (
 	SELECT * FROM evbus._status()
 ), sub AS MATERIALIZED (
 	SELECT s.*, l.paused, l.paused_reason, l.workers, l.next_retry_at, c.handler IS NOT NULL AS has_handler,
+		   EXISTS (SELECT 1 FROM evbus.breaker_list b WHERE b.subscription = s.subscription AND b.state <> 'closed') AS breaker,
 		   w.done AS done_5m, w.dead_lettered AS dead_5m, w.failure_share AS share_5m, w.failed AS failed_5m
 	FROM evbus.stat_subscription s
 		 JOIN evbus.subscription_lag l USING (subscription)
@@ -1754,7 +1759,9 @@ WITH status AS MATERIALIZED (
 ), found(name, level, subject, reason, hint) AS (
 	SELECT 'workers', 'critical', NULL::text, CASE WHEN sequencer_pid IS NULL OR maintainer_pid IS NULL THEN 'sequencer or maintainer of this database does not run' ELSE 'the workers of this database are still loading' END,
 		   'Look at the server log; "out of background worker slots" there asks for a larger max_worker_processes.'
-	FROM status WHERE NOT ready OR sequencer_pid IS NULL OR maintainer_pid IS NULL
+	FROM status WHERE (NOT ready OR sequencer_pid IS NULL OR maintainer_pid IS NULL) AND NOT pg_is_in_recovery()
+	UNION ALL
+	SELECT 'workers', 'ok', NULL, 'this is a standby: they start when it is promoted, and what only they know is not known here', NULL WHERE pg_is_in_recovery()
 	UNION ALL
 	SELECT 'worker slots', 'warn', NULL, format('max_worker_processes is %s; the launcher, two workers a database and evbus.max_handler_workers may need %s', current_setting('max_worker_processes'),
 		   1 + 2 * m.used + current_setting('evbus.max_handler_workers')::integer), 'Raise max_worker_processes, and restart.'
@@ -1763,16 +1770,19 @@ WITH status AS MATERIALIZED (
 	SELECT 'oldest event', CASE WHEN oldest_age >= age_critical THEN 'critical' ELSE 'warn' END, subscription,
 		   format('its oldest event has waited for %s%s; lag %s%s', date_trunc('second', least(oldest_age, interval '1 hour')), CASE WHEN oldest_age >= interval '1 hour' THEN ' or longer' END, lag,
 				  CASE WHEN time_to_drain IS NOT NULL THEN ', gone in ' || date_trunc('second', time_to_drain) END),
-		   CASE WHEN has_handler THEN 'Is the handler slow (handler_p50 of evbus.stat_subscription)? More concurrency or a larger batch_size helps, or more evbus.max_handler_workers.'
+		   CASE WHEN breaker THEN 'Its circuit breaker is open: it waits for what it depends on.'
+				WHEN has_handler THEN 'Is the handler slow (handler_p50 of evbus.stat_subscription)? More concurrency or a larger batch_size helps, or more evbus.max_handler_workers.'
 				ELSE 'Does its client run? More of them may receive at the same time.' END
 	FROM sub WHERE NOT paused AND lag > 0 AND oldest_age >= age_warn
 	UNION ALL
 	SELECT 'nothing done', 'critical', subscription, format('%s positions wait, and for five minutes nothing was done', lag),
 		   CASE WHEN has_handler AND workers = 0 THEN 'No worker serves it: see evbus.stat_worker, evbus.max_handler_workers, and the server log.'
 				WHEN has_handler THEN 'A worker serves it: see evbus.stat_worker.event_id and pg_stat_activity for what it waits for.' ELSE 'Nobody receives and acks.' END
-	FROM sub WHERE NOT paused AND lag > 0 AND done_5m = 0 AND failed_5m = 0 AND oldest_age >= interval '5 minutes'
+	FROM sub WHERE NOT paused AND NOT breaker AND lag > 0 AND done_5m = 0 AND failed_5m = 0 AND oldest_age >= interval '5 minutes'
 	UNION ALL
-	SELECT 'paused', 'warn', subscription, paused_reason, 'Mend what it says, then evbus.resume().' FROM sub WHERE paused AND paused_reason IS NOT NULL AND paused_reason <> 'the bus is paused'
+	SELECT 'paused', 'warn', subscription, paused_reason, 'When what the reason says is mended or over, call evbus.resume().' FROM sub WHERE paused AND paused_reason IS NOT NULL AND paused_reason <> 'the bus is paused'
+	UNION ALL
+	SELECT 'paused', 'warn', bus, 'the whole bus is paused', 'Nothing of it is delivered, after evbus.pause_bus() or evbus.stop_all(), until evbus.resume_bus().' FROM evbus.bus_list WHERE paused
 	UNION ALL
 	SELECT 'circuit breaker', 'critical', b.subscription, format('%s since %s: %s', b.state, date_trunc('second', b.since), b.reason), 'What it depends on fails; evbus.breaker_list has more. It closes by itself when a probe succeeds.'
 	FROM evbus.breaker_list b WHERE b.state <> 'closed'
@@ -1821,6 +1831,7 @@ WITH status AS MATERIALIZED (
 )
 SELECT c.name, coalesce(f.level, 'ok'), f.subject, f.reason, f.hint
 FROM checks c LEFT JOIN found f USING (name)
+WHERE evbus._check_ages(age_warn, age_critical)
 ORDER BY array_position(ARRAY['critical', 'warn', 'ok'], coalesce(f.level, 'ok')), c.ord, f.subject;
 END;
 COMMENT ON FUNCTION evbus.health(interval, interval) IS 'what is not as it should be, the worst first: for each check a row for each subject, or one that says ok; with the reason, and what to do';
@@ -1912,11 +1923,11 @@ BEGIN
 			 LEFT JOIN evbus.stat_subscription_window w ON w.subscription = s.subscription AND w."window" = '1 minute'
 			 LEFT JOIN evbus.breaker_list b ON b.subscription = s.subscription
 	), whole AS (
-		SELECT coalesce(sum(delivered_per_second), 0) AS delivered, coalesce(sum(done_per_second), 0) AS done, coalesce(sum(lag), 0)::double precision AS lag,
-			   coalesce(sum(in_flight), 0)::double precision AS in_flight, coalesce(sum(retries), 0)::double precision AS retries, count(*) AS n
+		SELECT coalesce(sum(delivered_per_second), 0) AS delivered, coalesce(sum(done_per_second), 0) AS done, CASE WHEN NOT coalesce(bool_or(lag IS NULL), false) THEN coalesce(sum(lag), 0)::double precision END AS lag,
+			   CASE WHEN NOT coalesce(bool_or(in_flight IS NULL), false) THEN coalesce(sum(in_flight), 0)::double precision END AS in_flight, coalesce(sum(retries), 0)::double precision AS retries, count(*) AS n
 		FROM sub
 	), text(part, i, line) AS (
-		SELECT 1, 1::bigint, format('evbus %s  health %s%s  database %s', to_char(clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS'), level, CASE WHEN NOT s.ready THEN '  starting' END, current_database())
+		SELECT 1, 1::bigint, format('evbus %s  health %s%s  database %s', to_char(clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS TZ'), level, CASE WHEN pg_is_in_recovery() THEN '  standby' WHEN NOT s.ready THEN '  starting' END, current_database())
 		FROM evbus._status() s
 		UNION ALL
 		SELECT 1, 2, format('in %s/s  delivered %s/s  done %s/s  lag %s  in flight %s', evbus._short((SELECT coalesce(sum(b.published_per_second), 0) FROM evbus.stat_bus b)),
@@ -1960,7 +1971,7 @@ GRANT USAGE ON SCHEMA evbus TO pg_monitor;
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.stat_progress, evbus.dead_letter_quota, evbus.breaker_list,
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total, evbus.dead_letter_trend TO pg_monitor;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._progress_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
-	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus.report_html(text, integer, boolean),
+	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus._check_ages(interval, interval), evbus.report_html(text, integer, boolean),
 	evbus.top(integer, integer), evbus._fit(text, integer), evbus._short(double precision), evbus._short(interval) TO pg_monitor;
 /* For health(). */
 GRANT SELECT (bus_id, due_at) ON evbus.scheduled TO pg_monitor;

@@ -116,7 +116,7 @@ evbus_check_burst(int rate, int burst, const char *rate_name, const char *burst_
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s needs %s", burst_name, rate_name),
 				 errdetail("Without a rate there is no limit."),
-				 errhint("Pass %s too, or no %s.", rate_name, burst_name)));
+				 errhint("Give it %s above 0 as well, or no %s.", rate_name, burst_name)));
 }
 
 /* A number from 0 to 1. */

@@ -170,9 +170,7 @@ expired_meanwhile(const EvbusSubscription *sub, const EvbusEvent *event)
 {
 	if (likely(!evbus_event_enveloped(event)) || !evbus_event_too_old(sub, event))
 		return false;
-	evbus_event_passed_over(db, sub, true);
-	if (evbus_traced(db, sub))
-		evbus_trace_event(sub, event->event_id, "passed over, as it expired before its turn");
+	evbus_event_passed_over(db, sub, event, true);
 	return true;
 }
 
@@ -460,6 +458,8 @@ run_batch(const EvbusSubscription *sub)
 		AbortOutOfAnyTransaction();
 		evbus_call_over();
 		MemoryContextSwitchTo(batch_context);
+		for (int i = 0; found.n > 1 && i < found.n && evbus_traced(db, sub); i++)
+			evbus_trace_event(sub, found.events[i].event_id, "rolled back with a batch of %d events, by %s, %s; each is tried alone", found.n, unpack_sql_state(edata->sqlerrcode), edata->message);
 		/* Not the handler's doing.  What was not read to its end must not be settled, either. */
 		if (!took || hand.n == 0 || found.n == 0)
 			ReThrowError(edata);

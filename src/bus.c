@@ -258,6 +258,18 @@ refuse_dictionary(void)
 			 errhint("Pass compression => 'zstd'.")));
 }
 
+static bool
+any_auto_created(void)
+{
+	int			n;
+	EvbusBus   *buses = evbus_buses(&n);
+
+	for (int i = 0; i < n; i++)
+		if (buses[i].auto_created)
+			return true;
+	return false;
+}
+
 /* Errors VB003 if there are as many volatile buses as rings. */
 static void
 check_rings(const char *name)
@@ -386,9 +398,9 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_TOO_MANY_BUSES),
 				 errmsg("cannot create bus \"%s\": all %d slots are in use", name, evbus_max_buses),
-				 evbus_auto_create
+				 any_auto_created()
 				 ? errhint("Drop a bus that is no longer used, or raise evbus.max_buses and restart the server."
-						   " A bus that evbus.auto_create has made gives way to another when nobody has used it for ten seconds and no subscription is left on it.")
+						   " One made by evbus.auto_create makes room 10 seconds after its last use, if it has no subscription.")
 				 : errhint("Drop a bus that is no longer used, or raise evbus.max_buses and restart the server.")));
 	evbus_internal_begin(&state);
 	evbus_sql(NULL, "SELECT nextval('evbus.bus_id_seq')::integer", 0, NULL, NULL, NULL, 1);

@@ -29,6 +29,7 @@
 #include "wait.h"
 
 #define LOOK_EVERY_MS	10
+#define TRIES			10			/* to change a bus that others make and drop again */
 #define LEAST_PATIENCE	USECS_PER_SEC
 #define ASK_EVERY		USECS_PER_SEC	/* the maintainer, to pause what somebody was changing */
 
@@ -44,13 +45,24 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 	EvbusInternal state;
 	Datum		values[2];
 
-	evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), &bus);
-	evbus_check_owner(bus.owner, "bus", bus.name);
-	values[0] = Int32GetDatum(bus.bus_id);
+	uint64		rows = 0;
+
+	PreventCommandIfReadOnly(paused ? "evbus.pause_bus()" : "evbus.resume_bus()");
 	values[1] = BoolGetDatum(paused);
-	evbus_internal_begin(&state);
-	evbus_sql(NULL, "UPDATE evbus.bus SET paused = $2 WHERE bus_id = $1", 2, types, values, NULL, 0);
-	evbus_internal_end(&state);
+	for (int i = 0; i < TRIES && rows == 0; i++)
+	{
+		AcceptInvalidationMessages();	/* it was dropped while we waited for its row; is there another? */
+		evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), &bus);
+		evbus_check_owner(bus.owner, "bus", bus.name);
+		values[0] = Int32GetDatum(bus.bus_id);
+		evbus_internal_begin(&state);
+		rows = evbus_sql(NULL, "UPDATE evbus.bus SET paused = $2 WHERE bus_id = $1", 2, types, values, NULL, 0);
+		evbus_internal_end(&state);
+	}
+	if (rows == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access to bus \"%s\" due to concurrent update", bus.name)));
 	evbus_registry_changed();
 }
 
@@ -187,7 +199,7 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	before = evbus_buses(&n_before);
 	/* Even who does not want to wait for what is in hand has to for the maintainer. */
-	evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "", Min(Max(timeout, LEAST_PATIENCE), EVBUS_ERRAND_PATIENCE));
+	evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "", Max(timeout, LEAST_PATIENCE));
 	asked_at = evbus_uptime();
 	context = AllocSetContextCreate(CurrentMemoryContext, "evbus stop", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -199,7 +211,7 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 			break;
 		if (stop.unpaused && evbus_uptime() - asked_at > ASK_EVERY)
 		{
-			evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "", Min(Max(deadline - evbus_uptime(), LEAST_PATIENCE), EVBUS_ERRAND_PATIENCE));
+			(void) evbus_errand_try(db, EVBUS_ERRAND_STOP_ALL, "", deadline - evbus_uptime());
 			asked_at = evbus_uptime();
 		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

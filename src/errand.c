@@ -9,7 +9,8 @@
  *
  *		(free) --post--> POSTED --take--> TAKEN --done--> DONE --read--> (free)
  *
- * Whoever gives up waiting frees a POSTED one and leaves a TAKEN one to be DONE; what
+ * Whoever gives up waiting, be it that his session ends, frees a POSTED one, and a TAKEN one is LEFT
+ * and free when it is done.  What is POSTED has a deadline besides: nothing is done for who is long gone.  What
  * is DONE and not read for a minute is free.
  *-------------------------------------------------------------------------
  */
@@ -19,6 +20,7 @@
 #include "clock.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
@@ -53,9 +55,15 @@ free_place(EvbusDb *db)
 	return NULL;
 }
 
+typedef struct Posted
+{
+	EvbusErrand *volatile place;	/* NULL: it is not posted */
+	volatile uint32 number;
+} Posted;
+
 /* False: all places are in use. */
 static bool
-post(EvbusDb *db, EvbusErrandKind kind, const char *name, EvbusErrand *volatile *place, volatile uint32 *number)
+post(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 deadline, Posted *posted)
 {
 	EvbusErrand *e;
 
@@ -66,9 +74,10 @@ post(EvbusDb *db, EvbusErrandKind kind, const char *name, EvbusErrand *volatile 
 		e->kind = kind;
 		e->state = EVBUS_ERRAND_POSTED;
 		e->role = GetUserId();
-		*number = ++e->number;
+		e->deadline = deadline;
+		posted->number = ++e->number;
 		strlcpy(e->name, name, sizeof(e->name));
-		*place = e;
+		posted->place = e;
 		evbus_high_raise(&db->high[EVBUS_AREA_ERRANDS], evbus_errands_used(db));
 		pg_atomic_write_u32(&db->errands_posted, 1);
 	}
@@ -99,12 +108,23 @@ fetch_reply(EvbusErrand *place, uint32 number, EvbusErrand *reply)
 	return done;
 }
 
+/* Nobody waits for it any more; also what is to be done when the session ends, or on an error. */
 static void
-withdraw(EvbusErrand *place, uint32 number)
+withdraw(int code, Datum arg)
 {
+	Posted	   *posted = (Posted *) DatumGetPointer(arg);
+	EvbusErrand *place = posted->place;
+
+	if (place == NULL)
+		return;
 	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
-	if (place->number == number && place->state == EVBUS_ERRAND_POSTED)
-		place->state = EVBUS_ERRAND_FREE;
+	if (place->number == posted->number)
+	{
+		if (place->state == EVBUS_ERRAND_POSTED || place->state == EVBUS_ERRAND_DONE)
+			place->state = EVBUS_ERRAND_FREE;
+		else if (place->state == EVBUS_ERRAND_TAKEN)
+			place->state = EVBUS_ERRAND_LEFT;
+	}
 	LWLockRelease(&evbus_shared->lock);
 }
 
@@ -118,48 +138,51 @@ not_done(void)
 }
 
 /*
- * Have it done, and wait for that, `patience` microseconds; name: 63 bytes at most.  Errors: those of what was to be
- * done, with the same SQLSTATE and message; VB009 the maintainer did not come to it.
+ * Have it done, and wait for that, `patience` microseconds; name: 63 bytes at most.  False: the maintainer
+ * did not come to it.  Errors: those of what was to be done, with the same SQLSTATE and message.
  */
-void
-evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 patience)
+bool
+evbus_errand_try(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 patience)
 {
 	int64		deadline = evbus_uptime() + patience;
-	EvbusErrand *volatile place = NULL;
-	volatile uint32 number = 0;
+	Posted		posted = {NULL, 0};
 	volatile bool done = false;
 	EvbusErrand reply;
 
 	evbus_db_require_ready(db);
 	ConditionVariablePrepareToSleep(&db->errand_cv);
-	PG_TRY();
+	PG_ENSURE_ERROR_CLEANUP(withdraw, PointerGetDatum(&posted));
 	{
 		while (!done && evbus_uptime() < deadline)
 		{
-			if (place == NULL)
-				(void) post(db, kind, name, &place, &number);
-			done = place != NULL && fetch_reply(place, number, &reply);
+			if (posted.place == NULL)
+				(void) post(db, kind, name, deadline, &posted);
+			done = posted.place != NULL && fetch_reply(posted.place, posted.number, &reply);
 			if (!done)
 				(void) ConditionVariableTimedSleep(&db->errand_cv, 100, evbus_wait_event(EVBUS_WAIT_ERRAND));
 		}
 	}
-	PG_CATCH();
-	{
-		if (place != NULL)
-			withdraw(place, number);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(withdraw, PointerGetDatum(&posted));
 	ConditionVariableCancelSleep();
-	if (!done && place != NULL)
-		withdraw(place, number);
 	if (!done)
-		not_done();
+	{
+		withdraw(0, PointerGetDatum(&posted));
+		return false;
+	}
 	if (reply.sqlerrcode != 0)
 		ereport(ERROR,
 				(errcode(reply.sqlerrcode),
 				 errmsg("%s", reply.message),
 				 reply.hint[0] ? errhint("%s", reply.hint) : 0));
+	return true;
+}
+
+/* The same; errors also VB009 the maintainer did not come to it. */
+void
+evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 patience)
+{
+	if (!evbus_errand_try(db, kind, name, patience))
+		not_done();
 }
 
 /* ----------------------------------------------------------------- the maintainer */
@@ -170,8 +193,14 @@ evbus_errand_again(EvbusDb *db)
 {
 	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < EVBUS_ERRANDS; i++)
-		if (db->errands[i].state == EVBUS_ERRAND_TAKEN)
-			db->errands[i].state = EVBUS_ERRAND_POSTED;
+	{
+		EvbusErrand *e = &db->errands[i];
+
+		if (e->state == EVBUS_ERRAND_TAKEN)
+			e->state = EVBUS_ERRAND_POSTED;
+		else if (e->state == EVBUS_ERRAND_LEFT)
+			e->state = EVBUS_ERRAND_FREE;
+	}
 	pg_atomic_write_u32(&db->errands_posted, 1);
 	LWLockRelease(&evbus_shared->lock);
 }
@@ -186,8 +215,16 @@ evbus_errand_take(EvbusDb *db, EvbusErrand *errand)
 		return NULL;
 	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < EVBUS_ERRANDS && place == NULL; i++)
-		if (db->errands[i].state == EVBUS_ERRAND_POSTED)
-			place = &db->errands[i];
+	{
+		EvbusErrand *e = &db->errands[i];
+
+		if (e->state != EVBUS_ERRAND_POSTED)
+			continue;
+		if (evbus_uptime() <= e->deadline)
+			place = e;
+		else
+			e->state = EVBUS_ERRAND_FREE;
+	}
 	if (place != NULL)
 	{
 		place->state = EVBUS_ERRAND_TAKEN;
@@ -204,7 +241,7 @@ void
 evbus_errand_done(EvbusDb *db, EvbusErrand *place, int sqlerrcode, const char *message, const char *hint)
 {
 	LWLockAcquire(&evbus_shared->lock, LW_EXCLUSIVE);
-	place->state = EVBUS_ERRAND_DONE;
+	place->state = place->state == EVBUS_ERRAND_LEFT ? EVBUS_ERRAND_FREE : EVBUS_ERRAND_DONE;
 	place->done_at = evbus_uptime();
 	place->sqlerrcode = sqlerrcode;
 	strlcpy(place->message, message, sizeof(place->message));

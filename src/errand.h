@@ -6,6 +6,7 @@
 
 #define EVBUS_ERRAND_PATIENCE	INT64CONST(15000000)	/* microseconds: some steps of upkeep, each of which waits a second for a lock */
 
+extern bool evbus_errand_try(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 patience);
 extern void evbus_errand_run(EvbusDb *db, EvbusErrandKind kind, const char *name, int64 patience);
 extern int	evbus_errands_used(const EvbusDb *db);
 extern void evbus_errand_again(EvbusDb *db);

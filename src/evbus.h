@@ -113,6 +113,7 @@ typedef enum EvbusErrandState
 	EVBUS_ERRAND_FREE = 0,
 	EVBUS_ERRAND_POSTED,
 	EVBUS_ERRAND_TAKEN,
+	EVBUS_ERRAND_LEFT,			/* taken, and nobody waits for it any more */
 	EVBUS_ERRAND_DONE
 } EvbusErrandState;
 
@@ -122,6 +123,7 @@ typedef struct EvbusErrand
 	EvbusErrandState state;
 	Oid			role;			/* on whose behalf */
 	uint32		number;			/* raised at each post */
+	int64		deadline;		/* by evbus_uptime(): not begun after it */
 	int64		done_at;
 	int			sqlerrcode;		/* 0: it is committed */
 	char		name[EVBUS_NAME_MAX + 1];

@@ -100,11 +100,9 @@ log_error(MemoryContext context, const char *leaf)
 	MemoryContextSwitchTo(context);
 	edata = CopyErrorData();
 	in_use = leaf && edata->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ? psprintf("evbus could not index leaf \"%s\" yet: it is in use", leaf) : NULL;
-	if (!evbus_log_due(in_use ? in_use : edata->message, &left_out))
-		;
-	else if (in_use)
+	if (in_use && evbus_log_due(in_use, &left_out))
 		ereport(LOG, (errmsg_internal("%s", in_use)));
-	else
+	else if (!in_use && evbus_log_error_due(edata))
 		EmitErrorReport();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();

@@ -24,11 +24,15 @@ static struct
 	int64		left_out;
 }			lines[LINES];
 
-/* Is a line that says so (NULL: nothing) due?  *left_out: how often it was not, since the last one. */
-bool
-evbus_log_due(const char *what, int64 *left_out)
+static uint64
+hash_text(const char *text, uint64 seed)
 {
-	uint64		hash = what ? DatumGetUInt64(hash_any_extended((const unsigned char *) what, strlen(what), 0)) : 0;
+	return text ? DatumGetUInt64(hash_any_extended((const unsigned char *) text, strlen(text), seed)) : seed;
+}
+
+static bool
+is_due(uint64 hash, int64 *left_out)
+{
 	int64		now = evbus_uptime();
 	int			at = 0;
 
@@ -57,4 +61,20 @@ evbus_log_due(const char *what, int64 *left_out)
 	lines[at].said_at = now;
 	lines[at].left_out = 0;
 	return true;
+}
+
+/* Is a line that says so due?  *left_out: how often it was not, since the last one. */
+bool
+evbus_log_due(const char *what, int64 *left_out)
+{
+	return is_due(hash_text(what, 0), left_out);
+}
+
+/* The same of an error.  What it was at belongs to it: many fail with the same words. */
+bool
+evbus_log_error_due(const ErrorData *edata)
+{
+	int64		left_out;
+
+	return is_due(hash_text(edata->context, hash_text(edata->message, 0)), &left_out);
 }

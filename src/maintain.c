@@ -172,6 +172,7 @@ attempt(void (*step) (void), bool in_transaction)
 	{
 		if (in_transaction)
 		{
+			SetCurrentStatementStartTimestamp();	/* for now() */
 			StartTransactionCommand();
 			PushActiveSnapshot(GetTransactionSnapshot());
 		}
@@ -185,7 +186,6 @@ attempt(void (*step) (void), bool in_transaction)
 	PG_CATCH();
 	{
 		ErrorData  *edata;
-		int64		left_out;
 
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
@@ -193,9 +193,9 @@ attempt(void (*step) (void), bool in_transaction)
 		strlcpy(failure, edata->message ? edata->message : "?", sizeof(failure));
 		strlcpy(failure_hint, edata->hint ? edata->hint : "", sizeof(failure_hint));
 		failure_code = edata->sqlerrcode;
-		FreeErrorData(edata);
-		if (evbus_log_due(failure, &left_out))
+		if (evbus_log_error_due(edata))
 			EmitErrorReport();
+		FreeErrorData(edata);
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();

@@ -79,6 +79,16 @@ evbus_position_parse(const char *text, EvbusPlace *place)
 	}
 }
 
+/* There is no such position of a bus, of which `next` is the next one. */
+void
+evbus_position_refuse(const char *text, int64 next)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("position %s is out of range", text),
+			 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
+}
+
 /* The position that it is.  Errors 22023 one that there never was, 22007 and 22008 not a time. */
 void
 evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, EvbusPlace *place)
@@ -98,10 +108,7 @@ evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, E
 		case EVBUS_PLACE_POSITION:
 			next = evbus_position_now(db, bus_id, bus_slot);
 			if (place->position < 1 || place->position > next)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("position %s is out of range", text),
-						 errdetail("Positions of this bus go from 1 to " INT64_FORMAT ", the next one.", next)));
+				evbus_position_refuse(text, next);
 			break;
 		case EVBUS_PLACE_TIME:
 			ring = volatile_ring(db, bus_id);

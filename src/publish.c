@@ -162,16 +162,23 @@ evbus_publish_headers(FunctionCallInfo fcinfo, int priority, int expires_at, Evb
 	}
 }
 
+static void
+check_key(text *key)
+{
+	if (VARSIZE_ANY_EXHDR(key) > EVBUS_KEY_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("key is too long"),
+				 errdetail("It has %d bytes; the limit is %d.", (int) VARSIZE_ANY_EXHDR(key), EVBUS_KEY_MAX)));
+}
+
 void
 evbus_publish_check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload)
 {
 	Size		size = VARSIZE(payload) - VARHDRSZ;
 
-	if (key && VARSIZE_ANY_EXHDR(key) > EVBUS_KEY_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("key is too long"),
-				 errdetail("It has %d bytes; the limit is %d.", (int) VARSIZE_ANY_EXHDR(key), EVBUS_KEY_MAX)));
+	if (key)
+		check_key(key);
 	if (headers)
 		size += VARSIZE(headers) - VARHDRSZ;
 	if (unlikely(bus->max_backlog_bytes > 0))
@@ -477,6 +484,16 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 
 	for (int i = 0; i < n_types; i++)
 		evbus_publish_check_type(DatumGetTextPP(types[i]));
+	/* Nobody makes a bus for what is refused; where it is there, each is checked in its turn. */
+	for (int i = 0; i < n && !evbus_bus_find(evbus_arg_text(fcinfo, 0, "bus"), &bus); i++)
+	{
+		if (headers && !header_nulls[i])
+			evbus_publish_check_headers(DatumGetJsonbP(headers[i]));
+		if (keys && !key_nulls[i])
+			check_key(DatumGetTextPP(keys[i]));
+		if (dedup_keys && !dedup_nulls[i])
+			(void) check_dedup_key(DatumGetTextPP(dedup_keys[i]));
+	}
 	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", later.due == 0 ? n : 0, &bus);
 	*count = n;
 	if (n == 0)

@@ -17,6 +17,7 @@
 #include "registry.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
+#include "utils/inval.h"
 
 PG_FUNCTION_INFO_V1(evbus_limit_publisher);
 
@@ -35,6 +36,7 @@ evbus_limit_publisher(PG_FUNCTION_ARGS)
 {
 	static const Oid types[] = {INT4OID, OIDOID, INT4OID, INT4OID, INT4OID};
 	EvbusBus	bus;
+	EvbusBus	found;
 	EvbusInternal state;
 	Datum		values[5];
 	int			rate;
@@ -51,7 +53,16 @@ evbus_limit_publisher(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("evbus.limit_publisher()");
 
 	LockRelationOid(evbus_relid("publish_limit"), ShareRowExclusiveLock);	/* one at a time */
+	evbus_internal_begin(&state);
 	values[0] = Int32GetDatum(bus.bus_id);
+	rows = evbus_sql(NULL, "SELECT 1 FROM evbus.bus WHERE bus_id = $1 FOR KEY SHARE", 1, types, values, NULL, 0);	/* it stays */
+	evbus_internal_end(&state);
+	AcceptInvalidationMessages();
+	evbus_bus_get(bus.name, &found);	/* an error if it is gone */
+	if (rows == 0 || found.bus_id != bus.bus_id)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access to bus \"%s\" due to concurrent update", bus.name)));
 	values[1] = ObjectIdGetDatum(PG_GETARG_OID(1));
 	values[2] = Int32GetDatum(rate);
 	values[3] = Int32GetDatum(burst);

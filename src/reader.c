@@ -67,12 +67,21 @@ evbus_event_too_old(const EvbusSubscription *sub, const EvbusEvent *event)
 }
 
 /* Count one that was kept back, by the filter or for its age. */
-void
-evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, bool expired)
+static void
+count_passed_over(EvbusDb *db, const EvbusSubscription *sub, bool expired)
 {
 	EvbusSub   *shared = EVBUS_SUB(db, sub->slot);
 
 	(void) pg_atomic_fetch_add_u64(expired ? &shared->expired : &shared->filtered, 1);
+}
+
+/* The same, of one that is done with that. */
+void
+evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event, bool expired)
+{
+	count_passed_over(db, sub, expired);
+	if (evbus_traced(db, sub))
+		evbus_trace_event(sub, event->event_id, "%s, position " INT64_FORMAT, expired ? "passed over, as it is too old" : "kept back by the filter", event->position);
 }
 
 /* Those that were kept back below a position are done: count them. */
@@ -85,7 +94,7 @@ evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *event
 
 		if ((position < 0 ? -position : position) < hi)
 		{
-			evbus_event_passed_over(db, sub, position < 0);
+			count_passed_over(db, sub, position < 0);
 			if (evbus_traced(db, sub))
 				evbus_trace_position(sub, Abs(position), position < 0 ? "passed over, as it is too old" : "kept back by the filter");
 		}
@@ -523,7 +532,7 @@ evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, 
 		if (events[i].payload != NULL && unlikely(is_in_doubt(sub, &events[i])) && !is_chosen(sub, &events[i], &expired))
 		{
 			events[i].payload = NULL;
-			evbus_event_passed_over(db, sub, expired);
+			evbus_event_passed_over(db, sub, &events[i], expired);
 		}
 }
 

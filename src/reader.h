@@ -28,7 +28,7 @@ extern void evbus_read(EvbusDb *db, const EvbusSubscription *sub, int64 from, in
 extern void evbus_read_unsettled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *events, int64 lo);
 extern void evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *events, int64 hi);
 extern bool evbus_event_too_old(const EvbusSubscription *sub, const EvbusEvent *event);
-extern void evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, bool expired);
+extern void evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, const EvbusEvent *event, bool expired);
 extern int	evbus_read_more(int n, int64 bytes, int64 bytes_max, int max);
 extern void evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n, XLogRecPtr *lsn);
 extern bool evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls);

@@ -20,6 +20,7 @@
 #include "args.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
+#include "commands/dbcommands.h"
 #include "internal.h"
 #include "log_due.h"
 #include "miscadmin.h"
@@ -142,6 +143,10 @@ job_end(int64 id, const char *end_state, const char *error)
 	evbus_sql(NULL, "UPDATE evbus.redrive_job SET state = $2, error = $3, finished_at = clock_timestamp() WHERE redrive_job_id = $1 AND state = 'running'",
 			  3, types, values, error ? "   " : "  n", 0);
 	evbus_internal_end(&state);
+	if (error)
+		ereport(LOG,
+				(errmsg("evbus redrive job " INT64_FORMAT " in database \"%s\" has failed: %s", id, get_database_name(MyDatabaseId), error),
+				 errhint("See evbus.redrive_list.")));
 	job_wait = -1;
 }
 
@@ -350,14 +355,13 @@ job_attempt(void)
 	PG_CATCH();
 	{
 		ErrorData  *edata;
-		int64		left_out;
 		int			class;
 
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
 		class = ERRCODE_TO_CATEGORY(edata->sqlerrcode);
-		if (evbus_log_due(edata->message, &left_out))
+		if (evbus_log_error_due(edata))
 			EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();

@@ -158,7 +158,8 @@ put_tiles(EvbusReport *report)
 
 	evbus_report_query(report, "SELECT b.published, s.done, s.lag, s.in_flight, s.retries, (SELECT coalesce(sum(dead_letters), 0)::float8 FROM evbus.dead_letter_total)"
 					   " FROM (SELECT coalesce(sum(published_per_second), 0) AS published FROM evbus.stat_bus) b,"
-					   " (SELECT coalesce(sum(x.done_per_second), 0) AS done, coalesce(sum(x.lag), 0)::float8 AS lag, coalesce(sum(x.in_flight), 0)::float8 AS in_flight,"
+					   " (SELECT coalesce(sum(x.done_per_second), 0) AS done, CASE WHEN NOT coalesce(bool_or(x.lag IS NULL), false) THEN coalesce(sum(x.lag), 0)::float8 END AS lag,"
+					   " CASE WHEN NOT coalesce(bool_or(x.in_flight IS NULL), false) THEN coalesce(sum(x.in_flight), 0)::float8 END AS in_flight,"
 					   "  coalesce(sum(g.retries), 0)::float8 AS retries FROM evbus.stat_subscription x JOIN evbus.subscription_lag g USING (subscription)) s");
 	appendStringInfoString(out, "<dl class=\"tiles\">\n");
 	put_tile(out, "Published", evbus_html_number(EVBUS_NUMBER_RATE, evbus_report_number(0, 1) * report->seconds), per);
@@ -390,7 +391,7 @@ put_buses(EvbusReport *report)
 	evbus_report_table(report, "buses", columns, lengthof(columns),
 					   "SELECT b.bus, concat_ws(', ', l.durability, CASE WHEN l.paused THEN 'paused' END, format('%s subscription%s', l.subscriptions, CASE WHEN l.subscriptions <> 1 THEN 's' END)), m.events,"
 					   " b.published_per_second, b.published_per_second_5m, b.published_per_second_1h, b.bytes_per_second, b.published::float8, b.rejected::float8, b.waits::float8,"
-					   " greatest(extract(epoch FROM statement_timestamp() - b.last_published_at), 0)::float8, (count(*) OVER ())::float8 "
+					   " CASE WHEN b.last_published_at IS NOT NULL THEN greatest(extract(epoch FROM statement_timestamp() - b.last_published_at), 0)::float8 END, (count(*) OVER ())::float8 "
 					   "FROM evbus.stat_bus b JOIN evbus.bus_list l USING (bus)"
 					   " LEFT JOIN (SELECT bus, (array_agg(events::float8 ORDER BY minute))[1:count(*) - 1] AS events FROM evbus.stat_minutes WHERE subscription IS NULL GROUP BY bus) m USING (bus) "
 					   "ORDER BY b.published_per_second_1h DESC, b.published DESC, b.bus LIMIT $1",

@@ -14,6 +14,7 @@
 
 #include <math.h>
 
+#include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "report_style.h"
 
@@ -40,12 +41,26 @@ put_character(StringInfo out, pg_wchar c)
 		appendStringInfoString(out, "&#x2421;");
 	else if (c < 0x7f)
 		appendStringInfoChar(out, (char) c);
-	else if ((c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff)
+	else if (c == 0x061c || c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || c == 0xfeff)
 		appendStringInfoString(out, "&#xFFFD;");	/* would turn letters around, or hide */
 	else if (c < 0xa0 || (c & 0xfffe) == 0xfffe || (c >= 0xfdd0 && c <= 0xfdef) || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff)
 		appendStringInfoString(out, "&#xFFFD;");	/* no characters of HTML */
 	else
 		appendStringInfo(out, "&#x%X;", c);
+}
+
+static Oid
+to_utf8(void)
+{
+	static Oid	proc = InvalidOid;
+
+	if (!OidIsValid(proc))
+		proc = FindDefaultConversionProc(GetDatabaseEncoding(), PG_UTF8);
+	if (!OidIsValid(proc))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("default conversion function for encoding \"%s\" to \"%s\" does not exist", GetDatabaseEncodingName(), "UTF8")));
+	return proc;
 }
 
 /* As text of an element or as a quoted attribute. */
@@ -63,12 +78,20 @@ evbus_html_text(StringInfo out, const char *text)
 			put_character(out, IS_HIGHBIT_SET(*c) ? 0xfffd : *c);
 		return;
 	}
-	c = (const unsigned char *) pg_server_to_any(text, len, PG_UTF8);
-	end = c + strlen((const char *) c);
-	while (c < end)
+	end = (const unsigned char *) text + len;
+	for (c = (const unsigned char *) text; c < end;)
 	{
-		put_character(out, utf8_to_unicode(c));
-		c += pg_utf_mblen(c);
+		int			n = Min(pg_mblen((const char *) c), (int) (end - c));
+		unsigned char utf8[MAX_CONVERSION_INPUT_LENGTH + 1];
+
+		/* One by one: what has no equivalent must not keep the others from being shown. */
+		if (GetDatabaseEncoding() == PG_UTF8)
+			put_character(out, utf8_to_unicode(c));
+		else if (pg_do_encoding_conversion_buf(to_utf8(), GetDatabaseEncoding(), PG_UTF8, unconstify(unsigned char *, c), n, utf8, sizeof(utf8), true) == n)
+			put_character(out, utf8_to_unicode(utf8));
+		else
+			put_character(out, 0xfffd);
+		c += n;
 	}
 }
 

@@ -346,7 +346,7 @@ passed_over(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *event)
 	if (!expired && (sub->filter == NULL || event->redriven || event->attempt > 1 ||
 					 evbus_filter_ask(sub->filter, event) != EVBUS_FILTER_SKIPS))
 		return false;
-	evbus_event_passed_over(db, sub, expired);
+	evbus_event_passed_over(db, sub, event, expired);
 	return true;
 }
 

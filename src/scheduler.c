@@ -189,12 +189,11 @@ publish_failed(ErrorData *edata)
 	PG_CATCH();
 	{
 		ErrorData  *again;
-		int64		left_out;
 
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		again = CopyErrorData();
-		if (evbus_log_due(again->message, &left_out))
+		if (evbus_log_error_due(again))
 			EmitErrorReport();
 		FreeErrorData(again);
 		FlushErrorState();

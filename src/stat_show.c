@@ -9,6 +9,7 @@
  */
 #include "stat_show.h"
 
+#include "args.h"
 #include "clock.h"
 #include "cursor.h"
 #include "fmgr.h"
@@ -27,6 +28,7 @@ PG_FUNCTION_INFO_V1(evbus_stat_minutes);
 PG_FUNCTION_INFO_V1(evbus_stat_times_sql);
 PG_FUNCTION_INFO_V1(evbus_position_age);
 PG_FUNCTION_INFO_V1(evbus_stat_reset);
+PG_FUNCTION_INFO_V1(evbus_check_ages);
 
 #define TOTAL		(-1)		/* no window: since the last reset */
 
@@ -368,6 +370,25 @@ evbus_position_age(PG_FUNCTION_ARGS)
 				PG_RETURN_DATUM(interval_of(us));
 		}
 	PG_RETURN_NULL();
+}
+
+/*
+ * evbus._check_ages(age_warn interval, age_critical interval) returns boolean
+ *
+ * Both 0 to an hour: what is older is not told apart.  Errors: 22004, 22023.
+ */
+Datum
+evbus_check_ages(PG_FUNCTION_ARGS)
+{
+	int64		warn = evbus_arg_interval(fcinfo, 0, "age_warn", 0, USECS_PER_HOUR);
+	int64		critical = evbus_arg_interval(fcinfo, 1, "age_critical", 0, USECS_PER_HOUR);
+
+	if (critical < warn)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("age_critical must not be less than age_warn"),
+				 errdetail("age_warn is %g s, age_critical is %g s.", warn / 1e6, critical / 1e6)));
+	PG_RETURN_BOOL(true);
 }
 
 /* -------------------------------------------------------------------- reset */

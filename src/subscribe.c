@@ -33,6 +33,7 @@
 #include "trace.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -40,6 +41,7 @@
 #define YEAR		(365 * USECS_PER_DAY)
 #define DEAD_LETTERS_MAX	10000000
 #define MAX_AGE_MAX		(36500 * USECS_PER_DAY)
+#define TRIES			10			/* to lock a row that others make and drop again */
 
 PG_FUNCTION_INFO_V1(evbus_subscribe);
 PG_FUNCTION_INFO_V1(evbus_alter_subscription);
@@ -313,6 +315,7 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	Datum		values[N_SETTINGS + 5];
 	char		nulls[N_SETTINGS + 6];
 	EvbusPlace	place;
+	int32		bus_id;
 	int			slot;
 	int64		position;
 
@@ -320,13 +323,20 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	read_settings(fcinfo, 2, 5, NULL, GetUserId(), &set);
 	evbus_position_parse(evbus_arg_text(fcinfo, 4, "start_from"), &place);
 	if (!evbus_bus_find(bus_name, &bus))
+	{
 		check_new(name);		/* else under the lock: who waits for it may find it free */
+		if (place.kind == EVBUS_PLACE_POSITION && place.position != 1)
+			evbus_position_refuse(text_to_cstring(PG_GETARG_TEXT_PP(4)), 1);
+	}
 	evbus_bus_get_or_make(db, bus_name, "evbus.subscribe()", &bus);
 	PreventCommandIfReadOnly("evbus.subscribe()");
 	position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);
 
+	bus_id = bus.bus_id;
 	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* one at a time */
 	evbus_bus_get(bus_name, &bus);
+	if (bus.bus_id != bus_id)	/* another of its name by now, with positions of its own */
+		position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);
 	check_new(name);
 	slot = evbus_registry_free_slot("subscription", evbus_max_subscriptions);
 	if (slot < 0)
@@ -375,6 +385,60 @@ own_subscription(FunctionCallInfo fcinfo)
 	return sub;
 }
 
+/* Run one statement about a subscription ($1), a text ($2) and a number ($3); returns the rows. */
+static uint64
+change(const EvbusSubscription *sub, const char *sql, const char *text_value, int64 number)
+{
+	static const Oid types[] = {INT4OID, TEXTOID, INT8OID};
+	Datum		values[3];
+	char		nulls[4] = "   ";
+	EvbusInternal state;
+	uint64		rows;
+
+	values[0] = Int32GetDatum(sub->subscription_id);
+	values[1] = text_value ? CStringGetTextDatum(text_value) : (Datum) 0;
+	nulls[1] = text_value ? ' ' : 'n';
+	values[2] = Int64GetDatum(number);
+	evbus_internal_begin(&state);
+	rows = evbus_sql(NULL, sql, 3, types, values, nulls, 0);
+	evbus_internal_end(&state);
+	return rows;
+}
+
+/*
+ * The same, once nobody else is about to change or drop it: its row is locked until the
+ * caller's transaction ends, and what is returned is what the others have left.
+ */
+static EvbusSubscription *
+locked_subscription(FunctionCallInfo fcinfo, const char *what)
+{
+	PreventCommandIfReadOnly(what);
+	for (int i = 0; i < TRIES; i++)
+	{
+		EvbusSubscription *sub = own_subscription(fcinfo);
+		int32		id = sub->subscription_id;
+		bool		found = change(sub, "SELECT 1 FROM evbus.subscription WHERE subscription_id = $1 FOR UPDATE", NULL, 0) > 0;
+
+		AcceptInvalidationMessages();
+		sub = own_subscription(fcinfo); /* an error if it is gone */
+		if (found && sub->subscription_id == id)
+			return sub;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access to subscription \"%s\" due to concurrent update", own_subscription(fcinfo)->name)));
+}
+
+/* What a volatile bus has overwritten is counted when somebody looks: before it is settled otherwise. */
+static void
+count_dropped(const EvbusSubscription *sub)
+{
+	EvbusCursorState state;
+
+	if (sub->is_volatile)
+		(void) evbus_cursor_progress(evbus_db(), sub, &state);
+}
+
 /*
  * evbus.alter_subscription(subscription text, types, handler, batch_size, concurrency, max_attempts,
  * backoff_initial, backoff_max, lease, timeout, notify, ordering, on_failure, max_dead_letters,
@@ -387,7 +451,7 @@ own_subscription(FunctionCallInfo fcinfo)
 Datum
 evbus_alter_subscription(PG_FUNCTION_ARGS)
 {
-	EvbusSubscription *sub = own_subscription(fcinfo);
+	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.alter_subscription()");
 	Settings	set;
 	EvbusInternal state;
 	Oid			types[N_SETTINGS + 1];
@@ -424,26 +488,6 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Run one statement about a subscription ($1), a text ($2) and a number ($3); returns the rows. */
-static uint64
-change(const EvbusSubscription *sub, const char *sql, const char *text_value, int64 number)
-{
-	static const Oid types[] = {INT4OID, TEXTOID, INT8OID};
-	Datum		values[3];
-	char		nulls[4] = "   ";
-	EvbusInternal state;
-	uint64		rows;
-
-	values[0] = Int32GetDatum(sub->subscription_id);
-	values[1] = text_value ? CStringGetTextDatum(text_value) : (Datum) 0;
-	nulls[1] = text_value ? ' ' : 'n';
-	values[2] = Int64GetDatum(number);
-	evbus_internal_begin(&state);
-	rows = evbus_sql(NULL, sql, 3, types, values, nulls, 0);
-	evbus_internal_end(&state);
-	return rows;
-}
-
 /*
  * evbus.unsubscribe(subscription text) returns void: removes it with its progress,
  * its retries and its replays when the caller commits.  Errors: 22004, 42501, VB004.
@@ -451,11 +495,11 @@ change(const EvbusSubscription *sub, const char *sql, const char *text_value, in
 Datum
 evbus_unsubscribe(PG_FUNCTION_ARGS)
 {
-	EvbusSubscription *sub = own_subscription(fcinfo);
+	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.unsubscribe()");
 
+	count_dropped(sub);
 	evbus_replays_end(sub->subscription_id, 0);
-	if (change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0) == 0)
-		(void) own_subscription(fcinfo);	/* somebody else was faster: says that it is gone */
+	(void) change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0);
 	(void) change(sub, "DELETE FROM evbus.retry WHERE subscription_id = $1", NULL, 0);
 	evbus_registry_changed();
 	PG_RETURN_VOID();
@@ -468,7 +512,7 @@ evbus_unsubscribe(PG_FUNCTION_ARGS)
 Datum
 evbus_pause(PG_FUNCTION_ARGS)
 {
-	EvbusSubscription *sub = own_subscription(fcinfo);
+	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.pause()");
 
 	(void) change(sub, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1",
 		   PG_ARGISNULL(1) ? "evbus.pause()" : text_to_cstring(PG_GETARG_TEXT_PP(1)), 0);
@@ -480,7 +524,7 @@ evbus_pause(PG_FUNCTION_ARGS)
 Datum
 evbus_resume(PG_FUNCTION_ARGS)
 {
-	EvbusSubscription *sub = own_subscription(fcinfo);
+	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.resume()");
 
 	(void) change(sub, "UPDATE evbus.subscription SET paused = false, paused_reason = NULL WHERE subscription_id = $1", NULL, 0);
 	evbus_registry_changed();
@@ -498,10 +542,11 @@ evbus_resume(PG_FUNCTION_ARGS)
 Datum
 evbus_seek(PG_FUNCTION_ARGS)
 {
-	EvbusSubscription *sub = own_subscription(fcinfo);
+	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.seek()");
 	EvbusDb    *db = evbus_db();
 	int64		position = start_position(fcinfo, 1, db, sub->bus_id, sub->bus_slot);
 
+	count_dropped(sub);
 	(void) change(sub, "UPDATE evbus.subscription SET epoch = nextval('evbus.subscription_id_seq'), start_position = $3"
 		   " WHERE subscription_id = $1", NULL, position);
 	evbus_registry_changed();

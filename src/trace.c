@@ -14,9 +14,11 @@
  *-------------------------------------------------------------------------
  */
 #include "trace.h"
+#include "access/xact.h"
 
 #include "args.h"
 #include "clock.h"
+#include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "ledger.h"
@@ -30,6 +32,7 @@ PG_FUNCTION_INFO_V1(evbus_trace);
 
 static int64 paced_at;			/* by evbus_uptime(): the lines until then are used up */
 static int64 left_out;
+static char database[NAMEDATALEN];
 
 bool
 evbus_trace_on(EvbusDb *db, const EvbusSubscription *sub)
@@ -68,8 +71,15 @@ write_line(const EvbusSubscription *sub, const char *what, int64 id, const char 
 	if (!may_write())
 		return;
 	left_out = 0;
+	/* A worker stays in its database, and log_line_prefix does not know it. */
+	if (database[0] == '\0' && IsTransactionState())
+	{
+		char	   *name = get_database_name(MyDatabaseId);
+
+		strlcpy(database, name ? name : "", sizeof(database));
+	}
 	ereport(LOG,
-			(errmsg("evbus trace of subscription \"%s\", %s " INT64_FORMAT ": %s", sub->name, what, id, text),
+			(errmsg("evbus trace of subscription \"%s\" in database \"%s\", %s " INT64_FORMAT ": %s", sub->name, database, what, id, text),
 			 missing > 0 ? errdetail("Before it " INT64_FORMAT " lines of this process were left out: no more than %d a second are written.",
 									 missing, LINES_PER_SECOND) : 0,
 			 errhidestmt(true), errhidecontext(true)));

@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(1008);
+SELECT plan(1013);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
@@ -41,7 +41,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22004', unnest(ARRAY[
 	$$evbus.history_page(NULL)$$, $$evbus.history_page('b', types => '{a,NULL}')$$, $$evbus.history_page('b', "limit" => NULL)$$, $$evbus.history_page('b', "order" => NULL)$$,
 	$$evbus.schedule_maintenance(NULL)$$, $$evbus.create_bus('x', retention_bytes => NULL)$$, $$evbus.create_bus('x', retention_policy => NULL)$$,
 	$$evbus.subscribe('b', 'x', max_dead_letters => NULL)$$, $$evbus.subscribe('b', 'x', dead_letters_full => NULL)$$,
-	$$evbus.subscribe('b', 'x', breaker_threshold => NULL)$$, $$evbus.subscribe('b', 'x', breaker_window => NULL)$$, $$evbus.subscribe('b', 'x', breaker_min => NULL)$$, $$evbus.subscribe('b', 'x', breaker_probe => NULL)$$, $$evbus.subscribe('b', 'x', by_priority => NULL)$$, $$evbus.reset_breaker(NULL)$$, $$evbus.trace(NULL)$$, $$evbus.trace('s', NULL)$$]);
+	$$evbus.subscribe('b', 'x', breaker_threshold => NULL)$$, $$evbus.subscribe('b', 'x', breaker_window => NULL)$$, $$evbus.subscribe('b', 'x', breaker_min => NULL)$$, $$evbus.subscribe('b', 'x', breaker_probe => NULL)$$, $$evbus.subscribe('b', 'x', by_priority => NULL)$$, $$evbus.reset_breaker(NULL)$$, $$evbus.trace(NULL)$$, $$evbus.trace('s', NULL)$$, $$evbus.health(NULL)$$, $$evbus.health(age_critical => NULL)$$]);
 
 -- the names of nothing
 
@@ -124,7 +124,7 @@ INSERT INTO bad (sqlstate, call) SELECT '22023', format(call, v) FROM
 		($$evbus.receive('s', wait => %L)$$), ($$evbus.receive_lines('s', wait => %L)$$), ($$CALL evbus.wait('s', %L)$$)) AS c (call),
 	(VALUES ('-1 second'), ('-1 microsecond'), ('-1 month'), ('300000 years'), ('-300000 years'), ('178000000 years'), ('2147483647 days')) AS v (v);
 INSERT INTO bad (sqlstate, call) SELECT '22023', unnest(ARRAY[
-	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '-1 second')$$, $$evbus.alter_bus('b', idle_ttl => '36501 days')$$, $$evbus.stop_all('-1 second')$$, $$evbus.stop_all('25 hours')$$, $$evbus.trace('s', '-1 second')$$, $$evbus.trace('s', '25 hours')$$, $$evbus.create_bus('x', partition_interval => '1 minute 1 ms')$$, $$evbus.alter_bus('b', partition_interval => '1 hour 0.5 seconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
+	$$evbus.create_bus('x', dedup_window => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '999 milliseconds')$$, $$evbus.create_bus('x', idle_ttl => '-1 second')$$, $$evbus.alter_bus('b', idle_ttl => '36501 days')$$, $$evbus.stop_all('-1 second')$$, $$evbus.stop_all('25 hours')$$, $$evbus.trace('s', '-1 second')$$, $$evbus.trace('s', '25 hours')$$, $$evbus.health('-1 second')$$, $$evbus.health('1 minute', '61 minutes')$$, $$evbus.health('2 minutes', '1 minute')$$, $$evbus.create_bus('x', partition_interval => '1 minute 1 ms')$$, $$evbus.alter_bus('b', partition_interval => '1 hour 0.5 seconds')$$, $$evbus.alter_bus('b', dedup_window => '7 days 1 second')$$, $$evbus.publish('b', 'a', '1', delay => '36501 days')$$,
 	$$evbus.publish('b', 'a', '1', deliver_at => 'infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => '-infinity')$$, $$evbus.publish('b', 'a', '1', deliver_at => now() + interval '36501 days')$$, $$evbus.publish('b', 'a', '1', deliver_at => '294276-01-01')$$,
 	$$evbus.publish('b', 'a', '1', delay => '0', deliver_at => now())$$, $$evbus.publish('b', 'a', '1', priority => 10)$$, $$evbus.publish('b', 'a', '1', priority => -10)$$, $$evbus.publish_batch('b', '{a}', '{1}', priority => 10)$$, $$evbus.publish('b', 'a', '1', expires_at => '-infinity')$$, $$evbus.publish_lines('b', 'a', '1', priority => -10)$$, $$evbus.publish('b', 'a', '1', delay => '1 hour', expires_at => now())$$, $$evbus.subscribe('b', 'x', by_priority => true, ordering => 'key')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => 'infinity')$$, $$evbus.publish_batch('b', '{a}', '{1}', deliver_at => now() + interval '36501 days')$$,
 	$$evbus.create_bus('x', retention => '59 seconds')$$, $$evbus.create_bus('x', partition_interval => '59 seconds')$$,

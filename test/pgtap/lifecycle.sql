@@ -1,6 +1,6 @@
 -- Buses that come and go by themselves, and stop together: auto_create, idle_ttl, stop_all().
 \ir include/helpers.sql
-SELECT plan(94);
+SELECT plan(100);
 
 -- Off by default.
 SELECT is(sqlstate_of(c), 'VB001', 'auto_create is off: ' || c) FROM unnest(ARRAY[
@@ -26,8 +26,13 @@ SELECT is((SELECT count(*) FROM evbus.history WHERE bus = 'p'), 1::bigint, 'the 
 -- A call that is wrong in itself makes none.
 SELECT is(sqlstate_of(c), s, c) FROM (VALUES ('22023', $$SELECT evbus.subscribe('wrong', 'x', batch_size => 0)$$), ('22023', $$SELECT evbus.subscribe('wrong', 'x', types => '{a..b}')$$),
 	('22007', $$SELECT evbus.subscribe('wrong', 'x', start_from => 'then')$$), ('VB005', $$SELECT evbus.subscribe('wrong', 'sub')$$), ('22023', $$SELECT evbus.publish('wrong', 'a', '1', headers => '1')$$),
-	('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a*}', '{1}')$$), ('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a,b}', '{1}')$$), ('22023', $$SELECT * FROM evbus.publish_lines('wrong', 'a*', '1')$$)) AS v (s, c);
+	('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a*}', '{1}')$$), ('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a,b}', '{1}')$$), ('22023', $$SELECT evbus.subscribe('wrong', 'x', start_from => '2')$$), ('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a}', '{1}', headers => '{"[]"}')$$),
+	('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a}', '{1}', dedup_keys => '{""}')$$), ('22023', $$SELECT * FROM evbus.publish_batch('wrong', '{a}', '{1}', keys => ARRAY[repeat('x', 1025)])$$), ('22023', $$SELECT * FROM evbus.publish_lines('wrong', 'a*', '1')$$)) AS v (s, c);
 SELECT is((SELECT count(*) FROM evbus.bus WHERE bus = 'wrong'), 0::bigint, 'a call that is refused makes no bus');
+SELECT clock_timestamp() AS before \gset
+SELECT pg_sleep(0.1) \g /dev/null
+SELECT ok(evbus.publish('dated', 'a', '1') > 0, 'a bus is made');
+SELECT ok(created_at > :'before', 'and says when') FROM evbus.bus_list WHERE bus = 'dated';
 BEGIN;
 SELECT evbus.publish('rolled', 'a', '1') AS id \gset
 SELECT is((SELECT publishers FROM evbus.bus_list WHERE bus = 'rolled'), 1::bigint, 'who publishes is counted until his transaction ends');

@@ -1,6 +1,6 @@
 -- Volatile buses: in shared memory only, transactional all the same; full ones refuse or drop, as overflow says.
 \ir include/helpers.sql
-SELECT plan(105);
+SELECT plan(106);
 
 SELECT evbus.create_bus('v', durability => 'volatile');
 SELECT evbus.create_bus('d');
@@ -249,6 +249,15 @@ SELECT is(dropped || ' ' || rejected, :'dropped' || ' 0', 'the bus counts the sa
 
 SELECT evbus.subscribe('v', 'another'), evbus.unsubscribe('s') \g /dev/null
 SELECT is(dropped, :'dropped'::bigint, 'also of a subscription that is gone') FROM evbus.volatile_list;
+
+-- nor does it depend on who looks when
+SELECT dropped AS before FROM evbus.volatile_list \gset
+SELECT evbus.subscribe('v', 'unseen'), evbus.subscribe('v', 'moved') \g /dev/null
+SELECT count(fill_one()) AS n FROM generate_series(1, 300) \gset
+SELECT count(fill_one()) AS n FROM generate_series(1, 300) \gset
+SELECT evbus.unsubscribe('unseen'), evbus.seek('moved', 'now') \g /dev/null
+SELECT dropped - :before AS all_dropped FROM evbus.volatile_list \gset
+SELECT ok(:all_dropped > 300 AND :all_dropped % 3 = 0, 'what was overwritten is counted, also if a subscription ends or is moved before anybody looks') FROM evbus.subscription_lag WHERE subscription = 'another';
 
 -- end of buses
 

@@ -146,6 +146,35 @@ SKIP:
 	sql(q(SELECT evbus.drop_bus('p', true)));
 }
 
+# Who no longer waits for the maintainer leaves nothing behind: no place, and no bus that is paused later.
+SKIP:
+{
+	skip 'no debug points in this build', 6 if !$points;
+	my $used = q(SELECT used FROM evbus.stat_memory WHERE area = 'errands');
+	sql(q(SELECT evbus.create_bus('e')));
+	point($node, 'maintainer.errand', 'wait');
+	$node->psql('postgres', q(SET statement_timeout = '300ms'; SELECT * FROM evbus.stop_all()));
+	is(sql($used), 1, 'the maintainer is at what nobody waits for any more');
+	point($node, 'maintainer.errand', 'off');
+	answers($node, 'postgres', $used, '0', 'when it is done the place is free');
+	sql(q(SELECT evbus.resume_bus('e')));
+	my $maintainer = sql('SELECT maintainer_pid FROM evbus._status()');
+	kill 'STOP', $maintainer;
+	my ($out, $err) = ('', '');
+	my $caller = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'SELECT evbus.stop_all()' ], '>', \$out, '2>', \$err);
+	answers($node, 'postgres', $used, '1', 'another asks in vain');
+	sql(q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT evbus.stop_all()'));
+	eval { $caller->finish };
+	answers($node, 'postgres', $used, '0', 'and is terminated');
+	$begun = time;
+	my ($ret, $o, $e) = $node->psql('postgres', q(SELECT * FROM evbus.stop_all('0')));
+	like($e, qr/did not answer in time/, 'one who does not want to wait is told so');
+	kill 'CONT', $maintainer;
+	select undef, undef, undef, 1;
+	is(sql(q(SELECT count(*) FROM evbus.bus_list WHERE paused)), 0, 'nothing is paused when the maintainer is back');
+	sql(q(SELECT evbus.drop_bus('e', true)));
+}
+
 # A row that somebody has locked keeps no other from stopping.
 sql(q(SELECT evbus.create_bus('locked'), evbus.create_bus('free')));
 my $holder = $node->background_psql('postgres', on_error_die => 1);

@@ -64,6 +64,14 @@ is(sql(says('dead letters')), 'ok', 'what became dead letters long ago is no new
 sql(q(SELECT evbus.reset_breaker('breaks'); CREATE FUNCTION gone(e evbus.event) RETURNS void LANGUAGE sql AS ''; SELECT evbus.resume('homeless')));
 turns('paused', '^ok$', 'what was mended is well again');
 
+# The first event of a bus is as old as it is, and not as the server.
+sql(q(SELECT evbus.create_bus('young'), evbus.subscribe('young', 'young'), evbus.publish('young', 'a', '1')));
+answers($node, 'postgres', q(SELECT oldest_age < '1 minute' FROM evbus.stat_subscription WHERE subscription = 'young'), 't', 'the first event of a bus is young');
+unlike(sql(says('oldest event')) . sql(says('nothing done')), qr/young/, 'and nobody complains');
+sql(q(SELECT evbus.pause_bus('young')));
+turns('paused', '^warn young the whole bus is paused$', 'a bus that is paused is told');
+sql(q(SELECT evbus.drop_bus('young', force => true)));
+
 # ------------------------------------------------------------------------- delayed
 
 sql(q(SELECT evbus.create_bus('full', max_backlog => 1), evbus.subscribe('full', 'sleeper'), evbus.publish('full', 'a', '1'), evbus.publish('full', 'a', '2', delay => '1 second'), evbus.publish('b', 'a', '3', delay => '100 days')));

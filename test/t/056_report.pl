@@ -67,6 +67,11 @@ foreach ([ 'latin', '&#xE9;' ], [ 'bytes', '&#xFFFD;&#xFFFD;' ])
 		qr/<bdi>\Q$shown\E!<\/bdi>/, "in a database that is $database");
 }
 
+# A byte that means nothing there, which that encoding accepts.
+sql("CREATE DATABASE windows ENCODING 'WIN1252' LOCALE 'C' TEMPLATE template0");
+sql("CREATE EXTENSION evbus", 'windows');
+like($node->safe_psql('windows', "SET client_encoding = SQL_ASCII; SELECT evbus.create_bus('a' || chr(129) || chr(233)); SELECT evbus.report_html()"), qr/<bdi>a&#xFFFD;&#xE9;<\/bdi>/, 'what has no equivalent keeps nothing else from being shown');
+
 # ------------------------------------------------------------------------------ the browser
 
 # A proxy that has the pages of the host page.test, notes all that it is asked for, and knows nobody else.

@@ -20,6 +20,7 @@ sub story
 	my @lines = $log =~ /LOG:  evbus trace of subscription (.*)/g;
 	foreach (@lines)
 	{
+		s/ in database "postgres"// or die "no database: $_";
 		s/(event|letter) [0-9]+/$1 N/g;
 		s/[0-9.]+ ms/T ms/g;
 	}
