@@ -61,6 +61,7 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	pg_atomic_write_u64(&db->ledger_turn, 0);
 	pg_atomic_write_u32(&db->leaves_wanted, 0);
 	pg_atomic_write_u32(&db->starved, 0);
+	pg_atomic_write_u32(&db->given, 0);
 	memset(db->errands, 0, sizeof(db->errands));
 	pg_atomic_write_u32(&db->errands_posted, 0);
 	pg_atomic_write_u32(&db->maintainer_sleeps, 0);

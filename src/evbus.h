@@ -182,7 +182,8 @@ typedef struct EvbusDb
 	pg_atomic_uint64 dedup_turn;	/* leaf in use is turn % 2; raised by the maintainer alone */
 	pg_atomic_uint64 role_rate_at[EVBUS_ROLE_LIMITS_MAX];	/* as EvbusBusState.rate_at, of a role on a bus (flow.c) */
 
-	pg_atomic_uint32 starved;	/* owners that have work and no worker, as the pool is full; the maintainer counts, who gives way takes one off */
+	pg_atomic_uint32 starved;	/* owners that have work and no worker, as the pool is full; the maintainer counts */
+	pg_atomic_uint32 given;		/* so many have given way since it did */
 	EvbusErrand errands[EVBUS_ERRANDS];
 	pg_atomic_uint32 errands_posted;	/* there may be one to be taken; the maintainer clears it */
 	ConditionVariable errand_cv;	/* broadcast when one is done */

@@ -247,7 +247,7 @@ evbus_pool_starved(void)
 	uint32		sum = 0;
 
 	for (int i = 0; i < evbus_max_databases; i++)
-		if (OidIsValid(evbus_dbs[i].dboid))
+		if (OidIsValid(evbus_dbs[i].dboid) && evbus_dbs[i].maintainer_pid != 0)	/* else nobody would use them */
 			sum += pg_atomic_read_u32(&evbus_dbs[i].starved);
 	return sum;
 }
@@ -269,12 +269,13 @@ evbus_pool_give_way(const EvbusWorker *me)
 			evbus_shared->workers[w].owner != me->owner;
 	if (alone && !TimestampDifferenceExceeds(me->started_at, evbus_uptime(), evbus_worker_slice))
 		return false;
+	/* They stay wanted until they are taken: else who has workers would start another in our place. */
 	for (int i = 0; i < evbus_max_databases; i++)
 	{
-		uint32		starved = pg_atomic_read_u32(&evbus_dbs[i].starved);
+		uint32		given = pg_atomic_read_u32(&evbus_dbs[i].given);
 
-		while (OidIsValid(evbus_dbs[i].dboid) && starved > 0)
-			if (pg_atomic_compare_exchange_u32(&evbus_dbs[i].starved, &starved, starved - 1))
+		while (OidIsValid(evbus_dbs[i].dboid) && given < pg_atomic_read_u32(&evbus_dbs[i].starved))
+			if (pg_atomic_compare_exchange_u32(&evbus_dbs[i].given, &given, given + 1))
 				return true;
 	}
 	return false;
@@ -313,6 +314,7 @@ evbus_pool_turn(EvbusDb *db, EvbusSubscription *subs, int n)
 			first = o + 1;		/* the others come before it the next time */
 	}
 	pg_atomic_write_u32(&db->starved, starved);
+	pg_atomic_write_u32(&db->given, 0);
 	for (int o = 0; o < n_owners && evbus_pool_starved() == 0; o++)
 		if (owners[o].alive > 0 && owners[o].alive < owners[o].wanted && owners[o].idle == 0)
 			(void) serve(subs, n, &owners[o]);

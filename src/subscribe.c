@@ -406,8 +406,8 @@ change(const EvbusSubscription *sub, const char *sql, const char *text_value, in
 }
 
 /*
- * The same, once nobody else is about to change or drop it: its row is locked until the
- * caller's transaction ends, and what is returned is what the others have left.
+ * A subscription that the caller may change, by argument 0, once nobody else is about to: its row
+ * is locked until the transaction ends, and what is returned is what the others have left.
  */
 static EvbusSubscription *
 locked_subscription(FunctionCallInfo fcinfo, const char *what)
