@@ -458,11 +458,11 @@ run_batch(const EvbusSubscription *sub)
 		AbortOutOfAnyTransaction();
 		evbus_call_over();
 		MemoryContextSwitchTo(batch_context);
-		for (int i = 0; found.n > 1 && i < found.n && evbus_traced(db, sub); i++)
-			evbus_trace_event(sub, found.events[i].event_id, "rolled back with a batch of %d events, by %s, %s; each is tried alone", found.n, unpack_sql_state(edata->sqlerrcode), edata->message);
 		/* Not the handler's doing.  What was not read to its end must not be settled, either. */
 		if (!took || hand.n == 0 || found.n == 0)
 			ReThrowError(edata);
+		for (int i = 0; found.n > 1 && i < found.n && evbus_traced(db, sub); i++)
+			evbus_trace_event(sub, found.events[i].event_id, "rolled back with a batch of %d events, by %s, %s; each is tried alone", found.n, unpack_sql_state(edata->sqlerrcode), edata->message);
 		failed = evbus_hand_ours(db, &hand, 0);	/* else it was moved away from under us */
 	}
 	PG_END_TRY();

@@ -44,7 +44,6 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 	EvbusBus	bus;
 	EvbusInternal state;
 	Datum		values[2];
-
 	uint64		rows = 0;
 
 	PreventCommandIfReadOnly(paused ? "evbus.pause_bus()" : "evbus.resume_bus()");

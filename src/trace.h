@@ -9,7 +9,7 @@
 extern bool evbus_trace_on(EvbusDb *db, const EvbusSubscription *sub);
 extern void evbus_trace_event(const EvbusSubscription *sub, int64 event_id, const char *format,...) pg_attribute_printf(3, 4);
 extern void evbus_trace_position(const EvbusSubscription *sub, int64 position, const char *what);
-extern int64 evbus_trace_until(EvbusDb *db, const EvbusSubscription *sub);
+extern TimestampTz evbus_trace_until(EvbusDb *db, const EvbusSubscription *sub);
 
 /* Is its story told?  Costs those that are not traced one read of what they have at hand. */
 static inline bool
