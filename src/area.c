@@ -119,6 +119,8 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	for (int i = 0; i < EVBUS_AREAS; i++)
 		pg_atomic_write_u64(&db->high[i], 0);
 	memset(db->told, 0, sizeof(db->told));
+	memset(db->health_told, 0, sizeof(db->health_told));
+	db->health_untold = 0;
 	db->bus_relid = bus_relid;
 	pg_write_barrier();
 	db->dboid = MyDatabaseId;

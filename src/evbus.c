@@ -21,6 +21,7 @@
 #include "filter.h"
 #include "fmgr.h"
 #include "handler.h"
+#include "health_tell.h"
 #include "leafindex.h"
 #include "ledger.h"
 #include "maintain.h"
@@ -243,6 +244,10 @@ define_settings(void)
 							gettext_noop("Sets the processor time that the filter of a subscription may take for one event."),
 							gettext_noop("An event for which it takes longer becomes a dead letter."),
 							&evbus_filter_timeout, 100, 1, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.health_interval",
+							gettext_noop("Sets the time between two looks at evbus.health()."),
+							gettext_noop("A change of level is logged, and sent on channel evbus_alert. 0: nobody looks."),
+							&evbus_health_interval, 60, 0, 24 * 3600, PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomBoolVariable("evbus.history_indexes",
 							 gettext_noop("Builds indexes by type and key when a leaf of the log is closed."),
 							 gettext_noop("They serve evbus.history_page(); off keeps those there are."),

@@ -98,6 +98,18 @@ typedef enum EvbusSleep
 	EVBUS_SLEEPS				/* everybody who pushes */
 } EvbusSleep;
 
+/* What the maintainer told last of a check of health() and its subject (health_tell.c). */
+#define EVBUS_HEALTH_TOLD		64
+#define EVBUS_HEALTH_SUBJECT	200
+
+typedef struct EvbusHealthTold
+{
+	uint64		hash;			/* of both, uncut; 0: free */
+	char		level[12];
+	char		check[24];
+	char		subject[EVBUS_HEALTH_SUBJECT + 1];
+} EvbusHealthTold;
+
 /* What the maintainer commits for others (errand.c); under EvbusShared.lock, by who asks and by the maintainer. */
 #define EVBUS_ERRANDS		8
 #define EVBUS_ERRAND_TEXT	200
@@ -198,6 +210,9 @@ typedef struct EvbusDb
 
 	pg_atomic_uint64 high[EVBUS_AREAS];	/* most that was in use of each area (high.h) */
 	uint8		told[EVBUS_AREAS];	/* level of each that the maintainer told last; written by it alone */
+
+	EvbusHealthTold health_told[EVBUS_HEALTH_TOLD]; /* the maintainer alone writes and reads these two */
+	int64		health_untold;	/* what is not as it should be, and had no place there */
 } EvbusDb;
 
 /* One per bus and database, at the bus's slot. */

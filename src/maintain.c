@@ -25,6 +25,7 @@
 #include "errand.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "health_tell.h"
 #include "indexer.h"
 #include "internal.h"
 #include "leafindex.h"
@@ -315,6 +316,14 @@ tell_of_memory(void)
 	evbus_stat_memory_turn(db);
 }
 
+static int	health_rest;
+
+static void
+tell_of_health(void)
+{
+	health_rest = evbus_health_turn(db);
+}
+
 static void
 drop_backlog(void)
 {
@@ -528,6 +537,9 @@ evbus_maintainer_main(Datum main_arg)
 			(void) attempt(tell_of_memory, false);
 			MemoryContextSwitchTo(context);
 		}
+		if (attempt(tell_of_health, false))
+			rest = Min(rest, health_rest);
+		MemoryContextSwitchTo(context);
 
 		/* Before we look, so that what comes meanwhile wakes us at once. */
 		pg_atomic_write_u32(&db->maintainer_sleeps, 1);

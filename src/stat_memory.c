@@ -34,7 +34,6 @@
 
 #define HYSTERESIS		5		/* percent */
 #define LOOK_USECS		USECS_PER_SEC	/* between two looks of the maintainer */
-#define ALERT_CHANNEL	"evbus_alert"
 
 /* Percent of an area from which on it is at a level. */
 int			evbus_memory_warn = 70;
@@ -302,7 +301,7 @@ tell(const Area *area, Level level)
 	}
 	appendStringInfo(&payload, ", \"level\": \"%s\", \"used\": " INT64_FORMAT ", \"limit\": " INT64_FORMAT "}",
 					 levels[level], area->used, area->limit);
-	Async_Notify(ALERT_CHANNEL, payload.data);
+	Async_Notify(EVBUS_ALERT_CHANNEL, payload.data);
 }
 
 /* For the maintainer, in no transaction: once a second tell of areas that are at another level now. */

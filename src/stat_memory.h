@@ -4,6 +4,9 @@
 
 #include "evbus.h"
 
+/* Where who listens hears of levels: of memory, and of what health() finds. */
+#define EVBUS_ALERT_CHANNEL	"evbus_alert"
+
 extern int	evbus_memory_warn;
 extern int	evbus_memory_critical;
 
