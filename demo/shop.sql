@@ -10,10 +10,11 @@ CREATE ROLE search LOGIN;
 CREATE ROLE mailer LOGIN;
 
 CREATE SCHEMA shop;
-GRANT USAGE ON SCHEMA shop, evbus TO shop, billing, search, mailer;
-GRANT EXECUTE ON FUNCTION evbus.publish TO shop;
-GRANT EXECUTE ON FUNCTION evbus.subscribe TO billing, search, mailer;
-GRANT EXECUTE ON FUNCTION evbus.receive, evbus.ack, evbus.nack, evbus.channel TO mailer;
+GRANT USAGE ON SCHEMA shop TO shop, billing, search, mailer;
+GRANT evbus_publisher TO shop;
+GRANT evbus_consumer TO billing, search, mailer;
+SELECT evbus.grant('publish', 'shop', 'shop');
+SELECT evbus.grant('subscribe', 'shop', 'evbus_consumer');	-- to all its members
 
 CREATE SEQUENCE shop.cart;
 CREATE TABLE shop.orders (

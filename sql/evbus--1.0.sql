@@ -162,6 +162,17 @@ CREATE TABLE evbus.publish_limit (
 COMMENT ON TABLE evbus.publish_limit IS 'rates of roles that publish; changed only through evbus.limit_publisher(), read it through evbus.publish_limit_list';
 COMMENT ON COLUMN evbus.publish_limit.slot IS 'place in shared memory';
 
+CREATE TABLE evbus.privilege (
+	privilege	text NOT NULL CHECK (privilege IN ('publish', 'read', 'subscribe', 'manage', 'consume', 'operate')),
+	object_id	integer NOT NULL,
+	role		regrole NOT NULL,
+	grantor		regrole NOT NULL,
+	granted_at	timestamptz NOT NULL,
+	PRIMARY KEY (privilege, object_id, role)
+);
+COMMENT ON TABLE evbus.privilege IS 'what roles may do with buses and subscriptions that are not theirs; changed only through evbus.grant() and evbus.revoke(), read it through evbus.privilege_list';
+COMMENT ON COLUMN evbus.privilege.object_id IS 'bus_id; of consume and operate subscription_id';
+
 /* Ids are never used again: a stored payload names its dictionary by id. */
 CREATE TABLE evbus.dictionary (
 	dictionary_id integer PRIMARY KEY,
@@ -484,6 +495,7 @@ SELECT pg_catalog.pg_extension_config_dump('evbus.dictionary', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.dictionary_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.publish_limit', '');
+SELECT pg_catalog.pg_extension_config_dump('evbus.privilege', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.subscription_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.replay', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.replay_log', '');
@@ -541,6 +553,18 @@ COMMENT ON FUNCTION evbus.drop_bus(text, boolean) IS 'remove a bus and its subsc
 CREATE FUNCTION evbus.limit_publisher(bus text, role regrole, rate integer, burst integer DEFAULT 0)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_limit_publisher' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.limit_publisher(text, regrole, integer, integer) IS 'bound how many events a second a role publishes to a bus; rate 0 takes the bound away';
+
+CREATE FUNCTION evbus.grant(privilege text, object text, role regrole)
+RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_grant' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.grant(text, text, regrole) IS 'let a role publish, read, subscribe to or manage a bus, or consume from or operate a subscription; false: it was granted before';
+
+CREATE FUNCTION evbus.revoke(privilege text, object text, role regrole)
+RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_revoke' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.revoke(text, text, regrole) IS 'take back what evbus.grant() gave to a role; false: it was not granted';
+
+CREATE FUNCTION evbus.has_privilege(privilege text, object text, role regrole DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME', 'evbus_has_privilege' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.has_privilege(text, text, regrole) IS 'whether a role (the caller) has a privilege on a bus or subscription, by whatever way';
 
 CREATE FUNCTION evbus.pause_bus(bus text)
 RETURNS void AS 'MODULE_PATHNAME', 'evbus_pause_bus' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -1024,6 +1048,18 @@ FROM evbus.publish_limit l JOIN evbus.bus b USING (bus_id) JOIN pg_catalog.pg_ro
 COMMENT ON VIEW evbus.publish_limit_list IS 'how much single roles may publish to a bus';
 COMMENT ON COLUMN evbus.publish_limit_list.rate IS 'events a second';
 COMMENT ON COLUMN evbus.publish_limit_list.burst IS 'events at once after a pause';
+
+CREATE VIEW evbus.privilege_list AS
+SELECT CASE WHEN p.privilege IN ('consume', 'operate') THEN 'subscription' ELSE 'bus' END AS kind, coalesce(b.bus, s.subscription) AS object, p.privilege, p.role, p.grantor, p.granted_at
+FROM evbus.privilege p
+	 JOIN pg_catalog.pg_roles r ON r.oid = p.role
+	 LEFT JOIN evbus.bus b ON b.bus_id = p.object_id AND p.privilege NOT IN ('consume', 'operate')
+	 LEFT JOIN evbus.subscription s ON s.subscription_id = p.object_id AND p.privilege IN ('consume', 'operate')
+WHERE coalesce(b.bus_id, s.subscription_id) IS NOT NULL;
+COMMENT ON VIEW evbus.privilege_list IS 'what roles may do with buses and subscriptions that are not theirs';
+COMMENT ON COLUMN evbus.privilege_list.kind IS 'bus or subscription';
+COMMENT ON COLUMN evbus.privilege_list.object IS 'its name';
+COMMENT ON COLUMN evbus.privilege_list.grantor IS 'who granted it';
 
 CREATE VIEW evbus.dictionary_list AS
 SELECT d.dictionary_id, b.bus, d.trained_at, d.checked_at, d.samples, pg_catalog.octet_length(d.raw) AS dictionary_bytes,
@@ -1966,15 +2002,65 @@ COMMENT ON FUNCTION evbus.top(integer, integer) IS 'a screen of text: health, ra
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA evbus FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA evbus FROM PUBLIC;
+
+/*
+ * Roles for who may call what.  Roles are the server's: another database may have made them, and they stay when the
+ * extension goes.  One of these names that is more than that is somebody else's.
+ */
+DO $$
+DECLARE
+	name text;
+	wrong text;
+BEGIN
+	FOREACH name IN ARRAY ARRAY['evbus_publisher', 'evbus_consumer', 'evbus_operator', 'evbus_monitor'] LOOP
+		BEGIN
+			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
+		EXCEPTION WHEN duplicate_object OR unique_violation THEN
+			NULL;
+		END;
+		SELECT pg_catalog.concat_ws(', ', CASE WHEN r.rolcanlogin THEN 'LOGIN' END, CASE WHEN r.rolsuper THEN 'SUPERUSER' END, CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
+									CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END, CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
+									(SELECT 'membership in ' || pg_catalog.string_agg(m.roleid::regrole::text, ', ') FROM pg_catalog.pg_auth_members m WHERE m.member OPERATOR(pg_catalog.=) r.oid))
+			INTO STRICT wrong FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) name;
+		IF wrong OPERATOR(pg_catalog.<>) '' THEN
+			RAISE EXCEPTION 'role "%" exists and is not what evbus would make', name USING ERRCODE = 'duplicate_object',
+				DETAIL = pg_catalog.format('It has %s.', wrong), HINT = 'evbus grants to it what its name says. Rename it, or take that away from it.';
+		END IF;
+	END LOOP;
+END $$;
+
+GRANT USAGE ON SCHEMA evbus TO evbus_publisher, evbus_consumer, evbus_operator, evbus_monitor, pg_monitor;
+
+DO $$
+DECLARE
+	may record;
+BEGIN
+	FOR may IN
+		SELECT p.oid::pg_catalog.regprocedure AS routine, v.role
+		FROM (VALUES
+			('evbus_publisher', ARRAY['publish', 'publish_batch', 'publish_lines', 'cancel_scheduled', 'publish_changes', 'stop_publish_changes', '_changes', 'publish_cloud_event',
+				'has_privilege']),
+			('evbus_consumer', ARRAY['subscribe', 'alter_subscription', 'unsubscribe', 'pause', 'resume', 'reset_breaker', 'trace', 'seek', 'replay', 'cancel_replay',
+				'receive', 'receive_lines', 'ack', 'nack', 'reject', 'extend', 'release', 'wait', 'channel', 'cloud_event', 'redrive', 'cancel_redrive', 'discard', 'edit_dead_letter',
+				'history_page', '_history_query', 'grant', 'revoke', 'has_privilege']),
+			('evbus_operator', ARRAY['create_bus', 'alter_bus', 'drop_bus', 'limit_publisher', 'train_dictionary', 'pause_bus', 'resume_bus', 'stop_all', 'cancel_scheduled',
+				'alter_subscription', 'pause', 'resume', 'reset_breaker', 'trace', 'seek', 'replay', 'cancel_replay', 'redrive', 'cancel_redrive', 'discard',
+				'maintain', 'schedule_maintenance', 'stat_reset', 'grant', 'revoke', 'has_privilege'])) AS v(role, names)
+			 JOIN pg_catalog.pg_proc p ON p.proname OPERATOR(pg_catalog.=) ANY (v.names) AND p.pronamespace OPERATOR(pg_catalog.=) 'evbus'::pg_catalog.regnamespace
+	LOOP
+		EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', may.routine, may.role);
+	END LOOP;
+END $$;
+GRANT SELECT ON evbus.privilege_list, evbus.retention_audit, evbus.dead_letter_quota TO evbus_operator;
+
 /* Who watches the server sees what there is and how far it is; no events. */
-GRANT USAGE ON SCHEMA evbus TO pg_monitor;
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.stat_progress, evbus.dead_letter_quota, evbus.breaker_list,
-	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total, evbus.dead_letter_trend TO pg_monitor;
+	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total, evbus.dead_letter_trend TO pg_monitor, evbus_monitor, evbus_operator;
 GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._progress_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
 	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus._check_ages(interval, interval), evbus.report_html(text, integer, boolean),
-	evbus.top(integer, integer), evbus._fit(text, integer), evbus._short(double precision), evbus._short(interval) TO pg_monitor;
+	evbus.top(integer, integer), evbus._fit(text, integer), evbus._short(double precision), evbus._short(interval) TO pg_monitor, evbus_monitor, evbus_operator;
 /* For health(). */
-GRANT SELECT (bus_id, due_at) ON evbus.scheduled TO pg_monitor;
-GRANT SELECT (bus_id, bus, max_backlog, max_backlog_bytes) ON evbus.bus TO pg_monitor;
+GRANT SELECT (bus_id, due_at) ON evbus.scheduled TO pg_monitor, evbus_monitor, evbus_operator;
+GRANT SELECT (bus_id, bus, max_backlog, max_backlog_bytes) ON evbus.bus TO pg_monitor, evbus_monitor, evbus_operator;
 /* Pure functions inside views, which PostgreSQL checks against the reader. */
 GRANT EXECUTE ON FUNCTION evbus._decode(bytea, bigint), evbus._priority(bytea), evbus._expires_at(bytea), evbus._event_time(bigint), evbus._time_event(timestamptz), evbus._type_matches(text, text[]) TO PUBLIC;

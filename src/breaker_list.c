@@ -19,6 +19,7 @@
 #include "delivery.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "privilege.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -47,7 +48,7 @@ evbus_reset_breaker(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = evbus_subscription_get(evbus_arg_text(fcinfo, 0, "subscription"), false);
 
-	evbus_check_owner(sub->owner, "subscription", sub->name);
+	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
 	PG_RETURN_BOOL(evbus_breaker_close(evbus_db(), sub));
 }
 

@@ -21,6 +21,7 @@
 #include "internal.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "privilege.h"
 #include "registry.h"
 #include "storage/lmgr.h"
 #include "upkeep.h"
@@ -438,6 +439,14 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 
 /* A bus that the caller may change, by argument 0. */
 static void
+managed_bus(FunctionCallInfo fcinfo, EvbusBus *bus)
+{
+	evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), bus);
+	evbus_check_bus(bus, GetUserId(), EVBUS_MANAGE);
+}
+
+/* One that the caller may drop. */
+static void
 own_bus(FunctionCallInfo fcinfo, EvbusBus *bus)
 {
 	evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), bus);
@@ -482,9 +491,9 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	char		nulls[8 + N_FLOW + 1] = "              ";
 	bool		may_drop = false;
 
-	own_bus(fcinfo, &bus);
+	managed_bus(fcinfo, &bus);
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
-	own_bus(fcinfo, &bus);
+	managed_bus(fcinfo, &bus);
 	values[0] = Int32GetDatum(bus.bus_id);
 	values[1] = Int32GetDatum(bus.storage_class_id);
 	if (bus.is_volatile && (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(5) || !PG_ARGISNULL(6)))

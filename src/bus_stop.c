@@ -20,6 +20,7 @@
 #include "internal.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "privilege.h"
 #include "registry.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -52,7 +53,7 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 	{
 		AcceptInvalidationMessages();	/* it was dropped while we waited for its row; is there another? */
 		evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), &bus);
-		evbus_check_owner(bus.owner, "bus", bus.name);
+		evbus_check_bus(&bus, GetUserId(), EVBUS_MANAGE);
 		values[0] = Int32GetDatum(bus.bus_id);
 		evbus_internal_begin(&state);
 		rows = evbus_sql(NULL, "UPDATE evbus.bus SET paused = $2 WHERE bus_id = $1", 2, types, values, NULL, 0);
@@ -147,7 +148,7 @@ look(EvbusDb *db, Stop *stop)
 	stop->all = true;
 	stop->unpaused = false;
 	for (int i = 0; i < n_buses; i++)
-		if (has_privs_of_role(GetUserId(), buses[i].owner))
+		if (evbus_bus_allows(&buses[i], GetUserId(), EVBUS_MANAGE))
 		{
 			stop->in_flight[stop->n] = in_flight(db, buses[i].bus_id, subs, n_subs);
 			stop->all = stop->all && buses[i].paused && stop->in_flight[stop->n] == 0;

@@ -63,6 +63,7 @@ typedef struct Changes
 	EvbusJsonbParser *parser;
 	StringInfoData text;
 	MemoryContext scratch;		/* of one event */
+	Oid			owner;			/* of the table: who writes it needs no right to publish */
 	EvbusDb    *db;				/* and the bus: since the first event of this call */
 	EvbusBus	bus;
 } Changes;
@@ -229,6 +230,7 @@ begin(Relation rel, Trigger *trigger)
 	initStringInfo(&c->text);
 	c->scratch = AllocSetContextCreate(CurrentMemoryContext, "evbus changes", ALLOCSET_DEFAULT_SIZES);
 	c->trigger = trigger->tgoid;
+	c->owner = rel->rd_rel->relowner;
 	return c;
 }
 
@@ -258,7 +260,7 @@ publish_change(Changes *c, Verb verb, TupleTableSlot *old_row, TupleTableSlot *n
 			key = evbus_row_json_key(&c->json, new_row ? new_row : old_row);
 		/* A statement that changes nothing does not count as publishing. */
 		if (c->db == NULL)
-			c->db = evbus_publish_prepare(c->bus_name, "evbus.publish_changes()", 0, &c->bus);
+			c->db = evbus_publish_prepare(c->bus_name, "evbus.publish_changes()", c->owner, 0, &c->bus);
 		evbus_flow_publish(c->db, &c->bus, 1);
 		(void) evbus_publish_event(c->db, &c->bus, c->types[verb], key, NULL,
 								   evbus_jsonb_parse(c->parser, c->text.data, c->text.len));

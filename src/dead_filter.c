@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "internal.h"
 #include "miscadmin.h"
+#include "privilege.h"
 #include "registry.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -72,7 +73,7 @@ evbus_dead_filter_scope(EvbusDeadFilter *filter, Oid role, bool gone_too)
 		appendStringInfo(&all, "%s%d", all.len ? "," : "", subs[i].subscription_id);
 		if ((filter->subscription_id == 0 || filter->subscription_id == subs[i].subscription_id) &&
 			(filter->bus_id == 0 || filter->bus_id == subs[i].bus_id) &&
-			has_privs_of_role(role, subs[i].owner))
+			evbus_subscription_allows(&subs[i], role, EVBUS_OPERATE))
 			appendStringInfo(&mine, "%s%d", mine.len ? "," : "", subs[i].subscription_id);
 	}
 	filter->scope = psprintf("d.subscription_id = ANY ('{%s}'::int[])", mine.data);
@@ -171,7 +172,7 @@ evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool go
 			sub = evbus_subscription_get(name, false);	/* raises the error */
 		filter->subscription_id = sub ? sub->subscription_id : -1;
 		if (sub)
-			evbus_check_owner(sub->owner, "subscription", sub->name);
+			evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
 		if (sub && filter->bus_id > 0 && sub->bus_id != filter->bus_id)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -221,10 +222,13 @@ evbus_dead_filter_ids(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gon
 					(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
 					 errmsg("subscription \"%s\" no longer exists", name),
 					 errhint("Its dead letters can be read and discarded, but nobody is left to deliver them to.")));
-		if (sub == NULL ? !all : !has_privs_of_role(state.user, sub->owner))
+		if (sub == NULL && !all)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("must be owner of subscription \"%s\"", name)));
+					 errmsg("subscription \"%s\" no longer exists", name),
+					 errhint("What it left can be discarded by superusers.")));
+		if (sub != NULL)
+			evbus_check_subscription(sub, state.user, EVBUS_OPERATE);
 	}
 	evbus_internal_end(&state);
 	evbus_dead_filter_scope(filter, GetUserId(), gone_too);

@@ -29,6 +29,7 @@
 #include "pace.h"
 #include "point.h"
 #include "priority.h"
+#include "privilege.h"
 #include "reader.h"
 #include "retry.h"
 #include "ring.h"
@@ -65,8 +66,11 @@ static EvbusSubscription *
 consumer_subscription(const char *name)
 {
 	EvbusSubscription *sub = evbus_subscription_get(name, false);
+	EvbusBus	bus;
 
-	evbus_check_owner(sub->owner, "subscription", sub->name);
+	evbus_check_subscription(sub, GetUserId(), EVBUS_CONSUME);
+	if (evbus_bus_by_id(sub->bus_id, &bus))
+		evbus_check_bus(&bus, sub->owner, EVBUS_SUBSCRIBE);	/* it is his */
 	if (sub->has_handler)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_WRONG_KIND),

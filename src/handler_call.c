@@ -20,6 +20,7 @@
 #include "funcapi.h"
 #include "inflight.h"
 #include "miscadmin.h"
+#include "privilege.h"
 #include "process.h"
 #include "stat_outbox.h"
 #include "storage/lmgr.h"
@@ -66,6 +67,12 @@ evbus_call_aim(const EvbusSubscription *sub)
 
 	if (!evbus_subscription_runs(sub))
 		return false;
+	if (!evbus_may_be_delivered_to(sub))
+	{
+		evbus_upkeep_pause(sub->subscription_id,
+						   psprintf("its owner has no privilege \"subscribe\" on bus \"%s\"", sub->bus_name));
+		return false;
+	}
 	if (!OidIsValid(fn))
 	{
 		evbus_upkeep_pause(sub->subscription_id,

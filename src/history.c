@@ -36,6 +36,7 @@
 #include "internal.h"
 #include "leaf.h"
 #include "leafindex.h"
+#include "privilege.h"
 #include "registry.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -269,6 +270,7 @@ read_page(FunctionCallInfo fcinfo)
 	if (!PG_ARGISNULL(8))
 		page->filter = DatumGetCString(DirectFunctionCall1(jsonpath_out, PG_GETARG_DATUM(8)));
 	evbus_bus_get(bus, &page->bus);
+	evbus_check_bus(&page->bus, GetUserId(), EVBUS_READ);
 	find_leaves(page);
 	return page;
 }

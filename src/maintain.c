@@ -36,6 +36,7 @@
 #include "pgstat.h"
 #include "point.h"
 #include "pool.h"
+#include "privilege.h"
 #include "redrive_job.h"
 #include "quota.h"
 #include "registry.h"
@@ -502,6 +503,7 @@ evbus_maintainer_main(Datum main_arg)
 				if (attempt(look_at_ledger, true) && ledger_due)
 					(void) attempt(turn_ledger, false);
 				(void) attempt(forget_dropped, true);
+				(void) attempt(evbus_privilege_sweep, true);
 				while (attempt(expire_bus, true) && bus_expired)
 					run_errands();
 				if (attempt(look_at_indexes, true))

@@ -34,6 +34,7 @@
 #include "outbox.h"
 #include "pattern.h"
 #include "point.h"
+#include "privilege.h"
 #include "registry.h"
 #include "ring.h"
 #include "scheduled.h"
@@ -192,11 +193,11 @@ evbus_publish_check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb 
 }
 
 /*
- * What does not depend on the event: the bus, its limits, the transaction, a leaf to write to.
- * n: that the caller will publish; 0: it minds the limits itself.
+ * What does not depend on the event: the bus, the right of the role, its limits, the transaction, a leaf to
+ * write to.  n: that the caller will publish; 0: it minds the limits itself.
  */
 EvbusDb *
-evbus_publish_prepare(const char *bus_name, const char *what, int64 n, EvbusBus *bus)
+evbus_publish_prepare(const char *bus_name, const char *what, Oid role, int64 n, EvbusBus *bus)
 {
 	EvbusDb    *db;
 	EvbusLeaf	leaf;
@@ -205,6 +206,7 @@ evbus_publish_prepare(const char *bus_name, const char *what, int64 n, EvbusBus 
 
 	db = evbus_db();
 	evbus_bus_get_or_make(db, bus_name, what, bus);
+	evbus_check_bus(bus, role, EVBUS_PUBLISH);
 	PreventCommandIfReadOnly(what);
 	PreventCommandIfParallelMode(what);
 	PreventCommandDuringRecovery(what);
@@ -412,7 +414,7 @@ evbus_publish(PG_FUNCTION_ARGS)
 
 	evbus_publish_check_type(type);
 	evbus_publish_check_headers(headers.json);
-	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", due == 0, &bus);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish()", GetUserId(), due == 0, &bus);
 	if (due == 0 && dedup_key == NULL)
 		PG_RETURN_INT64(evbus_publish_event(db, &bus, type, key, &headers, payload));
 
@@ -494,7 +496,7 @@ publish_all(FunctionCallInfo fcinfo, MemoryContext context, int *count)
 		if (dedup_keys && !dedup_nulls[i])
 			(void) check_dedup_key(DatumGetTextPP(dedup_keys[i]));
 	}
-	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", later.due == 0 ? n : 0, &bus);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_batch()", GetUserId(), later.due == 0 ? n : 0, &bus);
 	*count = n;
 	if (n == 0)
 		return NULL;

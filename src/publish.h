@@ -16,7 +16,7 @@ extern void evbus_publish_init(void);
 
 /* For others who publish: the type is checked, the bus prepared in this very transaction, then events. */
 extern void evbus_publish_check_type(text *type);
-extern EvbusDb *evbus_publish_prepare(const char *bus_name, const char *what, int64 n, EvbusBus *bus);
+extern EvbusDb *evbus_publish_prepare(const char *bus_name, const char *what, Oid role, int64 n, EvbusBus *bus);
 extern void evbus_publish_headers(FunctionCallInfo fcinfo, int priority, int expires_at, EvbusHeaders *headers);
 extern void evbus_publish_check_headers(Jsonb *headers);
 extern void evbus_publish_check_event(const EvbusBus *bus, text *key, Jsonb *headers, Jsonb *payload);

@@ -30,6 +30,7 @@
 #include "internal.h"
 #include "parser/parse_func.h"
 #include "pattern.h"
+#include "privilege.h"
 #include "registry.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -229,6 +230,8 @@ evbus_publish_changes(PG_FUNCTION_ARGS)
 				 errhint("Who makes triggers that publish needs it, who writes the table does not: GRANT EXECUTE ON FUNCTION evbus._changes() TO %s.",
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 	rel = open_table(fcinfo);
+	evbus_check_bus(&bus, GetUserId(), EVBUS_PUBLISH);
+	evbus_check_bus(&bus, rel->rd_rel->relowner, EVBUS_PUBLISH);	/* as whom it is published */
 	tables = has_relatives(rel) ? RELATED : ALONE;
 	table = quoted_table(rel);
 	if (is_published_above(rel, function))

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "internal.h"
 #include "miscadmin.h"
+#include "privilege.h"
 #include "registry.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -44,7 +45,7 @@ evbus_limit_publisher(PG_FUNCTION_ARGS)
 	uint64		rows;
 
 	evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), &bus);
-	evbus_check_owner(bus.owner, "bus", bus.name);
+	evbus_check_bus(&bus, GetUserId(), EVBUS_MANAGE);
 	evbus_arg_present(fcinfo, 1, "role");
 	(void) GetUserNameFromId(PG_GETARG_OID(1), false);
 	rate = evbus_arg_int(fcinfo, 2, "rate", 0, EVBUS_RATE_MAX);

@@ -115,7 +115,7 @@ evbus_publish_lines(PG_FUNCTION_ARGS)
 				 errhint("All events of evbus.publish_lines() have one type: 'order.created', and not '{order.created}'.")));
 	evbus_publish_check_type(type);
 	evbus_publish_check_headers(headers.json);
-	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_lines()", n, &bus);
+	db = evbus_publish_prepare(evbus_arg_text(fcinfo, 0, "bus"), "evbus.publish_lines()", GetUserId(), n, &bus);
 	if (n >= EVBUS_LARGE_BATCH)
 		evbus_keep_memory(EVBUS_KEEP_BYTES);
 

@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "point.h"
+#include "privilege.h"
 #include "redrive.h"
 #include "registry.h"
 #include "utils/acl.h"
@@ -229,8 +230,8 @@ job_fault(const Job *job)
 	sub = evbus_subscription_by_id(job->filter.subscription_id);
 	if (sub == NULL)
 		return psprintf("subscription \"%s\" no longer exists", job->subscription);
-	if (!has_privs_of_role(job->role, sub->owner))
-		return psprintf("role \"%s\" is no longer owner of subscription \"%s\"", GetUserNameFromId(job->role, false), job->subscription);
+	if (!evbus_subscription_allows(sub, job->role, EVBUS_OPERATE))
+		return psprintf("role \"%s\" may no longer operate subscription \"%s\"", GetUserNameFromId(job->role, false), job->subscription);
 	return NULL;
 }
 

@@ -4,7 +4,7 @@
  *
  * The tables are the registry; here is a cache of them, local to the process and
  * dropped by the relcache invalidations that every change of evbus.bus,
- * evbus.subscription, evbus.replay and evbus.publish_limit sends.  So it is transactional: own changes
+ * evbus.subscription, evbus.replay, evbus.publish_limit and evbus.privilege sends.  So it is transactional: own changes
  * are seen at once, those of others once they commit, none of a rollback.
  *
  * A replay is a subscription without a name: a copy of the one it is of, with
@@ -24,7 +24,6 @@
 #include "pattern.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -77,6 +76,7 @@ static Oid	cached_bus_relid = InvalidOid;
 static Oid	cached_sub_relid = InvalidOid;
 static Oid	cached_replay_relid = InvalidOid;
 static Oid	cached_limit_relid = InvalidOid;
+static Oid	cached_privilege_relid = InvalidOid;	/* read by privilege.c, by our generation */
 static uint64 cache_generation = 0;
 static uint64 n_invalidations = 0;
 static uint64 cache_signature = 0;	/* of the rows that were read */
@@ -86,7 +86,7 @@ static void
 registry_invalidate(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || relid == cached_bus_relid || relid == cached_sub_relid || relid == cached_replay_relid ||
-		relid == cached_limit_relid)
+		relid == cached_limit_relid || relid == cached_privilege_relid)
 	{
 		cache_valid = false;
 		n_invalidations++;
@@ -373,7 +373,7 @@ load_table(Oid relid)
 static uint64
 signature(void)
 {
-	Oid			relids[] = {cached_bus_relid, cached_sub_relid, cached_replay_relid, cached_limit_relid};
+	Oid			relids[] = {cached_bus_relid, cached_sub_relid, cached_replay_relid, cached_limit_relid, cached_privilege_relid};
 	uint64		sum = 0;
 
 	for (int i = 0; i < lengthof(relids); i++)
@@ -408,6 +408,7 @@ cache_load(void)
 		cached_sub_relid = evbus_relid("subscription");
 		cached_replay_relid = evbus_relid("replay");
 		cached_limit_relid = evbus_relid("publish_limit");
+		cached_privilege_relid = evbus_relid("privilege");
 		if (cache_context == NULL)
 			cache_context = AllocSetContextCreate(TopMemoryContext, "evbus registry", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextReset(cache_context);
@@ -640,16 +641,6 @@ evbus_subscription_wants(const EvbusSubscription *sub, const char *type, int len
 		at += plen;
 	}
 	return false;
-}
-
-/* Errors 42501 unless the caller has the rights of the owner. */
-void
-evbus_check_owner(Oid owner, const char *kind, const char *name)
-{
-	if (!has_privs_of_role(GetUserId(), owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of %s \"%s\"", kind, name)));
 }
 
 /*

@@ -141,7 +141,6 @@ extern void evbus_registry_changed(void);
 extern void evbus_registry_forget(void);
 extern void evbus_registry_verify(void);
 extern bool evbus_subscription_wants(const EvbusSubscription *sub, const char *type, int len);
-extern void evbus_check_owner(Oid owner, const char *kind, const char *name);
 extern int	evbus_registry_free_slot(const char *table, int max);
 
 #endif

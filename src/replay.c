@@ -36,6 +36,7 @@
 #include "miscadmin.h"
 #include "point.h"
 #include "position.h"
+#include "privilege.h"
 #include "storage/lmgr.h"
 #include "tick.h"
 #include "utils/builtins.h"
@@ -181,7 +182,7 @@ own_subscription(const char *name)
 {
 	EvbusSubscription *sub = evbus_subscription_get(name, false);
 
-	evbus_check_owner(sub->owner, "subscription", sub->name);
+	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
 	return sub;
 }
 
@@ -317,7 +318,7 @@ evbus_cancel_replay(PG_FUNCTION_ARGS)
 		sub = evbus_subscription_by_id((int32) id);
 	if (sub && sub->replay_of != 0)
 	{
-		evbus_check_owner(sub->owner, "subscription", sub->name);
+		evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
 		if (end_replays(sub->subscription_id, 0, 0, "cancelled") > 0)
 			PG_RETURN_BOOL(true);
 	}

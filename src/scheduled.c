@@ -55,6 +55,7 @@
 #include "leaf.h"
 #include "miscadmin.h"
 #include "point.h"
+#include "privilege.h"
 #include "storage/bufmgr.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -630,7 +631,7 @@ evbus_scheduled_delete(EvbusDb *db, int64 id)
 			TM_Result	result;
 
 			if (!has_privs_of_role(GetUserId(), role) &&
-				!(evbus_bus_by_id(bus_id, &bus) && has_privs_of_role(GetUserId(), bus.owner)))
+				!(evbus_bus_by_id(bus_id, &bus) && evbus_bus_allows(&bus, GetUserId(), EVBUS_MANAGE)))
 				ereport(ERROR,
 						(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						 errmsg("event " INT64_FORMAT " was scheduled by another role", id)));

@@ -106,7 +106,7 @@ publish_due(EvbusDb *of, int max)
 		{
 			if (!evbus_bus_by_id(due[i].bus_id, &bus))
 				continue;
-			(void) evbus_publish_prepare(bus.name, "evbus.publish()", 0, &bus);
+			(void) evbus_publish_prepare(bus.name, "evbus.publish()", GetUserId(), 0, &bus);
 		}
 		if (due[i].bus_id != bus.bus_id)
 			continue;			/* and now there is another of its name */

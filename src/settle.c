@@ -16,6 +16,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "pin.h"
+#include "privilege.h"
 #include "reader.h"
 #include "receipt.h"
 #include "retry.h"
@@ -153,7 +154,7 @@ pin_receipts(FunctionCallInfo fcinfo, int arg, const char *name, EvbusPinAction 
 		count = run_length(all + at, n - at);
 		if (sub == NULL)
 			continue;
-		evbus_check_owner(sub->owner, "subscription", sub->name);
+		evbus_check_subscription(sub, GetUserId(), EVBUS_CONSUME);
 		/* Attached under its present epoch: what a seek has ended is gone then. */
 		if (evbus_ledger_attach(db, sub))
 			evbus_pin_held(db, sub, all + at, count, action);
@@ -387,7 +388,7 @@ evbus_extend(PG_FUNCTION_ARGS)
 
 		if (sub == NULL)
 			continue;
-		evbus_check_owner(sub->owner, "subscription", sub->name);
+		evbus_check_subscription(sub, GetUserId(), EVBUS_CONSUME);
 		if (evbus_cursor_renew(db, &all[i].claim, all[i].subscription_id, all[i].event_id, GetCurrentTimestamp() + lease))
 			good++;
 	}

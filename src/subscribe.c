@@ -25,6 +25,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "position.h"
+#include "privilege.h"
 #include "registry.h"
 #include "replay.h"
 #include "storage/lmgr.h"
@@ -329,12 +330,14 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 			evbus_position_refuse(text_to_cstring(PG_GETARG_TEXT_PP(4)), 1);
 	}
 	evbus_bus_get_or_make(db, bus_name, "evbus.subscribe()", &bus);
+	evbus_check_bus(&bus, GetUserId(), EVBUS_SUBSCRIBE);
 	PreventCommandIfReadOnly("evbus.subscribe()");
 	position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);
 
 	bus_id = bus.bus_id;
 	LockRelationOid(evbus_relid("subscription"), ShareRowExclusiveLock);	/* one at a time */
 	evbus_bus_get(bus_name, &bus);
+	evbus_check_bus(&bus, GetUserId(), EVBUS_SUBSCRIBE);
 	if (bus.bus_id != bus_id)	/* another of its name by now, with positions of its own */
 		position = start_position(fcinfo, 4, db, bus.bus_id, bus.slot);
 	check_new(name);
@@ -375,13 +378,13 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(position);
 }
 
-/* A subscription that the caller may change, by argument 0. */
+/* A subscription that the caller may operate, by argument 0. */
 static EvbusSubscription *
-own_subscription(FunctionCallInfo fcinfo)
+operated_subscription(FunctionCallInfo fcinfo)
 {
 	EvbusSubscription *sub = evbus_subscription_get(evbus_arg_text(fcinfo, 0, "subscription"), false);
 
-	evbus_check_owner(sub->owner, "subscription", sub->name);
+	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
 	return sub;
 }
 
@@ -415,18 +418,18 @@ locked_subscription(FunctionCallInfo fcinfo, const char *what)
 	PreventCommandIfReadOnly(what);
 	for (int i = 0; i < TRIES; i++)
 	{
-		EvbusSubscription *sub = own_subscription(fcinfo);
+		EvbusSubscription *sub = operated_subscription(fcinfo);
 		int32		id = sub->subscription_id;
 		bool		found = change(sub, "SELECT 1 FROM evbus.subscription WHERE subscription_id = $1 FOR UPDATE", NULL, 0) > 0;
 
 		AcceptInvalidationMessages();
-		sub = own_subscription(fcinfo); /* an error if it is gone */
+		sub = operated_subscription(fcinfo); /* an error if it is gone */
 		if (found && sub->subscription_id == id)
 			return sub;
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not serialize access to subscription \"%s\" due to concurrent update", own_subscription(fcinfo)->name)));
+			 errmsg("could not serialize access to subscription \"%s\" due to concurrent update", operated_subscription(fcinfo)->name)));
 }
 
 /* What a volatile bus has overwritten is counted when somebody looks: before it is settled otherwise. */
@@ -458,6 +461,8 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 	Datum		values[N_SETTINGS + 1];
 	char		nulls[N_SETTINGS + 2];
 
+	if (!PG_ARGISNULL(2) || !PG_ARGISNULL(3 + 14))	/* they run as the owner */
+		evbus_check_owner(sub->owner, "subscription", sub->name);
 	read_settings(fcinfo, 1, 3, sub, sub->owner, &set);
 	memcpy(types, setting_types, sizeof(setting_types));
 	memcpy(values, set.values, sizeof(set.values));
@@ -497,6 +502,7 @@ evbus_unsubscribe(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.unsubscribe()");
 
+	evbus_check_owner(sub->owner, "subscription", sub->name);
 	count_dropped(sub);
 	evbus_replays_end(sub->subscription_id, 0);
 	(void) change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0);

@@ -23,6 +23,7 @@
 #include "funcapi.h"
 #include "ledger.h"
 #include "miscadmin.h"
+#include "privilege.h"
 #include "utils/timestamp.h"
 
 #define LINES_PER_SECOND	100
@@ -132,7 +133,7 @@ evbus_trace(PG_FUNCTION_ARGS)
 	EvbusDb    *db = evbus_db();
 	TimestampTz until = GetCurrentTimestamp() + duration;
 
-	evbus_check_owner(sub->owner, "subscription", sub->name);
+	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
 	PreventCommandDuringRecovery("evbus.trace()");
 	evbus_db_require_ready(db);
 	if (sub->uncommitted && !sub->changed)

@@ -37,6 +37,7 @@
 #include "ledger.h"
 #include "miscadmin.h"
 #include "point.h"
+#include "privilege.h"
 #include "progress.h"
 #include "registry.h"
 #include "ring.h"
@@ -324,7 +325,7 @@ evbus_train_dictionary(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	evbus_bus_get(name, &bus);
-	evbus_check_owner(bus.owner, "bus", bus.name);
+	evbus_check_bus(&bus, GetUserId(), EVBUS_MANAGE);
 	if (bus.is_volatile)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

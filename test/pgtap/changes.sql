@@ -242,6 +242,10 @@ SELECT throws_ok($$SELECT evbus.publish_changes('owned', 'shop')$$, '42501', NUL
 SELECT throws_ok($$SELECT evbus.stop_publish_changes('owned')$$, '42501', NULL, 'nor stop it');
 RESET ROLE;
 SET ROLE evbus_test_owner;
+SELECT is(message_of($$SELECT evbus.publish_changes('owned', 'shop')$$), 'permission denied for bus "shop" | Its owner can allow it: SELECT evbus.grant(''publish'', ''shop'', ''evbus_test_owner'');', 'the bus has a say, too');
+RESET ROLE;
+SELECT evbus.grant('publish', 'shop', 'evbus_test_owner');
+SET ROLE evbus_test_owner;
 SELECT lives_ok($$SELECT evbus.publish_changes('owned', 'shop')$$, 'the owner can');
 RESET ROLE;
 SET ROLE evbus_test_writer;

@@ -134,9 +134,11 @@ GRANT EXECUTE ON FUNCTION evbus.cancel_scheduled(bigint) TO evbus_test_alice, ev
 GRANT EXECUTE ON FUNCTION evbus.create_bus TO evbus_test_carol;
 SET ROLE evbus_test_carol;
 SELECT evbus.create_bus('carols');
+RESET ROLE;
+SELECT evbus.grant('publish', 'carols', 'evbus_test_alice');
 SET ROLE evbus_test_alice;
 SELECT evbus.publish('carols', 'a', '1', delay => '1 hour', dedup_key => 'x') AS alices, evbus.publish('carols', 'a', '1', delay => '1 hour') AS another \gset
-SELECT is(evbus.publish('carols', 'a', '1', dedup_key => 'x'), :alices, 'EXECUTE on publish is all it takes to schedule, and to use keys');
+SELECT is(evbus.publish('carols', 'a', '1', dedup_key => 'x'), :alices, 'who may publish may schedule, and use keys');
 SET ROLE evbus_test_bob;
 SELECT throws_ok(format('SELECT evbus.cancel_scheduled(%s)', :alices), '42501', NULL, 'another role cannot cancel it');
 SET ROLE evbus_test_alice;

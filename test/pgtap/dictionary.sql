@@ -121,7 +121,7 @@ CREATE ROLE evbus_test_stranger;
 GRANT USAGE ON SCHEMA evbus TO evbus_test_stranger;
 GRANT EXECUTE ON FUNCTION evbus.train_dictionary(text, integer, integer, boolean) TO evbus_test_stranger;
 SET ROLE evbus_test_stranger;
-SELECT throws_ok($$SELECT evbus.train_dictionary('d')$$, '42501', 'must be owner of bus "d"', 'a dictionary is made by the owner of the bus');
+SELECT throws_ok($$SELECT evbus.train_dictionary('d')$$, '42501', 'permission denied for bus "d"', 'a dictionary is made by who manages the bus');
 SELECT throws_ok($$SELECT * FROM evbus.dictionary_list$$, '42501', NULL, 'others do not see the list');
 RESET ROLE;
 

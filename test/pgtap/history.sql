@@ -233,8 +233,9 @@ SELECT is((SELECT count(*) FROM evbus.history_page('orders', types => ARRAY['it'
 CREATE ROLE evbus_test_reader;
 GRANT USAGE ON SCHEMA evbus TO evbus_test_reader;
 GRANT EXECUTE ON FUNCTION evbus.history_page TO evbus_test_reader;
+SELECT evbus.grant('read', 'orders', 'evbus_test_reader');
 SET ROLE evbus_test_reader;
-SELECT is((SELECT count(*) FROM evbus.history_page('orders', "limit" => 3)), 3::bigint, 'EXECUTE is all that a reader needs');
+SELECT is((SELECT count(*) FROM evbus.history_page('orders', "limit" => 3)), 3::bigint, 'EXECUTE and "read" are all that a reader needs');
 SELECT throws_ok('SELECT * FROM evbus.history', '42501', NULL, 'it gives no other way in');
 RESET ROLE;
 GRANT pg_monitor TO evbus_test_reader;

@@ -9,6 +9,7 @@ CREATE ROLE neighbour_other LOGIN;
 GRANT neighbour_other TO neighbour_owner;
 GRANT USAGE ON SCHEMA evbus TO neighbour_owner;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO neighbour_owner;
+SELECT evbus.grant('subscribe', 'orders', 'neighbour_owner');
 CREATE TABLE effect (type text, who text, attempt integer, n integer GENERATED ALWAYS AS IDENTITY);
 CREATE TABLE gate (id integer PRIMARY KEY, n integer NOT NULL);
 INSERT INTO gate VALUES (1, 0), (2, 0);

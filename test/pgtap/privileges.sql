@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(331);
+SELECT plan(341);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -25,7 +25,7 @@ SELECT evbus.subscribe('orders', 'admins') AS position \gset
 CREATE TABLE api (call text);
 GRANT SELECT ON api TO PUBLIC;
 INSERT INTO api VALUES
-	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$), ($$SELECT * FROM evbus.stop_all()$$), ($$SELECT evbus.limit_publisher('orders', 'postgres', 1)$$), ($$SELECT * FROM evbus.publish_limit$$), ($$SELECT * FROM evbus.publish_limit_list$$), ($$SELECT evbus.train_dictionary('orders')$$),
+	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$), ($$SELECT * FROM evbus.stop_all()$$), ($$SELECT evbus.limit_publisher('orders', 'postgres', 1)$$), ($$SELECT * FROM evbus.publish_limit$$), ($$SELECT * FROM evbus.publish_limit_list$$), ($$SELECT evbus.train_dictionary('orders')$$), ($$SELECT evbus.grant('publish', 'orders', 'evbus_test_bob')$$), ($$SELECT evbus.revoke('publish', 'orders', 'evbus_test_bob')$$), ($$SELECT evbus.has_privilege('publish', 'orders')$$), ($$SELECT * FROM evbus.privilege_list$$), ($$INSERT INTO evbus.privilege SELECT 'publish', bus_id, 'evbus_test_bob', 'postgres', now() FROM evbus.bus$$),
 	($$SELECT evbus.publish('orders', 'a', '1')$$), ($$SELECT * FROM evbus.publish_batch('orders', '{a}', '{1}')$$), ($$SELECT * FROM evbus.publish_lines('orders', 'a', '1')$$), ($$SELECT evbus.cancel_scheduled(1)$$),
 	($$SELECT * FROM evbus.scheduled_list$$), ($$SELECT * FROM evbus.scheduled$$), ($$SELECT * FROM evbus.scheduled_0$$), ($$DELETE FROM evbus.scheduled$$), ($$SELECT * FROM evbus.dedup_0$$), ($$TRUNCATE evbus.dedup_1$$),
 	($$SELECT evbus.publish_changes('api', 'orders')$$), ($$SELECT evbus.stop_publish_changes('api')$$), ($$SELECT evbus._changes()$$),
@@ -68,9 +68,10 @@ RESET ROLE;
 
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_nologin;
 GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA evbus TO evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_nologin;
+SELECT count(evbus.grant(p, 'orders', r)) AS n FROM unnest('{publish,subscribe}'::text[]) p, unnest('{evbus_test_alice,evbus_test_bob,evbus_test_carol,evbus_test_nologin}'::regrole[]) r \gset
 SET ROLE evbus_test_alice;
-SELECT ok(evbus.subscribe('orders', 'alices', types => '{shop.#}', backoff_initial => '1 hour', backoff_max => '1 hour') >= 0, 'a role that may execute subscribe makes a subscription');
-SELECT ok(evbus.publish('orders', 'shop.open', '1') > 0, 'a role that may execute publish publishes');
+SELECT ok(evbus.subscribe('orders', 'alices', types => '{shop.#}', backoff_initial => '1 hour', backoff_max => '1 hour') >= 0, 'a role that may subscribe makes a subscription');
+SELECT ok(evbus.publish('orders', 'shop.open', '1') > 0, 'a role that may publish publishes');
 RESET ROLE;
 SELECT is((SELECT owner::text FROM evbus.subscription_list WHERE subscription = 'alices'), 'evbus_test_alice', 'a subscription belongs to who made it');
 SET ROLE evbus_test_alice;

@@ -183,6 +183,7 @@ CREATE ROLE leaver LOGIN;
 GRANT USAGE ON SCHEMA evbus TO leaver;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO leaver;
 CREATE FUNCTION quietly(e evbus.event) RETURNS void LANGUAGE plpgsql AS 'BEGIN END';
+SELECT evbus.grant('subscribe', 'orders', 'leaver');
 SET SESSION AUTHORIZATION leaver;
 SELECT evbus.subscribe('orders', 'leavers', types => '{left}', handler => 'quietly(evbus.event)');
 RESET SESSION AUTHORIZATION;

@@ -47,6 +47,7 @@ CREATE ROLE alice;
 CREATE ROLE bob;
 GRANT USAGE ON SCHEMA evbus TO alice, bob;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO alice, bob;
+SELECT evbus.grant('subscribe', 'orders', 'alice');
 SQL
 sql("SELECT evbus.subscribe('orders', '$_', types => '{$_}')") foreach qw(crash cancel gone locked again max prepared);
 sql("SET ROLE alice; SELECT evbus.subscribe('orders', '$_', types => '{$_}')") foreach qw(hers lost);
@@ -107,7 +108,7 @@ is(sql(q(SELECT count(*) FROM evbus.retry_list WHERE subscription = 'gone')), '0
 bury('hers', 20);
 bury('lost', 100);
 is(sql(q(SET ROLE bob; SELECT evbus.redrive(dry_run => true))), '0', 'to a role that owns nothing nothing is redriven');
-like(refused(q(SET ROLE bob; SELECT evbus.redrive(subscription => 'hers', rate => 1))), qr/must be owner/, 'nor may it name what it does not own');
+like(refused(q(SET ROLE bob; SELECT evbus.redrive(subscription => 'hers', rate => 1))), qr/permission denied for subscription/, 'nor may it name what it does not own');
 $job = sql(q(SET ROLE alice; SELECT evbus.redrive(rate => 10000)));
 answers($node, 'postgres', sprintf($states, $job), 'done 120 of 120', 'a job without a filter is about what its role owns');
 is(sql("SELECT role || ' ' || login FROM evbus.redrive_list WHERE job = $job"), 'alice postgres', 'and says who registered it');

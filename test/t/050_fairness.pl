@@ -28,6 +28,7 @@ CREATE FUNCTION blocked(e evbus.event) RETURNS void LANGUAGE sql AS $$ LOCK TABL
 GRANT ALL ON called, lock TO PUBLIC;
 GRANT USAGE ON SCHEMA evbus TO PUBLIC;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO PUBLIC;
+GRANT evbus_consumer TO alice, bob, carol;
 SQL
 sql("CREATE ROLE $_ LOGIN") foreach qw(alice bob carol);
 sql($setup);
@@ -58,7 +59,7 @@ sub worst
 }
 
 # Two subscriptions of alice, which never come to an end, have both workers; bob has one event now and then.
-sql(q(SELECT evbus.create_bus(b) FROM unnest('{a1,a2,b,c}'::text[]) AS b));
+sql(q(SELECT evbus.create_bus(b), evbus.grant('subscribe', b, 'evbus_consumer') FROM unnest('{a1,a2,b,c}'::text[]) AS b));
 sql(q(SET SESSION AUTHORIZATION alice; SELECT evbus.subscribe('a1', 'a1', handler => 'slow(evbus.event)', batch_size => 1000), evbus.subscribe('a2', 'a2', handler => 'slow(evbus.event)', batch_size => 1000)));
 sql(q(SET SESSION AUTHORIZATION bob; SELECT evbus.subscribe('b', 'b', handler => 'quick(evbus.event)')));
 sql(q(SELECT count(*) FROM unnest('{a1,a2}'::text[]) AS b, LATERAL evbus.publish_batch(b, '{a}', (SELECT array_agg(to_jsonb(i)) FROM generate_series(1, 20000) AS i))));
@@ -82,7 +83,7 @@ sql(q(SELECT evbus.drop_bus(b, true) FROM unnest('{a1,a2,c}'::text[]) AS b));
 sql('DELETE FROM called');
 my $holder = $node->background_psql('postgres', on_error_die => 1);
 $holder->query_safe('BEGIN; LOCK TABLE lock;');
-sql(q(SELECT evbus.create_bus(b) FROM unnest('{slow,fails,blocked,quick}'::text[]) AS b));
+sql(q(SELECT evbus.create_bus(b), evbus.grant('subscribe', b, 'evbus_consumer') FROM unnest('{slow,fails,blocked,quick}'::text[]) AS b));
 sql(q(SET SESSION AUTHORIZATION alice;
 SELECT evbus.subscribe('slow', 'slow', handler => 'slow(evbus.event)', batch_size => 1000),
 	evbus.subscribe('fails', 'fails', handler => 'fails(evbus.event)', batch_size => 1000, max_attempts => 1000, backoff_max => '0', backoff_initial => '0'),
@@ -103,7 +104,7 @@ answers($node, 'postgres', q(SELECT lag + retries FROM evbus.subscription_lag WH
 is(sql(q(SELECT count(*) || ' ' || count(DISTINCT event_id) FROM called WHERE subscription = 'slow')), '2000 2000', 'each of its events came once, however often its batch was cut short');
 
 # What was cut short is in order where that was asked for, by priority where that was, and counted once where it is filtered.
-sql(q(DELETE FROM called; ALTER TABLE called ADD n integer GENERATED ALWAYS AS IDENTITY; SELECT evbus.create_bus('o');
+sql(q(DELETE FROM called; ALTER TABLE called ADD n integer GENERATED ALWAYS AS IDENTITY; SELECT evbus.create_bus('o'), evbus.grant('subscribe', 'o', 'evbus_consumer');
 CREATE FUNCTION keep(e evbus.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO called VALUES ('o', e.published_at, e.event_id); SELECT pg_sleep(0.005) $$;
 CREATE FUNCTION keep_some(e evbus.event) RETURNS void LANGUAGE sql AS $$ INSERT INTO called VALUES ('f', e.published_at, e.event_id); SELECT pg_sleep(0.005) $$));
 sql(q(SET SESSION AUTHORIZATION alice; SELECT evbus.subscribe('o', 'o', handler => 'keep(evbus.event)', ordering => 'key', batch_size => 1000), evbus.subscribe('o', 'f', handler => 'keep_some(evbus.event)', batch_size => 1000, filter => '$.i % 4 == 0')));
@@ -115,7 +116,7 @@ is(sql(q(SELECT (SELECT count(*) FROM called WHERE subscription = 'f') || ' ' ||
 # Another database has all workers.
 sql('CREATE DATABASE other');
 sql("CREATE EXTENSION evbus; $setup", 'other');
-sql(q(SELECT evbus.create_bus('a1'), evbus.create_bus('a2')), 'other');
+sql(q(SELECT evbus.create_bus(b), evbus.grant('subscribe', b, 'evbus_consumer') FROM unnest('{a1,a2}'::text[]) AS b), 'other');
 sql(q(SET SESSION AUTHORIZATION alice; SELECT evbus.subscribe('a1', 'a1', handler => 'slow(evbus.event)', batch_size => 1000), evbus.subscribe('a2', 'a2', handler => 'slow(evbus.event)', batch_size => 1000)), 'other');
 sql(q(SELECT count(*) FROM unnest('{a1,a2}'::text[]) AS b, LATERAL evbus.publish_batch(b, '{a}', (SELECT array_agg(to_jsonb(i)) FROM generate_series(1, 20000) AS i))), 'other');
 answers($node, 'other', q(SELECT count(DISTINCT subscription) FROM called), '2', 'another database has begun');

@@ -152,7 +152,7 @@ sql(q(CREATE ROLE alice LOGIN; GRANT USAGE ON SCHEMA evbus TO alice; GRANT EXECU
 sql(q(CREATE TABLE handled (event_id bigint); GRANT ALL ON handled TO alice;
 CREATE FUNCTION waits(e evbus.event) RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock_shared(7); INSERT INTO handled VALUES (e.event_id) $$;
 CREATE FUNCTION hogs(e evbus.event[]) RETURNS void LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock_shared(7) $$));
-sql(q(SELECT evbus.create_bus('w')));
+sql(q(SELECT evbus.create_bus('w'), evbus.grant('subscribe', 'w', 'alice')));
 sql(q(SET SESSION AUTHORIZATION alice; SELECT evbus.subscribe('w', 'waiter', handler => 'waits(evbus.event)', timeout => '1 hour')));
 my $id = sql(q(SELECT evbus.publish('w', 'secret', '"payload"', key => 'key')));
 answers($node, 'postgres', q(SELECT state || ' ' || owner || ' ' || subscription || ' ' || event_id FROM evbus.stat_worker WHERE kind = 'handler'), "busy alice waiter $id", 'a worker in a handler says whose event it has');
