@@ -1,6 +1,6 @@
 -- Every function with every kind of bad argument: a clear SQLSTATE each time, never an internal error, and nothing changed.
 \ir include/helpers.sql
-SELECT plan(1013);
+SELECT plan(1049);
 
 SELECT evbus.create_bus('b');
 SELECT evbus.create_bus('other');
