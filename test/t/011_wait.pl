@@ -92,7 +92,7 @@ if ($named)
 	unlike(slurp_file($node->logfile, $log), qr/too many custom wait events/, 'and nothing failed');
 
 	# Taken afterwards, they take none of ours; also when shared memory is made anew after a crash.
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evbus,$library'");
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evbus,$library'\nrestart_after_crash = on");
 	$node->restart;
 	my $own = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evbus %' AND wait_event LIKE 'Evbus%Main');
 	answers($node, 'postgres', $own, '3', 'who came first has its names');
