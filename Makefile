@@ -53,7 +53,7 @@ clean:
 
 endif
 
-.PHONY: demo test bench bench-check soak chaos model
+.PHONY: demo test bench bench-check soak chaos model versions
 demo test:
 	@tool/$@
 
@@ -77,6 +77,10 @@ CHAOS = $(if $(MUTANTS),--mutants $(filter-out all,$(MUTANTS))) $(if $(SECONDS),
 chaos:
 	@tool/setup
 	@test/chaos/run $(CHAOS)
+
+# make versions PG_CONFIGS="/path/to/pg16/bin/pg_config /path/to/pg17/bin/pg_config"
+versions:
+	@tool/versions $(PG_CONFIGS)
 
 # make model; make model ONLY='late flags_before_tail'
 model:

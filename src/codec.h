@@ -42,7 +42,7 @@ extern int	evbus_compress_threshold;
 extern void evbus_encode_jsonb(Jsonb *json, EvbusCoded *coded);
 extern void evbus_encode_payload(const EvbusBus *bus, Jsonb *json, EvbusCoded *coded);
 extern Jsonb *evbus_decode_jsonb(const char *data, int len, int64 event_id);
-extern void evbus_not_decodable(const char *data, int len, int64 event_id) pg_attribute_noreturn();
+pg_noreturn extern void evbus_not_decodable(const char *data, int len, int64 event_id);
 extern Jsonb *evbus_decode_try(const char *data, int len);
 extern EvbusPrinted evbus_decode_print(StringInfo out, StringInfo buffer, const char *data, int len, int max);
 extern const char *evbus_coded_alone(const char *data, int len, int *alone_len);

@@ -24,7 +24,15 @@
 #include "utils/wait_event.h"
 
 #if PG_VERSION_NUM >= 160000
+#include "catalog/pg_database_d.h"
+#include "catalog/pg_extension_d.h"
+#include "catalog/pg_proc_d.h"
 #include "varatt.h"
+#endif
+
+/* In front of the declaration since 18. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
 #endif
 
 /* Number of this backend among all, from 0; slots are indexed by it. */
@@ -75,9 +83,40 @@ evbus_backend_pid(int i)
 #define evbus_index_beginscan(heap, index, snapshot, nkeys) index_beginscan(heap, index, snapshot, nkeys, 0)
 #endif
 
-/* Names of one's own for wait events came with 17. */
+/*
+ * Names of one's own for wait events came with 17: 127 in a server, for all extensions together.  To ask for one more
+ * is an error, raised with the server's lock held; so it is looked first whether there is one.  Only in the postmaster
+ * can nobody come in between.
+ */
 #if PG_VERSION_NUM >= 170000
-#define evbus_wait_event_new(name) WaitEventExtensionNew(name)
+#define EVBUS_WAIT_EVENT_NAMES	127
+
+static inline bool
+evbus_wait_event_listed(uint32 class, const char *name, int *total)
+{
+	int			n;
+	char	  **names = GetWaitEventCustomNames(class, &n);
+
+	*total += n;
+	while (n > 0)
+	{
+		if (strcmp(names[--n], name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static inline uint32
+evbus_wait_event_new(const char *name)
+{
+	int			total = 0;
+
+	if (evbus_wait_event_listed(PG_WAIT_INJECTIONPOINT, name, &total))
+		return PG_WAIT_EXTENSION;	/* a name is of one class only */
+	if (!evbus_wait_event_listed(PG_WAIT_EXTENSION, name, &total) && total >= EVBUS_WAIT_EVENT_NAMES)
+		return PG_WAIT_EXTENSION;
+	return WaitEventExtensionNew(name);
+}
 #else
 #define evbus_wait_event_new(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif

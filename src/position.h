@@ -24,7 +24,7 @@ typedef struct EvbusPlace
 extern int64 evbus_position_now(EvbusDb *db, int32 bus_id, int bus_slot);
 extern int64 evbus_position_first(EvbusDb *db, int32 bus_id);
 extern void evbus_position_parse(const char *text, EvbusPlace *place);
-extern void evbus_position_refuse(const char *text, int64 next) pg_attribute_noreturn();
+pg_noreturn extern void evbus_position_refuse(const char *text, int64 next);
 extern void evbus_position_find(EvbusDb *db, int32 bus_id, int bus_slot, const char *text, EvbusPlace *place);
 
 #endif

@@ -90,13 +90,14 @@ evbus_read_settled(EvbusDb *db, const EvbusSubscription *sub, EvbusEvents *event
 {
 	for (int i = 0; i < events->n_skipped; i++)
 	{
-		int64		position = events->skipped[i];
+		bool		expired = events->skipped[i] < 0;
+		int64		position = expired ? -events->skipped[i] : events->skipped[i];
 
-		if ((position < 0 ? -position : position) < hi)
+		if (position < hi)
 		{
-			count_passed_over(db, sub, position < 0);
+			count_passed_over(db, sub, expired);
 			if (evbus_traced(db, sub))
-				evbus_trace_position(sub, Abs(position), position < 0 ? "passed over, as it is too old" : "kept back by the filter");
+				evbus_trace_position(sub, position, expired ? "passed over, as it is too old" : "kept back by the filter");
 		}
 	}
 	events->n_settled = events->n_skipped;

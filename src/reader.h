@@ -32,7 +32,7 @@ extern void evbus_event_passed_over(EvbusDb *db, const EvbusSubscription *sub, c
 extern int	evbus_read_more(int n, int64 bytes, int64 bytes_max, int max);
 extern void evbus_read_again(EvbusDb *db, const EvbusSubscription *sub, EvbusEvent *events, int n, XLogRecPtr *lsn);
 extern bool evbus_event_values(const EvbusEvent *event, const EvbusSubscription *sub, Datum *values, bool *nulls);
-extern void evbus_event_damaged(const EvbusEvent *event) pg_attribute_noreturn();
+pg_noreturn extern void evbus_event_damaged(const EvbusEvent *event);
 extern HeapTuple evbus_event_tuple(const EvbusEvent *event, const EvbusSubscription *sub, TupleDesc desc);
 
 #endif

@@ -12,6 +12,7 @@
 #include "receipt.h"
 
 #include "args.h"
+#include "common/int.h"
 #include "utils/builtins.h"
 #include "varint.h"
 

@@ -16,6 +16,7 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 #include "volatile.h"
+#include "wait.h"
 
 EvbusShared *evbus_shared = NULL;
 EvbusDb    *evbus_dbs;
@@ -179,6 +180,8 @@ shmem_startup(void)
 		evbus_inflight_init();
 	}
 	LWLockRelease(AddinShmemInitLock);
+	if (!found)
+		evbus_wait_init();
 }
 
 /* From _PG_init, while shared_preload_libraries is processed. */

@@ -26,6 +26,7 @@ typedef enum EvbusWait
 	EVBUS_WAITS
 } EvbusWait;
 
+extern void evbus_wait_init(void);
 extern uint32 evbus_wait_event(EvbusWait wait);
 
 #endif							/* EVBUS_WAIT_H */

@@ -18,7 +18,8 @@ children=()
 unset "${!PG@}" MAKEFLAGS MFLAGS MAKELEVEL CDPATH PERL5LIB
 export LC_ALL=C.UTF-8
 umask 022
-export PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
+# Debian's, or another that was built to try evbus on (tool/versions).
+export PG_CONFIG=${EVBUS_PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 
 # PostgreSQL refuses to run as root, so root uses the packages' own user.
 user=()

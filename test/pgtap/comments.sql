@@ -15,8 +15,10 @@ SELECT is_empty($$SELECT object FROM member JOIN pg_proc p ON classid = 'pg_proc
 	WHERE coalesce(obj_description(objid, 'pg_proc'), '') = ''$$, 'every function has a comment');
 SELECT is_empty($$SELECT object FROM member JOIN pg_proc p ON classid = 'pg_proc'::regclass AND p.oid = objid AND prokind = 'p'
 	WHERE coalesce(obj_description(objid, 'pg_proc'), '') = ''$$, 'every procedure has a comment');
+-- The row types of tables and views are members from PostgreSQL 17 on; what they are for the tables and views say.
 SELECT is_empty($$SELECT object FROM member JOIN pg_type t ON classid = 'pg_type'::regclass AND t.oid = objid AND typcategory <> 'A'
-	WHERE coalesce(obj_description(objid, 'pg_type'), '') = ''$$, 'every type has a comment');
+	LEFT JOIN pg_class c ON c.oid = typrelid
+	WHERE coalesce(relkind, 'c') = 'c' AND coalesce(obj_description(objid, 'pg_type'), '') = ''$$, 'every type has a comment');
 SELECT isnt(obj_description((SELECT oid FROM pg_extension WHERE extname = 'evbus'), 'pg_extension'), NULL, 'the extension has a comment');
 SELECT cmp_ok(count(*), '>', 30::bigint, 'the questions above had something to look at') FROM member;
 SELECT is_empty($$SELECT object FROM member WHERE object NOT LIKE '%evbus%' AND classid <> 'pg_extension'::regclass$$, 'everything lives in schema evbus');

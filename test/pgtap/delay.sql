@@ -89,7 +89,7 @@ SELECT is(evbus.cancel_scheduled(:c2), true, 'a cancel that was rolled back did 
 
 -- order, also of many
 
-SELECT count(*) AS n FROM (SELECT evbus.publish('b', 'o.' || n, to_jsonb(n), deliver_at => clock_timestamp() + interval '300 milliseconds' - n * interval '1 millisecond') FROM generate_series(1, 50) AS n) AS p \gset
+SELECT count(*) AS n FROM (SELECT evbus.publish('b', 'o.' || n, to_jsonb(n), deliver_at => statement_timestamp() + interval '500 milliseconds' - n * interval '1 millisecond') FROM generate_series(1, 50) AS n) AS p \gset
 SELECT is((SELECT string_agg(payload::text, ' ' ORDER BY ordinality) FROM take('s', 50) WITH ORDINALITY), (SELECT string_agg(n::text, ' ' ORDER BY n DESC) FROM generate_series(1, 50) AS n), 'events are delivered in the order of due times');
 SELECT array_agg(id ORDER BY ordinality) AS batch FROM evbus.publish_batch('b', '{batch}', ARRAY(SELECT to_jsonb(n) FROM generate_series(1, 3000) AS n), keys => ARRAY(SELECT n::text FROM generate_series(1, 3000) AS n),
 	headers => ARRAY(SELECT jsonb_build_object('n', n) FROM generate_series(1, 3000) AS n), deliver_at => clock_timestamp() + interval '500 milliseconds') WITH ORDINALITY AS ids (id, ordinality) \gset

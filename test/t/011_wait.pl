@@ -75,4 +75,32 @@ $node->stop('fast');
 cmp_ok(time - $start, '<', 30, 'a fast stop does not wait for waiting clients');
 eval { $client->quit };
 
+# Another extension may have taken the names; that costs the names, and nothing else.
+if ($named)
+{
+	my $library = build_module('wait_names');
+	my $workers = q(SELECT string_agg(pid::text || ' ' || wait_event, ', ' ORDER BY pid) FROM pg_stat_activity WHERE backend_type LIKE 'evbus %');
+
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$library,evbus'");
+	$node->start;
+	answers($node, 'postgres', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evbus %' AND wait_event = 'Extension'), '3', 'without names the workers run, and wait for "Extension"');
+	my $log = -s $node->logfile;
+	my $before = $node->safe_psql('postgres', $workers);
+	is($node->safe_psql('postgres', q(SELECT evbus.publish('orders', 'wanted', '2') > 0)), 't', 'events are published');
+	is($node->safe_psql('postgres', q(SELECT payload FROM evbus.receive('reader', wait => '10 seconds'))), '2', 'and received, by who waits for them');
+	is($node->safe_psql('postgres', $workers), $before, 'no worker was started again');
+	unlike(slurp_file($node->logfile, $log), qr/too many custom wait events/, 'and nothing failed');
+
+	# Taken afterwards, they take none of ours; also when shared memory is made anew after a crash.
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'evbus,$library'\nrestart_after_crash = on");
+	$node->restart;
+	my $own = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'evbus %' AND wait_event LIKE 'Evbus%Main');
+	answers($node, 'postgres', $own, '3', 'who came first has its names');
+	$log = -s $node->logfile;
+	kill 'KILL', worker_pids($node, 'evbus sequencer');
+	ok(crashed($node, $log), 'a worker is killed');
+	answers($node, 'postgres', $own, '3', 'and has them again after the crash');
+	$node->stop('fast');
+}
+
 done_testing();
