@@ -21,6 +21,7 @@
 #include "filter.h"
 #include "fmgr.h"
 #include "handler.h"
+#include "home.h"
 #include "leafindex.h"
 #include "ledger.h"
 #include "maintain.h"
@@ -299,6 +300,10 @@ define_settings(void)
 							gettext_noop("Sets the size of the ring of fresh events of each database."),
 							gettext_noop("Readers further behind than this read from the log."),
 							&evbus_ring_size, 32768, 1024, 4 * 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomStringVariable("evbus.site",
+							   gettext_noop("Sets a name that tells physical copies of a server apart."),
+							   gettext_noop("Started under another name than it had, a copy delivers nothing until evbus.take_over() is called."),
+							   &evbus_site, "", PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("evbus.track_statistics",
 							 gettext_noop("Counts what is published and delivered, for the views stat_bus, stat_subscription and stat_type."), NULL,
 							 &evbus_track_statistics, true, PGC_SUSET, 0, NULL, NULL, NULL);
