@@ -317,6 +317,16 @@ CREATE TABLE evbus.scheduled_5 PARTITION OF evbus.scheduled FOR VALUES IN (5) WI
 CREATE TABLE evbus.scheduled_6 PARTITION OF evbus.scheduled FOR VALUES IN (6) WITH (autovacuum_vacuum_insert_threshold = -1);
 CREATE TABLE evbus.scheduled_7 PARTITION OF evbus.scheduled FOR VALUES IN (7) WITH (autovacuum_vacuum_insert_threshold = -1);
 CREATE TABLE evbus.scheduled_8 PARTITION OF evbus.scheduled FOR VALUES IN (8);
+/* Else nothing could be deleted from them while somebody has a publication FOR ALL TABLES. */
+ALTER TABLE evbus.scheduled_0 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_1 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_2 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_3 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_4 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_5 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_6 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_7 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_8 REPLICA IDENTITY FULL;
 COMMENT ON TABLE evbus.scheduled_0 IS 'events due soon, first of four leaves of a quarter of an hour used in turn';
 COMMENT ON TABLE evbus.scheduled_1 IS 'events due soon, second of four leaves of a quarter of an hour used in turn';
 COMMENT ON TABLE evbus.scheduled_2 IS 'events due soon, third of four leaves of a quarter of an hour used in turn';
@@ -422,6 +432,7 @@ COMMENT ON COLUMN evbus.dead_letter_count.gone IS 'of those that died in this ho
 
 /* No key: whoever adds to it waits for nobody. */
 CREATE TABLE evbus.dead_letter_delta (LIKE evbus.dead_letter_count);
+ALTER TABLE evbus.dead_letter_delta REPLICA IDENTITY FULL;
 COMMENT ON TABLE evbus.dead_letter_delta IS 'changes that the maintainer has not yet folded into evbus.dead_letter_count; reports add up both';
 
 CREATE TABLE evbus.dead_letter_quota_state (

@@ -31,6 +31,7 @@
 #include "publish.h"
 #include "recover.h"
 #include "registry.h"
+#include "replicated.h"
 #include "ring.h"
 #include "scheduled.h"
 #include "shmem.h"
@@ -175,8 +176,9 @@ needs_quiet(Node *statement, bool outside)
 }
 
 /*
- * Three kinds concern us: what needs a database without sessions, what changes our
- * extension, and COMMIT PREPARED, whose events the sequencer must hear of before the client is answered.
+ * Four kinds concern us: what needs a database without sessions, what changes our
+ * extension, what lets logical replication write to tables, and COMMIT PREPARED, whose events the
+ * sequencer must hear of before the client is answered.
  */
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
@@ -203,6 +205,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 	}
 	PG_END_TRY();
 
+	if (evbus_subscribes_tables(statement))
+		evbus_refuse_replicated();
 	if (commits_prepared && evbus_shared != NULL)
 		for (int i = 0; i < evbus_max_databases; i++)
 			if (evbus_dbs[i].dboid == MyDatabaseId)
