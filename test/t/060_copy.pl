@@ -147,7 +147,7 @@ foreach my $part (\@before, [ @data[ 0 .. $bus - 1 ] ], [ $data[$bus] ], [ @data
 	last if $part == \@after;
 	is($server->safe_psql('parts', 'SELECT count(*) > 10 FROM evbus.health()'), 't', 'somebody looks on');
 	$server->poll_query_until('parts', 'SELECT sequencer_pid IS NOT NULL AND maintainer_pid IS NOT NULL FROM evbus._status()');
-	$server->safe_psql('parts', 'SELECT * FROM evbus.subscription_lag; SELECT * FROM evbus.bus_list');
+	$server->safe_psql('parts', 'SELECT * FROM evbus.subscription_lag; SELECT * FROM evbus.bus_list; SELECT * FROM evbus._subscription_state()');
 	sleep 1;
 	my ($ret, $stdout, $stderr) = $server->psql('parts', q(SELECT count(*) FROM evbus.receive('reader')));
 	like($stdout . $stderr, qr/is a copy of another one|subscription "reader" does not exist/, 'who wants events gets none');
