@@ -56,6 +56,15 @@ CREATE SEQUENCE evbus.bus_id_seq AS integer;
 CREATE SEQUENCE evbus.subscription_id_seq AS integer;
 CREATE SEQUENCE evbus.dictionary_id_seq AS integer;
 
+/* One row, written with the first bus; a dump carries it, so a copy is known by it (home.c). */
+CREATE TABLE evbus.home (
+	home_id		integer PRIMARY KEY CHECK (home_id = 1),
+	home		text NOT NULL,
+	since		timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE evbus.home IS 'which database delivers these events; where that is another one, this is a copy and delivers nothing until evbus.take_over() is called';
+COMMENT ON COLUMN evbus.home.home IS 'system identifier, oid of the database, oid of evbus.bus, and evbus.site';
+
 /* No foreign keys among these: "pg_restore -j" loads them in any order. */
 CREATE TABLE evbus.storage_class (
 	storage_class_id integer PRIMARY KEY,
@@ -319,6 +328,16 @@ CREATE TABLE evbus.scheduled_5 PARTITION OF evbus.scheduled FOR VALUES IN (5) WI
 CREATE TABLE evbus.scheduled_6 PARTITION OF evbus.scheduled FOR VALUES IN (6) WITH (autovacuum_vacuum_insert_threshold = -1);
 CREATE TABLE evbus.scheduled_7 PARTITION OF evbus.scheduled FOR VALUES IN (7) WITH (autovacuum_vacuum_insert_threshold = -1);
 CREATE TABLE evbus.scheduled_8 PARTITION OF evbus.scheduled FOR VALUES IN (8);
+/* Else nothing could be deleted from them while somebody has a publication FOR ALL TABLES. */
+ALTER TABLE evbus.scheduled_0 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_1 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_2 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_3 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_4 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_5 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_6 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_7 REPLICA IDENTITY FULL;
+ALTER TABLE evbus.scheduled_8 REPLICA IDENTITY FULL;
 COMMENT ON TABLE evbus.scheduled_0 IS 'events due soon, first of four leaves of a quarter of an hour used in turn';
 COMMENT ON TABLE evbus.scheduled_1 IS 'events due soon, second of four leaves of a quarter of an hour used in turn';
 COMMENT ON TABLE evbus.scheduled_2 IS 'events due soon, third of four leaves of a quarter of an hour used in turn';
@@ -424,6 +443,7 @@ COMMENT ON COLUMN evbus.dead_letter_count.gone IS 'of those that died in this ho
 
 /* No key: whoever adds to it waits for nobody. */
 CREATE TABLE evbus.dead_letter_delta (LIKE evbus.dead_letter_count);
+ALTER TABLE evbus.dead_letter_delta REPLICA IDENTITY FULL;
 COMMENT ON TABLE evbus.dead_letter_delta IS 'changes that the maintainer has not yet folded into evbus.dead_letter_count; reports add up both';
 
 CREATE TABLE evbus.dead_letter_quota_state (
@@ -487,6 +507,7 @@ COMMENT ON COLUMN evbus.redrive_job.after_id IS 'dead letters up to this id were
 COMMENT ON COLUMN evbus.redrive_job.upto_id IS 'newer ones are not for this job: what it redrives and fails again, is left';
 COMMENT ON COLUMN evbus.redrive_job.paced_at IS 'what was due until then is redriven';
 
+SELECT pg_catalog.pg_extension_config_dump('evbus.home', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.storage_class_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('evbus.bus', '');
@@ -577,6 +598,14 @@ COMMENT ON FUNCTION evbus.resume_bus(text) IS 'start deliveries of a paused bus 
 CREATE FUNCTION evbus.stop_all(timeout interval DEFAULT '30 seconds', OUT bus text, OUT stopped boolean, OUT in_flight bigint, OUT paused_before boolean)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_stop_all' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION evbus.stop_all(interval) IS 'pause all buses of the caller at once, whatever becomes of the transaction, and wait until what is in flight has ended; a row for each bus, and whether it was paused before';
+
+CREATE FUNCTION evbus.take_over() RETURNS boolean
+AS 'MODULE_PATHNAME', 'evbus_take_over' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus.take_over() IS 'lets a copy deliver, in the place of the database that it is a copy of; false: it is no copy';
+
+CREATE FUNCTION evbus._copied() RETURNS boolean
+AS 'MODULE_PATHNAME', 'evbus_copied' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION evbus._copied() IS 'is this database a copy of another one, in which nothing is delivered until evbus.take_over() is called';
 
 CREATE FUNCTION evbus.train_dictionary(bus text, samples integer DEFAULT 10000, size integer DEFAULT 16384, dry_run boolean DEFAULT false,
 									   OUT dictionary_id integer, OUT trained_on integer, OUT tested_on integer, OUT dictionary_bytes integer,
@@ -1104,8 +1133,8 @@ COMMENT ON COLUMN evbus.subscription_list.channel IS 'LISTEN on this to hear of 
 
 CREATE VIEW evbus.subscription_lag AS
 SELECT x.subscription, b.bus, s.cursor_position, s.next_position, s.undelivered AS lag, s.in_flight,
-	   r.retries, r.next_retry_at, r.held_up, s.workers, x.paused OR b.paused AS paused,
-	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' END) AS paused_reason,
+	   r.retries, r.next_retry_at, r.held_up, s.workers, x.paused OR b.paused OR h.copied AS paused,
+	   coalesce(x.paused_reason, CASE WHEN b.paused THEN 'the bus is paused' WHEN h.copied THEN 'this database is a copy' END) AS paused_reason,
 	   (SELECT coalesce(pg_catalog.sum(a.events), 0)::bigint FROM evbus.retention_audit a WHERE a.subscription_id = x.subscription_id) + coalesce(s.dropped, 0) AS dropped,
 	   s.filtered, s.expired, s.trace_until
 FROM evbus.subscription x
@@ -1113,9 +1142,11 @@ FROM evbus.subscription x
 	 LEFT JOIN evbus._subscription_state() s USING (subscription_id)
 	 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) FILTER (WHERE t.due_at < 'infinity') AS retries, pg_catalog.min(t.due_at) FILTER (WHERE t.due_at < 'infinity') AS next_retry_at,
 							   pg_catalog.count(*) FILTER (WHERE t.due_at = 'infinity') AS held_up
-						FROM evbus.retry t WHERE t.subscription_id = x.subscription_id) r ON true;
+						FROM evbus.retry t WHERE t.subscription_id = x.subscription_id) r ON true
+	 CROSS JOIN (SELECT evbus._copied()) h (copied);
 COMMENT ON VIEW evbus.subscription_lag IS 'how far each subscription is behind its bus';
-COMMENT ON COLUMN evbus.subscription_lag.cursor_position IS 'everything below is settled; NULL while the workers of this database start';
+COMMENT ON COLUMN evbus.subscription_lag.cursor_position IS 'everything below is settled; NULL while the workers of this database start, and in a copy';
+COMMENT ON COLUMN evbus.subscription_lag.paused IS 'it, or its bus, is paused, or this database is a copy, see evbus.take_over()';
 COMMENT ON COLUMN evbus.subscription_lag.next_position IS 'position the next event of the bus gets';
 COMMENT ON COLUMN evbus.subscription_lag.lag IS 'positions not yet settled, those of other types that were not looked at among them';
 COMMENT ON COLUMN evbus.subscription_lag.in_flight IS 'positions leased to workers or clients now';
@@ -1791,11 +1822,14 @@ WITH status AS MATERIALIZED (
 	SELECT u.*, u.kind || coalesce(' of ' || array_to_string(u.buses, ', '), '') AS what FROM evbus.stat_upkeep u
 ), checks(ord, name) AS (
 	VALUES (1, 'workers'), (2, 'worker slots'), (3, 'oldest event'), (4, 'nothing done'), (5, 'paused'), (6, 'circuit breaker'), (7, 'failures'), (8, 'dead letters'),
-		   (9, 'partitions'), (10, 'retention'), (11, 'upkeep'), (12, 'memory'), (13, 'ring overflows'), (14, 'open transactions'), (15, 'delayed events')
+		   (9, 'partitions'), (10, 'retention'), (11, 'upkeep'), (12, 'memory'), (13, 'ring overflows'), (14, 'open transactions'), (15, 'delayed events'), (0, 'copy')
 ), found(name, level, subject, reason, hint) AS (
 	SELECT 'workers', 'critical', NULL::text, CASE WHEN sequencer_pid IS NULL OR maintainer_pid IS NULL THEN 'sequencer or maintainer of this database does not run' ELSE 'the workers of this database are still loading' END,
 		   'Look at the server log; "out of background worker slots" there asks for a larger max_worker_processes.'
-	FROM status WHERE (NOT ready OR sequencer_pid IS NULL OR maintainer_pid IS NULL) AND NOT pg_is_in_recovery()
+	FROM status WHERE (NOT ready OR sequencer_pid IS NULL OR maintainer_pid IS NULL) AND NOT pg_is_in_recovery() AND NOT evbus._copied()
+	UNION ALL
+	SELECT 'copy', 'critical', NULL, 'this database is a copy of another one: nothing is delivered, no delayed event is published, nothing is dropped',
+		   'If it takes the place of the other one, which must not go on then, call evbus.take_over().' WHERE evbus._copied()
 	UNION ALL
 	SELECT 'workers', 'ok', NULL, 'this is a standby: they start when it is promoted, and what only they know is not known here', NULL WHERE pg_is_in_recovery()
 	UNION ALL
@@ -1816,7 +1850,7 @@ WITH status AS MATERIALIZED (
 				WHEN has_handler THEN 'A worker serves it: see evbus.stat_worker.event_id and pg_stat_activity for what it waits for.' ELSE 'Nobody receives and acks.' END
 	FROM sub WHERE NOT paused AND NOT breaker AND lag > 0 AND done_5m = 0 AND failed_5m = 0 AND oldest_age >= interval '5 minutes'
 	UNION ALL
-	SELECT 'paused', 'warn', subscription, paused_reason, 'When what the reason says is mended or over, call evbus.resume().' FROM sub WHERE paused AND paused_reason IS NOT NULL AND paused_reason <> 'the bus is paused'
+	SELECT 'paused', 'warn', subscription, paused_reason, 'When what the reason says is mended or over, call evbus.resume().' FROM sub WHERE paused AND paused_reason IS NOT NULL AND paused_reason NOT IN ('the bus is paused', 'this database is a copy')
 	UNION ALL
 	SELECT 'paused', 'warn', bus, 'the whole bus is paused', 'Nothing of it is delivered, after evbus.pause_bus() or evbus.stop_all(), until evbus.resume_bus().' FROM evbus.bus_list WHERE paused
 	UNION ALL
@@ -1952,7 +1986,7 @@ BEGIN
 	WITH sub AS MATERIALIZED (
 		SELECT s.bus, s.subscription, s.published_per_second, s.done_per_second, s.lag, s.in_flight, g.retries, s.oldest_age, s.latency_p95, s.failure_share, g.workers,
 			   w.delivered_per_second, CASE b.state WHEN 'open' THEN 'open' WHEN 'half_open' THEN 'half' ELSE CASE WHEN g.paused THEN 'paused' ELSE '' END END AS state,
-			   row_number() OVER (ORDER BY CASE WHEN b.state <> 'closed' OR s.failure_share >= 0.1 THEN 0 WHEN g.paused AND g.paused_reason <> 'the bus is paused' THEN 1 ELSE 2 END,
+			   row_number() OVER (ORDER BY CASE WHEN b.state <> 'closed' OR s.failure_share >= 0.1 THEN 0 WHEN g.paused AND g.paused_reason NOT IN ('the bus is paused', 'this database is a copy') THEN 1 ELSE 2 END,
 										   s.lag DESC NULLS LAST, s.done_per_second DESC, s.bus, s.subscription) AS i
 		FROM evbus.stat_subscription s
 			 JOIN evbus.subscription_lag g USING (subscription)
@@ -2056,7 +2090,7 @@ GRANT SELECT ON evbus.privilege_list, evbus.retention_audit, evbus.dead_letter_q
 /* Who watches the server sees what there is and how far it is; no events. */
 GRANT SELECT ON evbus.bus_list, evbus.volatile_list, evbus.publish_limit_list, evbus.dictionary_list, evbus.subscription_list, evbus.subscription_lag, evbus.replay_list, evbus.leaf_list, evbus.stat_upkeep, evbus.stat_memory, evbus.stat_worker, evbus.stat_progress, evbus.dead_letter_quota, evbus.breaker_list,
 	evbus.stat_bus, evbus.stat_bus_window, evbus.stat_subscription, evbus.stat_subscription_window, evbus.stat_type, evbus.stat_minutes, evbus.stat_times, evbus.dead_letter_total, evbus.dead_letter_trend TO pg_monitor, evbus_monitor, evbus_operator;
-GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._progress_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus.channel(text), evbus._breaker_state(),
+GRANT EXECUTE ON FUNCTION evbus._bus_state(), evbus._volatile_state(), evbus._subscription_state(), evbus._status(), evbus._memory_state(), evbus._worker_state(), evbus._progress_state(), evbus._oldest_open(), evbus._upkeep_state(), evbus._copied(), evbus.channel(text), evbus._breaker_state(),
 	evbus._stat_bus(), evbus._stat_subscription(), evbus._stat_type(), evbus._stat_minutes(), evbus._stat_times(), evbus._position_age(integer, bigint), evbus._metric_labels(text[], text[]), evbus.metrics(), evbus.health(interval, interval), evbus._check_ages(interval, interval), evbus.report_html(text, integer, boolean),
 	evbus.top(integer, integer), evbus._fit(text, integer), evbus._short(double precision), evbus._short(interval) TO pg_monitor, evbus_monitor, evbus_operator;
 /* For health(). */

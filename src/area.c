@@ -250,6 +250,7 @@ db_wait_ready(EvbusDb *db, int timeout_ms)
 void
 evbus_db_require_ready(EvbusDb *db)
 {
+	evbus_home_refuse();
 	if (!db_wait_ready(db, 10000))
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_NOT_READY),

@@ -41,7 +41,7 @@ reason(const EvbusBreaker *b)
  * evbus.reset_breaker(subscription text) returns boolean
  *
  * Closes its circuit breaker, at once and whatever becomes of the transaction; what failed
- * before is forgotten.  False: it was closed.  Errors: 22004, 42501 not the owner, VB004.
+ * before is forgotten.  False: it was closed.  Errors: 22004, 25006 on a standby, 42501 not the owner, VB004.
  */
 Datum
 evbus_reset_breaker(PG_FUNCTION_ARGS)
@@ -49,6 +49,7 @@ evbus_reset_breaker(PG_FUNCTION_ARGS)
 	EvbusSubscription *sub = evbus_subscription_get(evbus_arg_text(fcinfo, 0, "subscription"), false);
 
 	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
+	PreventCommandDuringRecovery("evbus.reset_breaker()");
 	PG_RETURN_BOOL(evbus_breaker_close(evbus_db(), sub));
 }
 

@@ -409,6 +409,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	evbus_internal_end(&state);
 	if (is_volatile)
 		check_rings(name);
+	evbus_home_first_bus();
 	class = is_volatile ? 0 : find_class(&keep, keep.bytes > 0 ? bus_id : 0);
 
 	/* Of another bus that had the place before. */
@@ -492,6 +493,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	bool		may_drop = false;
 
 	managed_bus(fcinfo, &bus);
+	PreventCommandIfReadOnly("evbus.alter_bus()");
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
 	managed_bus(fcinfo, &bus);
 	values[0] = Int32GetDatum(bus.bus_id);

@@ -22,6 +22,7 @@
 #include "fmgr.h"
 #include "handler.h"
 #include "health_tell.h"
+#include "home.h"
 #include "leafindex.h"
 #include "ledger.h"
 #include "maintain.h"
@@ -31,6 +32,7 @@
 #include "publish.h"
 #include "recover.h"
 #include "registry.h"
+#include "replicated.h"
 #include "ring.h"
 #include "scheduled.h"
 #include "shmem.h"
@@ -175,8 +177,9 @@ needs_quiet(Node *statement, bool outside)
 }
 
 /*
- * Three kinds concern us: what needs a database without sessions, what changes our
- * extension, and COMMIT PREPARED, whose events the sequencer must hear of before the client is answered.
+ * Four kinds concern us: what needs a database without sessions, what changes our
+ * extension, what lets logical replication write to tables, and COMMIT PREPARED, whose events the
+ * sequencer must hear of before the client is answered.
  */
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context,
@@ -203,6 +206,8 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree, Proc
 	}
 	PG_END_TRY();
 
+	if (evbus_subscribes_tables(statement))
+		evbus_refuse_replicated();
 	if (commits_prepared && evbus_shared != NULL)
 		for (int i = 0; i < evbus_max_databases; i++)
 			if (evbus_dbs[i].dboid == MyDatabaseId)
@@ -304,6 +309,10 @@ define_settings(void)
 							gettext_noop("Sets the size of the ring of fresh events of each database."),
 							gettext_noop("Readers further behind than this read from the log."),
 							&evbus_ring_size, 32768, 1024, 4 * 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomStringVariable("evbus.site",
+							   gettext_noop("Sets a name that tells physical copies of a server apart."),
+							   gettext_noop("Started under another name than it had, a copy delivers nothing until evbus.take_over() is called."),
+							   &evbus_site, "", PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("evbus.track_statistics",
 							 gettext_noop("Counts what is published and delivered, for the views stat_bus, stat_subscription and stat_type."), NULL,
 							 &evbus_track_statistics, true, PGC_SUSET, 0, NULL, NULL, NULL);

@@ -269,6 +269,9 @@ has_room(EvbusDb *db, const EvbusBus *bus, Full *full)
 	late = pg_atomic_read_u32(&db->late) || pg_atomic_read_u32(&db->lost);
 	if (next + promised + unplaced <= room->until && !late)
 		return true;
+	/* In a copy nobody catches up, and nobody knows how far behind he is; its tables are to be writable all the same. */
+	if (evbus_home() == EVBUS_HOME_ELSEWHERE)
+		return true;
 	/* Large transactions, and old ones, are not in the ring: until they have positions nobody knows how many they added. */
 	if (late)
 		late = !evbus_db_wait_drained(db, LATE_WAIT_MS);

@@ -26,6 +26,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "health_tell.h"
+#include "home.h"
 #include "indexer.h"
 #include "internal.h"
 #include "leafindex.h"
@@ -121,7 +122,7 @@ expire(void *arg)
  * own: what it locks would else be locked for as long as the caller's transaction is
  * open, which would keep the maintainer from making leaves.  Leaves in use are left for
  * the next time.  Errors: 25001 in a transaction block, 25006, 55P03 another upkeep holds
- * its lock for longer than lock_timeout.  Privileges: EXECUTE.
+ * its lock for longer than lock_timeout, VB009 in a copy.  Privileges: EXECUTE.
  */
 Datum
 evbus_maintain(PG_FUNCTION_ARGS)
@@ -138,6 +139,7 @@ evbus_maintain(PG_FUNCTION_ARGS)
 				 errhint("Call it by itself: it commits what it does step by step, so that nobody waits for its locks.")));
 	PreventCommandDuringRecovery("evbus.maintain()");
 	PreventCommandIfReadOnly("evbus.maintain()");
+	evbus_home_refuse();
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
 	turn = AllocSetContextCreate(PortalContext ? PortalContext : CurrentMemoryContext, "evbus maintain", ALLOCSET_DEFAULT_SIZES);
@@ -468,12 +470,17 @@ evbus_maintainer_main(Datum main_arg)
 		bool		unserved;
 		int			rest = IDLE_MS;
 		int64		now = evbus_uptime();
+		EvbusHome	home;
 
 		evbus_worker_turn();
 		MemoryContextReset(context);
 		StartTransactionCommand();
 		if (evbus_worker_unwanted(db))
 			proc_exit(0);
+		home = evbus_home_read();
+		if (home != EVBUS_HOME_HERE)
+			evbus_registry_forget();	/* pg_restore tells nobody of its rows */
+		evbus_home_tell(home);
 		MemoryContextSwitchTo(context);
 		subs = evbus_subscriptions(&n);
 		limited = limited || generation != evbus_registry_generation();
@@ -485,6 +492,13 @@ evbus_maintainer_main(Datum main_arg)
 			(void) upkeep_leaves();
 		run_errands();
 		MemoryContextSwitchTo(context);
+		if (home != EVBUS_HOME_HERE)
+		{
+			evbus_process_idle("waiting for a bus that is at home here");
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LIMITED_MS, evbus_wait_event(EVBUS_WAIT_MAINTAINER_MAIN));
+			ResetLatch(MyLatch);
+			continue;
+		}
 		/* A shorter interval holds from its reload on. */
 		upkeep_at = Min(upkeep_at, TimestampTzPlusMilliseconds(now, evbus_upkeep_interval));
 		if (now >= upkeep_at)

@@ -6,6 +6,7 @@
 #include "position.h"
 
 #include "area.h"
+#include "home.h"
 #include "tick.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -43,6 +44,7 @@ evbus_position_now(EvbusDb *db, int32 bus_id, int bus_slot)
 
 	if (v)
 		return (int64) pg_atomic_read_u64(&v->next_position);
+	evbus_home_refuse();		/* of what is published in a copy nothing has a position */
 	if (evbus_db_wait_drained(db, DRAIN_WAIT_MS) && (int32) pg_atomic_read_u32(&bus->bus_id) == bus_id)
 		return (int64) pg_atomic_read_u64(&bus->ticked_position);
 	return evbus_tick_next_position(bus_id);

@@ -229,6 +229,7 @@ evbus_publish_changes(PG_FUNCTION_ARGS)
 				 errmsg("permission denied for function evbus._changes()"),
 				 errhint("Who makes triggers that publish needs it, who writes the table does not: GRANT EXECUTE ON FUNCTION evbus._changes() TO %s.",
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+	PreventCommandIfReadOnly("evbus.publish_changes()");
 	rel = open_table(fcinfo);
 	evbus_check_bus(&bus, GetUserId(), EVBUS_PUBLISH);
 	evbus_check_bus(&bus, rel->rd_rel->relowner, EVBUS_PUBLISH);	/* as whom it is published */
@@ -284,10 +285,15 @@ Datum
 evbus_stop_publish_changes(PG_FUNCTION_ARGS)
 {
 	Oid			function = trigger_function();
-	Relation	rel = open_table(fcinfo);
-	const char *table = quoted_table(rel);
-	List	   *names = find_triggers(rel, function, 0);
+	Relation	rel;
+	const char *table;
+	List	   *names;
 
+	evbus_arg_present(fcinfo, 0, "table");
+	PreventCommandIfReadOnly("evbus.stop_publish_changes()");
+	rel = open_table(fcinfo);
+	table = quoted_table(rel);
+	names = find_triggers(rel, function, 0);
 	if (names == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

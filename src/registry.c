@@ -76,7 +76,9 @@ static Oid	cached_bus_relid = InvalidOid;
 static Oid	cached_sub_relid = InvalidOid;
 static Oid	cached_replay_relid = InvalidOid;
 static Oid	cached_limit_relid = InvalidOid;
+static Oid	cached_home_relid = InvalidOid;
 static Oid	cached_privilege_relid = InvalidOid;	/* read by privilege.c, by our generation */
+static EvbusHome cached_home;
 static uint64 cache_generation = 0;
 static uint64 n_invalidations = 0;
 static uint64 cache_signature = 0;	/* of the rows that were read */
@@ -86,7 +88,7 @@ static void
 registry_invalidate(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || relid == cached_bus_relid || relid == cached_sub_relid || relid == cached_replay_relid ||
-		relid == cached_limit_relid || relid == cached_privilege_relid)
+		relid == cached_limit_relid || relid == cached_home_relid || relid == cached_privilege_relid)
 	{
 		cache_valid = false;
 		n_invalidations++;
@@ -259,7 +261,7 @@ load_sub(HeapTuple tuple, TupleDesc desc, EvbusSubscription *sub)
 	sub->breaker_min = DatumGetInt32(values[SUB_BREAKER_MIN - 1]);
 	sub->breaker_probe = evbus_interval_usecs(DatumGetIntervalP(values[SUB_BREAKER_PROBE - 1]));
 	sub->by_priority = DatumGetBool(values[SUB_BY_PRIORITY - 1]);
-	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]);
+	sub->paused = DatumGetBool(values[SUB_PAUSED - 1]) || cached_home != EVBUS_HOME_HERE;
 	load_types(values[SUB_TYPES - 1], sub);
 	sub->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
 	sub->changed = sub->uncommitted && (tuple->t_data->t_infomask & HEAP_UPDATED) != 0;
@@ -373,7 +375,7 @@ load_table(Oid relid)
 static uint64
 signature(void)
 {
-	Oid			relids[] = {cached_bus_relid, cached_sub_relid, cached_replay_relid, cached_limit_relid, cached_privilege_relid};
+	Oid			relids[] = {cached_bus_relid, cached_sub_relid, cached_replay_relid, cached_limit_relid, cached_home_relid, cached_privilege_relid};
 	uint64		sum = 0;
 
 	for (int i = 0; i < lengthof(relids); i++)
@@ -408,6 +410,7 @@ cache_load(void)
 		cached_sub_relid = evbus_relid("subscription");
 		cached_replay_relid = evbus_relid("replay");
 		cached_limit_relid = evbus_relid("publish_limit");
+		cached_home_relid = evbus_relid("home");
 		cached_privilege_relid = evbus_relid("privilege");
 		if (cache_context == NULL)
 			cache_context = AllocSetContextCreate(TopMemoryContext, "evbus registry", ALLOCSET_DEFAULT_SIZES);
@@ -417,6 +420,7 @@ cache_load(void)
 		cached_buses = palloc(sizeof(EvbusBus) * evbus_max_buses);
 		cached_subs = palloc(sizeof(EvbusSubscription) * evbus_max_subscriptions);
 		cached_limits = palloc(sizeof(EvbusRoleLimit) * EVBUS_ROLE_LIMITS_MAX);
+		cached_home = evbus_home_read();
 		load_table(cached_bus_relid);
 		load_table(cached_sub_relid);
 		load_table(cached_replay_relid);
@@ -434,6 +438,14 @@ evbus_registry_generation(void)
 {
 	cache_load();
 	return cache_generation;
+}
+
+/* Is this database a copy?  As told by the tables, like all the rest. */
+EvbusHome
+evbus_home(void)
+{
+	cache_load();
+	return cached_home;
 }
 
 /* To be called by whoever changes one of the tables: tells every process at commit. */

@@ -4,6 +4,7 @@
 
 #include "area.h"
 #include "filter.h"
+#include "home.h"
 
 /* How payloads of a bus are stored, besides being packed. */
 typedef enum EvbusCompression
@@ -137,6 +138,7 @@ extern bool evbus_bus_exists(int32 id);
 extern EvbusSubscription *evbus_subscriptions(int *count);
 extern EvbusSubscription *evbus_subscription_replays(const EvbusSubscription *sub, int *count);
 extern uint64 evbus_registry_generation(void);
+extern EvbusHome evbus_home(void);
 extern void evbus_registry_changed(void);
 extern void evbus_registry_forget(void);
 extern void evbus_registry_verify(void);

@@ -27,6 +27,7 @@
 #include "flow.h"
 #include "fmgr.h"
 #include "handler.h"
+#include "home.h"
 #include "internal.h"
 #include "log_due.h"
 #include "miscadmin.h"
@@ -346,7 +347,7 @@ evbus_scheduler_main(Datum main_arg)
 		evbus_worker_turn();
 		MemoryContextReset(context);
 		StartTransactionCommand();
-		if (evbus_worker_unwanted(db))
+		if (evbus_worker_unwanted(db) || evbus_home_read() != EVBUS_HOME_HERE)
 			proc_exit(0);
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);

@@ -24,7 +24,9 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "clock.h"
+#include "cursor.h"
 #include "eventlog.h"
+#include "home.h"
 #include "internal.h"
 #include "late.h"
 #include "ledger.h"
@@ -35,6 +37,7 @@
 #include "recover.h"
 #include "registry.h"
 #include "ring.h"
+#include "scheduled.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -49,12 +52,15 @@
 
 #define LATE_ROWS		1024	/* of evbus.late looked at in one turn */
 #define IDLE_MS			1000
+#define HOME_MS			200		/* between two looks whether we are wanted here */
 #define TICK_MS			10		/* what is shown waits so long for its tick */
 #define NAP_MS			4		/* while nobody waits for events: each turn looks at all slots */
 
 static EvbusDb *db;
 static int64 tick_at = 0;		/* evbus_uptime() at which the next tick is due; 0: nothing to tick */
 static bool low_is_old = false; /* much was recovered: tell the next start where to begin */
+
+#define NOT_LOADED	2			/* EvbusDb.ready where there was nothing to load yet */
 
 PGDLLEXPORT void evbus_sequencer_main(Datum main_arg);
 
@@ -297,6 +303,66 @@ leave(int code, Datum arg)
 	evbus_launcher_wake();
 }
 
+/* What others have loaded while pg_restore was at work may be a part of it.  Volatile buses have nothing on disk. */
+static void
+forget_parts(void)
+{
+	int			n;
+	EvbusSubscription *subs;
+
+	evbus_registry_forget();
+	subs = evbus_subscriptions(&n);
+	for (int i = 0; i < n; i++)
+		if (!subs[i].is_volatile)
+			evbus_cursor_forget(db, subs[i].slot, subs[i].subscription_id);
+	pg_atomic_write_u32(&db->clock_ready, 0);
+	evbus_scheduled_forget(db);
+}
+
+/*
+ * Wait until there is a bus that is at home here (home.c).  Where there is none at all, whoever
+ * just makes the first one, in a transaction of his own, finds us ready.
+ */
+static void
+wait_for_home(void)
+{
+	EvbusHome	home;
+
+	for (;;)
+	{
+		StartTransactionCommand();
+		if (evbus_worker_unwanted(db))
+			proc_exit(0);
+		home = evbus_home_read();
+		CommitTransactionCommand();
+		if (home == EVBUS_HOME_HERE)
+			break;
+		if (home == EVBUS_HOME_NONE)
+		{
+			pg_atomic_write_u32(&db->late, 0);
+			pg_atomic_write_u32(&db->recovered, 1);
+		}
+		pg_write_barrier();
+		pg_atomic_write_u32(&db->ready, home == EVBUS_HOME_NONE ? NOT_LOADED : 0);
+		ConditionVariableBroadcast(&db->drained_cv);
+		pg_atomic_write_u32(&db->sequencer_sleeps, home == EVBUS_HOME_NONE ? EVBUS_SLEEPS : EVBUS_AWAKE);
+		pg_memory_barrier();
+		if (pg_atomic_read_u64(&db->ring_tail) == pg_atomic_read_u64(&db->ring_drained) || home == EVBUS_HOME_ELSEWHERE)
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HOME_MS, evbus_wait_event(EVBUS_WAIT_SEQUENCER_MAIN));
+		pg_atomic_write_u32(&db->sequencer_sleeps, EVBUS_AWAKE);
+		ResetLatch(MyLatch);
+		evbus_worker_turn();
+	}
+	if (pg_atomic_read_u32(&db->ready) == 1)
+		return;
+	evbus_turn_begin();
+	forget_parts();
+	evbus_turn_end();
+	pg_atomic_write_u32(&db->recovered, 0);
+	pg_atomic_write_u32(&db->late, 1);
+	pg_atomic_write_u32(&db->ready, 0);
+}
+
 /* Positions, cursors, and what the last server left without a position. */
 static void
 start(void)
@@ -393,6 +459,8 @@ evbus_sequencer_main(Datum main_arg)
 	pg_atomic_write_u32(&db->sequencer_procno, EvbusMyProcno() + 1);
 	evbus_turn_init(db);
 	evbus_recover_init(db);
+	evbus_process_idle("waiting for a bus that is at home here");
+	wait_for_home();
 	pg_atomic_write_u32(&db->recovered, 0);
 	start();
 	evbus_process_idle("waiting for commits");
@@ -416,7 +484,7 @@ evbus_sequencer_main(Datum main_arg)
 		{
 			pgstat_report_stat(false);
 			StartTransactionCommand();
-			if (evbus_worker_unwanted(db))
+			if (evbus_worker_unwanted(db) || evbus_home_read() != EVBUS_HOME_HERE)
 				proc_exit(0);
 			CommitTransactionCommand();
 			look_at = TimestampTzPlusMilliseconds(evbus_uptime(), IDLE_MS);

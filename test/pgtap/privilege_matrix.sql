@@ -31,7 +31,7 @@ INSERT INTO face VALUES
 	('create_bus', 'o'), ('alter_bus', 'o'), ('drop_bus', 'o'), ('limit_publisher', 'o'), ('train_dictionary', 'o'), ('pause_bus', 'o'), ('resume_bus', 'o'), ('stop_all', 'o'),
 	('maintain', 'o'), ('schedule_maintenance', 'o'), ('stat_reset', 'o'),
 	('metrics', 'om'), ('health', 'om'), ('top', 'om'), ('report_html', 'om'),
-	('dead_letter_top', ''), ('dead_letter_line', '');
+	('dead_letter_top', ''), ('dead_letter_line', ''), ('take_over', '');
 SELECT set_eq($$SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'evbus'::regnamespace AND proname !~ '^_'$$, $$SELECT name FROM face WHERE name !~ '^_'$$, 'the table names every function');
 SELECT set_eq($$SELECT p.oid::regprocedure::text, r.rolname::text FROM pg_proc p, pg_roles r
 		WHERE p.pronamespace = 'evbus'::regnamespace AND (proname !~ '^_' OR proname IN (SELECT name FROM face)) AND r.rolname ~ '^evbus_matrix_(none|publisher|consumer|operator|monitor)$'

@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(341);
+SELECT plan(349);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -25,7 +25,7 @@ SELECT evbus.subscribe('orders', 'admins') AS position \gset
 CREATE TABLE api (call text);
 GRANT SELECT ON api TO PUBLIC;
 INSERT INTO api VALUES
-	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$), ($$SELECT * FROM evbus.stop_all()$$), ($$SELECT evbus.limit_publisher('orders', 'postgres', 1)$$), ($$SELECT * FROM evbus.publish_limit$$), ($$SELECT * FROM evbus.publish_limit_list$$), ($$SELECT evbus.train_dictionary('orders')$$), ($$SELECT evbus.grant('publish', 'orders', 'evbus_test_bob')$$), ($$SELECT evbus.revoke('publish', 'orders', 'evbus_test_bob')$$), ($$SELECT evbus.has_privilege('publish', 'orders')$$), ($$SELECT * FROM evbus.privilege_list$$), ($$INSERT INTO evbus.privilege SELECT 'publish', bus_id, 'evbus_test_bob', 'postgres', now() FROM evbus.bus$$),
+	($$SELECT evbus.create_bus('x')$$), ($$SELECT evbus.alter_bus('orders')$$), ($$SELECT evbus.drop_bus('orders')$$), ($$SELECT evbus.pause_bus('orders')$$), ($$SELECT evbus.resume_bus('orders')$$), ($$SELECT * FROM evbus.stop_all()$$), ($$SELECT evbus.take_over()$$), ($$SELECT evbus._copied()$$), ($$SELECT * FROM evbus.home$$), ($$UPDATE evbus.home SET home = ''$$), ($$SELECT evbus.limit_publisher('orders', 'postgres', 1)$$), ($$SELECT * FROM evbus.publish_limit$$), ($$SELECT * FROM evbus.publish_limit_list$$), ($$SELECT evbus.train_dictionary('orders')$$), ($$SELECT evbus.grant('publish', 'orders', 'evbus_test_bob')$$), ($$SELECT evbus.revoke('publish', 'orders', 'evbus_test_bob')$$), ($$SELECT evbus.has_privilege('publish', 'orders')$$), ($$SELECT * FROM evbus.privilege_list$$), ($$INSERT INTO evbus.privilege SELECT 'publish', bus_id, 'evbus_test_bob', 'postgres', now() FROM evbus.bus$$),
 	($$SELECT evbus.publish('orders', 'a', '1')$$), ($$SELECT * FROM evbus.publish_batch('orders', '{a}', '{1}')$$), ($$SELECT * FROM evbus.publish_lines('orders', 'a', '1')$$), ($$SELECT evbus.cancel_scheduled(1)$$),
 	($$SELECT * FROM evbus.scheduled_list$$), ($$SELECT * FROM evbus.scheduled$$), ($$SELECT * FROM evbus.scheduled_0$$), ($$DELETE FROM evbus.scheduled$$), ($$SELECT * FROM evbus.dedup_0$$), ($$TRUNCATE evbus.dedup_1$$),
 	($$SELECT evbus.publish_changes('api', 'orders')$$), ($$SELECT evbus.stop_publish_changes('api')$$), ($$SELECT evbus._changes()$$),

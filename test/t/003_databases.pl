@@ -69,6 +69,7 @@ foreach my $round (1 .. 3)
 is(($node->psql('postgres', 'CREATE DATABASE copy TEMPLATE two'))[0], 0, 'a database with workers attached can be a template');
 is($node->safe_psql('copy', 'SELECT count(*) FROM evbus.history'), '3', 'the copy has the history');
 $node->safe_psql('copy', q(SELECT evbus.publish('orders', 'in.copy', '6')));
+is($node->safe_psql('copy', 'SELECT evbus.take_over()'), 't', 'which takes the place of the original');
 answers($node, 'copy', 'SELECT string_agg(n::text, \' \' ORDER BY n) FROM effect', '2 3 4 6', 'the copy has workers of its own and lives on');
 $node->safe_psql('two', q(SELECT evbus.publish('orders', 'in.two', '7')));
 answers($node, 'two', 'SELECT string_agg(n::text, \' \' ORDER BY n) FROM effect', '2 3 4 7', 'so does the original');

@@ -182,6 +182,7 @@ foreach my $turns (1, 2)
 {
 	my $database = "over_$turns";
 	is($node->safe_psql($database, 'SELECT count(*) FROM received'), $received, 'which is as it was at the snapshot');
+	$node->safe_psql($database, 'SELECT evbus.take_over()');
 	my @got = receive_all($node, $database, 'reader', $at_snapshot - $received);
 	is(scalar(@got), $at_snapshot - $received, "and delivers there what was not acked at the snapshot: over $turns turns");
 	is($node->safe_psql($database, q(SELECT count(*) FROM evbus.receive('reader', 10, wait => '300 ms'))), '0', 'and nothing that was');

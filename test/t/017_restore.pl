@@ -94,9 +94,10 @@ foreach my $format ('plain', 'custom')
 	$copy->command_ok($format eq 'plain'
 		? [ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump{plain}, '-d', $copy->connstr('postgres') ]
 		: [ 'pg_restore', '--exit-on-error', '--jobs=2', '-d', $copy->connstr('postgres'), $dump{custom} ], "is restored into a new cluster: $format");
+	$copy->restart if $format eq 'plain';
+	is($copy->safe_psql('postgres', 'SELECT evbus.take_over()'), 't', "it takes the place of the original: $format");
 	if ($format eq 'plain')
 	{
-		$copy->restart;
 		# What a handler's patterns passed over is passed over again.
 		answers($copy, 'postgres', $state, $expected, 'buses, subscriptions, progress, retries, dead letters and log are the same there');
 	}

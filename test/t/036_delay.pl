@@ -197,6 +197,7 @@ $node->command_ok([ 'pg_dump', '--format=custom', '-f', $dump, '-d', $node->conn
 $node->safe_psql('postgres', 'CREATE DATABASE copy');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('copy'), $dump ], 'is restored');
 is($node->safe_psql('copy', q(SELECT string_agg(payload #>> '{}', ',' ORDER BY due_at) FROM evbus.scheduled_list)), '15 seconds,1 day,1 month', 'with the delayed events');
+$node->safe_psql('copy', 'SELECT evbus.take_over()');
 is($node->safe_psql('copy', q(SELECT evbus.publish('orders', 'dumped', '1', dedup_key => '1 day') = id FROM evbus.scheduled_list WHERE payload = '"1 day"')), 't', 'and the keys');
 move_clock($quarter + $day + 86400 * 5 + 60);
 answers($node, 'copy', q(SELECT count(*) FROM evbus.history WHERE type = 'dumped'), '1', 'they are published there');

@@ -108,6 +108,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE restored');
 command_ok([ 'pg_dump', '-Fc', '-f', "$PostgreSQL::Test::Utils::tmp_check/d.dump", $node->connstr('postgres') ], 'dumped');
 command_ok([ 'pg_restore', '-j', '2', '-d', $node->connstr('restored'), "$PostgreSQL::Test::Utils::tmp_check/d.dump" ], 'restored');
 is($node->safe_psql('restored', $all), $node->safe_psql('postgres', $all), 'a restored dump has them');
+$node->safe_psql('restored', 'SELECT evbus.take_over()');
 $node->safe_psql('restored', q(SELECT evbus.publish('d', 'order', an_order(1))));
 is($node->safe_psql('restored', q(SELECT count(*) FROM evbus.history WHERE bus = 'd' AND payload = an_order(1))), $node->safe_psql('postgres', q(SELECT count(*) + 1 FROM evbus.history WHERE bus = 'd' AND payload = an_order(1))), 'and goes on');
 is($node->safe_psql('restored', q(SELECT dictionary_id > (SELECT max(dictionary_id) FROM evbus.dictionary WHERE retired_at IS NOT NULL) FROM evbus.train_dictionary('d'))), 't', 'ids of dictionaries are not used again');

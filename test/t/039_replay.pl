@@ -135,6 +135,7 @@ my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
 $node->command_ok([ 'pg_dump', '--format=custom', '-f', $dump, '-d', $node->connstr('postgres') ], 'a dump');
 my $copy = new_node('copy', database => undef);
 $copy->command_ok([ 'pg_restore', '--exit-on-error', '-d', $copy->connstr('postgres'), $dump ], 'is restored into a new cluster');
+$copy->safe_psql('postgres', 'SELECT evbus.take_over()');
 $copy->poll_query_until('postgres', 'SELECT ready FROM evbus._status()');
 answers($copy, 'postgres', "SELECT string_agg(state || ' ' || done || ' of ' || total || ' ' || coalesce(rate::text, '-'), ', ' ORDER BY replay_id) FROM evbus.replay_list WHERE finished_at IS NULL",
 	'paused 0 of 50 -, running 30 of 100 1000', 'with the replays as they were');
