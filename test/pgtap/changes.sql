@@ -1,6 +1,6 @@
 -- publish_changes(): every change of a row is one event, with the row before and after, whoever writes and however.
 \ir include/helpers.sql
-SELECT plan(102);
+SELECT plan(103);
 
 DROP ROLE IF EXISTS evbus_test_owner, evbus_test_writer, evbus_test_trigger;
 SELECT evbus.create_bus('shop');
