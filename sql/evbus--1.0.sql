@@ -1867,7 +1867,7 @@ WITH status AS MATERIALIZED (
 	UNION ALL
 	SELECT 'partitions', CASE WHEN made_until IS NULL OR made_until < statement_timestamp() + partition_interval / 4 THEN 'critical' ELSE 'warn' END, what,
 		   coalesce('made until ' || date_trunc('second', made_until) || ' only', 'there are none'), 'CALL evbus.maintain() tells what fails; last_error of evbus.stat_upkeep as well.'
-	FROM upkeep WHERE made_until IS NULL OR made_until < statement_timestamp() + partition_interval / 2
+	FROM upkeep WHERE (made_until IS NULL OR made_until < statement_timestamp() + partition_interval / 2) AND EXISTS (SELECT b.bus_id FROM evbus.bus b)	-- before there is a bus nothing is made
 	UNION ALL
 	SELECT 'retention', CASE WHEN held_back_since < statement_timestamp() - interval '1 day' THEN 'critical' ELSE 'warn' END, what, format('what is to go stays since %s: %s', date_trunc('second', held_back_since), held_back_by),
 		   'A subscription that nobody serves can be unsubscribed or moved (evbus.seek); an old or prepared transaction ended.'
