@@ -24,7 +24,6 @@
 #include "registry.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "wait.h"
@@ -87,20 +86,31 @@ evbus_resume_bus(PG_FUNCTION_ARGS)
 
 /* ------------------------------------------------------------------------ all of them */
 
-/* The maintainer's part, in a transaction: pause the buses of a role, but for those that somebody makes or changes just now. */
+/* The maintainer's part, in a transaction: pause the buses that a role manages, but for those that somebody makes or changes just now. */
 void
 evbus_buses_pause(Oid role)
 {
-	static const Oid types[] = {OIDOID};
-	Datum		value = ObjectIdGetDatum(role);
+	static const Oid types[] = {TEXTOID};
+	StringInfoData ids;
+	Datum		value;
 	EvbusInternal state;
 	bool		any;
+	int			n;
+	EvbusBus   *buses;
 
 	if (!ConditionalLockRelationOid(evbus_relid("bus"), RowExclusiveLock))
 		return;
+	initStringInfo(&ids);
+	appendStringInfoChar(&ids, '{');
+	buses = evbus_buses(&n);
+	for (int i = 0; i < n; i++)
+		if (evbus_bus_allows(&buses[i], role, EVBUS_MANAGE))
+			appendStringInfo(&ids, "%s%d", ids.len > 1 ? "," : "", buses[i].bus_id);
+	appendStringInfoChar(&ids, '}');
+	value = CStringGetTextDatum(ids.data);
 	evbus_internal_begin(&state);
 	any = evbus_sql(NULL, "UPDATE evbus.bus SET paused = true WHERE bus_id IN (SELECT bus_id FROM evbus.bus"
-					" WHERE NOT paused AND pg_catalog.pg_has_role($1, owner::oid, 'USAGE') FOR UPDATE SKIP LOCKED)", 1, types, &value, NULL, 0) > 0;
+					" WHERE NOT paused AND bus_id = ANY ($1::integer[]) FOR UPDATE SKIP LOCKED)", 1, types, &value, NULL, 0) > 0;
 	evbus_internal_end(&state);
 	if (any)
 		evbus_registry_changed();
@@ -169,7 +179,7 @@ was_paused(const EvbusBus *before, int n, int32 bus_id)
 /*
  * evbus.stop_all(timeout interval) returns setof record (bus text, stopped boolean, in_flight bigint, paused_before boolean)
  *
- * Pauses all buses whose owner the caller is, as evbus.pause_bus() does, but at once, whatever
+ * Pauses all buses that the caller may manage, as evbus.pause_bus() does, but at once, whatever
  * becomes of the caller's transaction; then waits, timeout (0 to 1 day) at most for all of them
  * together, until nothing of theirs is in hand.  A row for each bus: stopped: that is so;
  * in_flight: deliveries that handlers and clients still have; paused_before: the call found it

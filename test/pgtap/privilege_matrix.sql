@@ -198,6 +198,16 @@ SET ROLE evbus_matrix_member;
 SELECT is(outcome($$SELECT evbus.publish('m', 'a', '1')$$), 'refused', 'is none any more');
 RESET ROLE;
 
+-- stop_all() is about what one manages; the maintainer pauses it.
+SELECT evbus.create_bus('m2'), evbus.grant('manage', 'm', 'evbus_matrix_none');
+SET ROLE evbus_matrix_none;
+SELECT results_eq($$SELECT bus, stopped FROM evbus.stop_all('100 ms')$$, $$VALUES ('m', false)$$, 'stop_all() stops what one may manage, as far as a client lets it');
+SET ROLE evbus_matrix_operator;
+SELECT set_eq($$SELECT bus, stopped FROM evbus.stop_all('100 ms')$$, $$VALUES ('m', false), ('m2', true)$$, 'an operator all');
+RESET ROLE;
+SELECT set_eq($$SELECT bus, paused FROM evbus.bus_list$$, $$VALUES ('m', true), ('m2', true)$$, 'they are paused');
+SELECT evbus.resume_bus('m'), evbus.drop_bus('m2'), evbus.revoke('manage', 'm', 'evbus_matrix_none');
+
 -- Whoever has a subscription loses its events with the right to subscribe; the name of a role that is gone is worth nothing.
 SELECT evbus.revoke('subscribe', 'm', 'evbus_matrix_owner');
 SET ROLE evbus_matrix_owner;
