@@ -101,7 +101,7 @@ CREATE ROLE mallory;
 GRANT USAGE ON SCHEMA evbus TO mallory;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA evbus TO mallory;
 SET ROLE mallory;
-SELECT throws_ok($$SELECT evbus.replay('c', '1')$$, '42501', 'must be owner of subscription "c"');
+SELECT throws_ok($$SELECT evbus.replay('c', '1')$$, '42501', 'permission denied for subscription "c"');
 RESET ROLE;
 -- Takes all slots there are, and gives them back.
 CREATE FUNCTION without_slots() RETURNS text LANGUAGE plpgsql AS $$
