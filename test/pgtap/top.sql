@@ -1,6 +1,6 @@
 -- Long work (stat_progress), and a screen of text (top): as wide as it may be, who is in trouble first, and nothing in it that a terminal would act on.
 \ir include/helpers.sql
-SELECT plan(53);
+SELECT plan(54);
 
 -- long work; what it says is in t/057_progress
 
@@ -35,6 +35,9 @@ SELECT matches(line(3), '^dead letters 0  retries 0  workers [0-9]+, busy [0-9]+
 SELECT is(line(4) || line(5), 'no subscriptions', 'as there is nobody');
 
 SELECT evbus.create_bus('bus'), evbus.create_bus(E'\u009b31m' || repeat('b', 57)), evbus.create_bus('quiet');
+-- With the first bus the workers load; while they do, a line says so.
+SELECT pg_sleep(0.5);
+SELECT becomes('SELECT ready::text FROM evbus._status()', 'true', 'the workers have loaded');
 SELECT evbus.subscribe('bus', 'idle'), evbus.subscribe('bus', 'far behind'), evbus.subscribe('bus', 'asleep'), evbus.subscribe(E'\u009b31m' || repeat('b', 57), repeat('注', 20)),
 	evbus.subscribe('quiet', 'last');
 SELECT is(line(5), 'BUS                SUBSCRIPTION                   IN/S DONE/S    LAG OLDEST    P95 FAIL% WORK STATE', 'a heading');
