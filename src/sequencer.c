@@ -337,6 +337,7 @@ wait_for_home(void)
 		CommitTransactionCommand();
 		if (home == EVBUS_HOME_HERE)
 			break;
+		evbus_process_idle("waiting for a bus that is at home here");
 		if (home == EVBUS_HOME_NONE)
 		{
 			pg_atomic_write_u32(&db->late, 0);
@@ -459,7 +460,6 @@ evbus_sequencer_main(Datum main_arg)
 	pg_atomic_write_u32(&db->sequencer_procno, EvbusMyProcno() + 1);
 	evbus_turn_init(db);
 	evbus_recover_init(db);
-	evbus_process_idle("waiting for a bus that is at home here");
 	wait_for_home();
 	pg_atomic_write_u32(&db->recovered, 0);
 	start();
