@@ -247,6 +247,21 @@ db_wait_ready(EvbusDb *db, int timeout_ms)
 	return ready;
 }
 
+/* Wait until the sequencer knows that nothing is loaded; false: it does not. */
+bool
+evbus_db_wait_unloaded(EvbusDb *db, int timeout_ms)
+{
+	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
+	bool		unloaded;
+
+	evbus_launcher_wake();
+	ConditionVariablePrepareToSleep(&db->drained_cv);
+	while (!(unloaded = pg_atomic_read_u32(&db->ready) == 0) && evbus_uptime() < deadline)
+		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, evbus_wait_event(EVBUS_WAIT_READY));
+	ConditionVariableCancelSleep();
+	return unloaded;
+}
+
 void
 evbus_db_require_ready(EvbusDb *db)
 {

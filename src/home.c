@@ -34,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #define TELL_MS			(3600 * 1000)	/* between two lines of the log */
+#define UNLOADED_MS		10000	/* for the sequencer, which looks five times a second */
 
 /* Empty, or a name that physical copies are told apart by. */
 char	   *evbus_site = NULL;
@@ -159,16 +160,23 @@ evbus_home_tell(EvbusHome home)
  *
  * Makes a copy deliver, once the caller commits: this database takes the place of the one
  * that it is a copy of, which must not go on.  What was paused there is paused here.  False: it is no copy.
- * Errors: 25006.  Privileges: EXECUTE.
+ * Errors: 25006, VB009 where the sequencer hangs.  Privileges: EXECUTE.
  */
 Datum
 evbus_take_over(PG_FUNCTION_ARGS)
 {
-	(void) evbus_db();			/* its workers shall come */
+	EvbusDb    *db = evbus_db();	/* its workers shall come */
+
 	PreventCommandIfReadOnly("evbus.take_over()");
 	PreventCommandDuringRecovery("evbus.take_over()");
 	if (evbus_home_read() != EVBUS_HOME_ELSEWHERE)
 		PG_RETURN_BOOL(false);
+	/* A sequencer that saw no bus here has loaded nothing; it must have seen that there are some, or it never will load them. */
+	if (!evbus_db_wait_unloaded(db, UNLOADED_MS))
+		ereport(ERROR,
+				(errcode(ERRCODE_EVBUS_NOT_READY),
+				 errmsg("the evbus sequencer of this database has not noticed yet that this is a copy"),
+				 errhint("Try again; if that does not help, see whether the server log has errors of the \"evbus sequencer\".")));
 	write_name();
 	PG_RETURN_BOOL(true);
 }

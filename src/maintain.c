@@ -64,7 +64,6 @@
 #include "worker.h"
 
 #define IDLE_MS		200
-#define RECOVERED_WAIT_MS	1000	/* for the sequencer, by maintain() */
 #define LIMITED_MS	1000		/* between two looks at classes that have a limit of their size */
 #define DROPS_MAX	50			/* leaves of a kind dropped in a turn */
 
@@ -149,14 +148,8 @@ evbus_maintain(PG_FUNCTION_ARGS)
 		(void) run_by_hand(expire, &more);
 	while (more);
 	(void) run_by_hand(orphans, NULL);
-	/* Just after a start, or the first bus, or where no worker runs: they may load in a moment. */
-	for (int waited = 0; waited < RECOVERED_WAIT_MS && !pg_atomic_read_u32(&of->recovered); waited += 10)
-	{
-		CHECK_FOR_INTERRUPTS();
-		pg_usleep(10 * 1000L);
-	}
 	/* What has no position yet, nobody can have consumed. */
-	(void) evbus_upkeep_turn(of, run_by_hand, pg_atomic_read_u32(&of->recovered) && evbus_db_wait_drained(of, 1000),
+	(void) evbus_upkeep_turn(of, run_by_hand, evbus_db_wait_drained(of, 1000),
 							 INT_MAX, &more);
 	(void) run_by_hand(fold, NULL);
 	(void) run_by_hand(train, NULL);
@@ -484,9 +477,9 @@ evbus_maintainer_main(Datum main_arg)
 		StartTransactionCommand();
 		if (evbus_worker_unwanted(db))
 			proc_exit(0);
-		home = evbus_home_read();
-		if (home != EVBUS_HOME_HERE)
+		if (evbus_home() != EVBUS_HOME_HERE)
 			evbus_registry_forget();	/* pg_restore tells nobody of its rows */
+		home = evbus_home();
 		evbus_home_tell(home);
 		MemoryContextSwitchTo(context);
 		subs = evbus_subscriptions(&n);

@@ -347,7 +347,7 @@ evbus_scheduler_main(Datum main_arg)
 		evbus_worker_turn();
 		MemoryContextReset(context);
 		StartTransactionCommand();
-		if (evbus_worker_unwanted(db) || evbus_home_read() != EVBUS_HOME_HERE)
+		if (evbus_worker_unwanted(db) || evbus_home() != EVBUS_HOME_HERE)
 			proc_exit(0);
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(context);

@@ -60,7 +60,6 @@ static EvbusDb *db;
 static int64 tick_at = 0;		/* evbus_uptime() at which the next tick is due; 0: nothing to tick */
 static bool low_is_old = false; /* much was recovered: tell the next start where to begin */
 
-#define NOT_LOADED	2			/* EvbusDb.ready where there was nothing to load yet */
 
 PGDLLEXPORT void evbus_sequencer_main(Datum main_arg);
 
@@ -321,12 +320,14 @@ forget_parts(void)
 
 /*
  * Wait until there is a bus that is at home here (home.c).  Where there is none at all, whoever
- * just makes the first one, in a transaction of his own, finds us ready.
+ * just makes the first one, in a transaction of his own, finds us ready: there is nothing to
+ * load, and true says that there was not.
  */
-static void
+static bool
 wait_for_home(void)
 {
 	EvbusHome	home;
+	bool		was_empty = false;
 
 	for (;;)
 	{
@@ -338,40 +339,43 @@ wait_for_home(void)
 		if (home == EVBUS_HOME_HERE)
 			break;
 		evbus_process_idle("waiting for a bus that is at home here");
-		if (home == EVBUS_HOME_NONE)
-		{
-			pg_atomic_write_u32(&db->late, 0);
-			pg_atomic_write_u32(&db->recovered, 1);
-		}
+		was_empty = home == EVBUS_HOME_NONE;
+		pg_atomic_write_u32(&db->recovered, was_empty);
 		pg_write_barrier();
-		pg_atomic_write_u32(&db->ready, home == EVBUS_HOME_NONE ? NOT_LOADED : 0);
+		pg_atomic_write_u32(&db->ready, was_empty);
 		ConditionVariableBroadcast(&db->drained_cv);
-		pg_atomic_write_u32(&db->sequencer_sleeps, home == EVBUS_HOME_NONE ? EVBUS_SLEEPS : EVBUS_AWAKE);
+		pg_atomic_write_u32(&db->sequencer_sleeps, was_empty ? EVBUS_SLEEPS : EVBUS_AWAKE);
 		pg_memory_barrier();
-		if (pg_atomic_read_u64(&db->ring_tail) == pg_atomic_read_u64(&db->ring_drained) || home == EVBUS_HOME_ELSEWHERE)
+		if (pg_atomic_read_u64(&db->ring_tail) == pg_atomic_read_u64(&db->ring_drained) || !was_empty)
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HOME_MS, evbus_wait_event(EVBUS_WAIT_SEQUENCER_MAIN));
 		pg_atomic_write_u32(&db->sequencer_sleeps, EVBUS_AWAKE);
 		ResetLatch(MyLatch);
 		evbus_worker_turn();
 	}
-	if (pg_atomic_read_u32(&db->ready) == 1)
-		return;
+	if (pg_atomic_read_u32(&db->ready))
+		return was_empty;
 	evbus_turn_begin();
 	forget_parts();
 	evbus_turn_end();
 	pg_atomic_write_u32(&db->recovered, 0);
 	pg_atomic_write_u32(&db->late, 1);
-	pg_atomic_write_u32(&db->ready, 0);
+	return false;
 }
 
 /* Positions, cursors, and what the last server left without a position. */
 static void
-start(void)
+start(bool was_empty)
 {
 	int64		low;
 
 	evbus_turn_begin();
 	evbus_clock_ensure(db);
+	if (was_empty)
+	{
+		evbus_turn_end();
+		return;
+	}
+	pg_atomic_write_u32(&db->recovered, 0);
 	low = evbus_tick_low_id();
 	evbus_progress_begin(EVBUS_WORK_RECOVERY, NULL, EVBUS_PHASE_LEDGER, 0, EVBUS_UNKNOWN);
 	if (pg_atomic_read_u32(&db->ready) == 0)
@@ -398,6 +402,7 @@ start(void)
 	evbus_progress_end();
 	low_is_old = true;
 	pg_atomic_write_u32(&db->recovered, 1);
+	ConditionVariableBroadcast(&db->drained_cv);
 }
 
 /*
@@ -460,9 +465,7 @@ evbus_sequencer_main(Datum main_arg)
 	pg_atomic_write_u32(&db->sequencer_procno, EvbusMyProcno() + 1);
 	evbus_turn_init(db);
 	evbus_recover_init(db);
-	wait_for_home();
-	pg_atomic_write_u32(&db->recovered, 0);
-	start();
+	start(wait_for_home());
 	evbus_process_idle("waiting for commits");
 
 	for (;;)
@@ -484,7 +487,7 @@ evbus_sequencer_main(Datum main_arg)
 		{
 			pgstat_report_stat(false);
 			StartTransactionCommand();
-			if (evbus_worker_unwanted(db) || evbus_home_read() != EVBUS_HOME_HERE)
+			if (evbus_worker_unwanted(db) || evbus_home() != EVBUS_HOME_HERE)
 				proc_exit(0);
 			CommitTransactionCommand();
 			look_at = TimestampTzPlusMilliseconds(evbus_uptime(), IDLE_MS);

@@ -35,8 +35,6 @@ SELECT matches(line(3), '^dead letters 0  retries 0  workers [0-9]+, busy [0-9]+
 SELECT is(line(4) || line(5), 'no subscriptions', 'as there is nobody');
 
 SELECT evbus.create_bus('bus'), evbus.create_bus(E'\u009b31m' || repeat('b', 57)), evbus.create_bus('quiet');
--- With the first bus the workers load; while they do, a line says so.
-SELECT pg_sleep(0.5);
 SELECT becomes('SELECT ready::text FROM evbus._status()', 'true', 'the workers have loaded');
 SELECT evbus.subscribe('bus', 'idle'), evbus.subscribe('bus', 'far behind'), evbus.subscribe('bus', 'asleep'), evbus.subscribe(E'\u009b31m' || repeat('b', 57), repeat('注', 20)),
 	evbus.subscribe('quiet', 'last');

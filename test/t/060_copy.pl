@@ -182,6 +182,18 @@ is(sql('SELECT evbus._copied()', 'of a template'), 't', 'what is made of a templ
 sql(q(DROP DATABASE "of a template"));
 is(sql('SELECT evbus._copied()', 'same server'), 'f', 'the template is none');
 
+# Whoever takes over at once, before the sequencer that saw no bus here has looked again, waits for it.
+sql('CREATE DATABASE quick');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--use-list', "$dump{directory}.1", '-d', $node->connstr('quick'), $dump{directory} ], 'a dump restored, up to the data');
+$node->poll_query_until('quick', 'SELECT ready FROM evbus._status()');
+my $sequencer = sql('SELECT sequencer_pid FROM evbus._status()', 'quick');
+kill 'STOP', $sequencer;
+append_to_file("$dump{directory}.data", join("\n", @data, @after) . "\n");
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--use-list', "$dump{directory}.data", '-d', $node->connstr('quick'), $dump{directory} ], 'and the data, while the sequencer hangs');
+sql('INSERT INTO shelf VALUES (1, 1)', 'quick');
+system("(sleep 2; kill -CONT $sequencer) &");
+goes_on($node, 'quick', 'taken over at once');
+
 # A template without buses has nothing that could be done twice.
 sql('CREATE DATABASE empty');
 sql(q(CREATE EXTENSION evbus; SELECT evbus.create_bus('gone'); SELECT evbus.drop_bus('gone')), 'empty');
