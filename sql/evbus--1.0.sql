@@ -454,6 +454,27 @@ CREATE TABLE evbus.dead_letter_quota_state (
 );
 COMMENT ON TABLE evbus.dead_letter_quota_state IS 'subscriptions that had as many dead letters as max_dead_letters allows; read it through evbus.dead_letter_quota';
 
+CREATE TABLE evbus.audit (
+	audit_id	bigint NOT NULL,
+	at			timestamptz NOT NULL,
+	login		text NOT NULL,
+	role		text NOT NULL,
+	action		text NOT NULL,
+	kind		text,
+	object		text,
+	arguments	jsonb,
+	old			jsonb,
+	new			jsonb
+) PARTITION BY RANGE (audit_id);
+COMMENT ON TABLE evbus.audit IS 'who did what with buses, subscriptions and dead letters, and who was refused; evbus only ever adds to it, and drops what is older than evbus.audit_retention';
+COMMENT ON COLUMN evbus.audit.audit_id IS 'grows with time';
+COMMENT ON COLUMN evbus.audit.login IS 'session user of the call; role is the current user';
+COMMENT ON COLUMN evbus.audit.action IS 'the function of evbus that was called, or refused: an error 42501';
+COMMENT ON COLUMN evbus.audit.kind IS 'what object is the name of: bus, subscription, redrive job; NULL: the call was about none or several';
+COMMENT ON COLUMN evbus.audit.arguments IS 'those that were given, each cut at 1000 bytes; without payloads. Of what was refused: the privilege that lacked';
+COMMENT ON COLUMN evbus.audit.old IS 'of the settings, grants and limits of the object what the call has changed, as it was; NULL: nothing, or the object was made';
+COMMENT ON COLUMN evbus.audit.new IS 'the same as it is, or what came of the call; NULL: nothing, or the object is gone. Of what was refused: how many times, in the minute from at on';
+
 CREATE SEQUENCE evbus.dead_letter_audit_id_seq;
 CREATE TABLE evbus.dead_letter_audit (
 	audit_id	bigint PRIMARY KEY DEFAULT pg_catalog.nextval('evbus.dead_letter_audit_id_seq'),
@@ -1253,7 +1274,7 @@ COMMENT ON COLUMN evbus.leaf_list.indexed IS 'has indexes by type and by key, se
 CREATE FUNCTION evbus._upkeep_state(OUT "of" integer, OUT last_run timestamptz, OUT last_success timestamptz, OUT last_error text,
 								OUT last_error_at timestamptz, OUT held_back_by text, OUT held_back_since timestamptz)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'evbus_upkeep_state' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION evbus._upkeep_state() IS 'what came of upkeep, by storage class; -1: of ticks, -2: of dead letters';
+COMMENT ON FUNCTION evbus._upkeep_state() IS 'what came of upkeep, by storage class; -1: of ticks, -2: of dead letters, -3: of the audit';
 
 CREATE VIEW evbus.stat_upkeep AS
 SELECT k.kind, k.storage_class_id, k.buses, k.retention, k.partition_interval, k.retention_bytes, k.retention_policy,
@@ -1264,7 +1285,8 @@ FROM (SELECT 'events' AS kind, c.storage_class_id, c.storage_class_id AS "of", '
 			 c.retention, c.partition_interval, c.retention_bytes, c.retention_policy
 	  FROM evbus.storage_class c
 	  UNION ALL SELECT 'positions', NULL, -1, 'tick', NULL, NULL, interval '1 day', NULL, NULL
-	  UNION ALL SELECT 'dead letters', NULL, -2, 'dead_letter_log', NULL, pg_catalog.current_setting('evbus.dead_letter_retention')::interval, interval '1 day', NULL, NULL) k
+	  UNION ALL SELECT 'dead letters', NULL, -2, 'dead_letter_log', NULL, pg_catalog.current_setting('evbus.dead_letter_retention')::interval, interval '1 day', NULL, NULL
+	  UNION ALL SELECT 'audit', NULL, -3, 'audit', NULL, pg_catalog.current_setting('evbus.audit_retention')::interval, interval '30 days', NULL, NULL) k
 	 LEFT JOIN evbus._upkeep_state() s ON s."of" = k."of"
 	 LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS leaves, evbus._event_time(pg_catalog.min(m[1]::bigint)) AS oldest_leaf,
 							   evbus._event_time(pg_catalog.max(m[2]::bigint)) AS made_until, pg_catalog.sum(pg_catalog.pg_total_relation_size(l.oid))::bigint AS bytes
@@ -1272,7 +1294,7 @@ FROM (SELECT 'events' AS kind, c.storage_class_id, c.storage_class_id AS "of", '
 							 CROSS JOIN LATERAL pg_catalog.regexp_match(pg_catalog.pg_get_expr(l.relpartbound, l.oid), '\((?:'')?(-?\d+).*\((?:'')?(-?\d+)') AS m
 						WHERE i.inhparent = pg_catalog.to_regclass('evbus.' || k.parent)) l ON true;
 COMMENT ON VIEW evbus.stat_upkeep IS 'how upkeep does: for each kind of leaf what there is, how far it was made ahead, what failed, and who holds back what is to go';
-COMMENT ON COLUMN evbus.stat_upkeep.kind IS 'events: of a storage class; positions: which event has which; dead letters';
+COMMENT ON COLUMN evbus.stat_upkeep.kind IS 'events: of a storage class; positions: which event has which; dead letters; audit';
 COMMENT ON COLUMN evbus.stat_upkeep.storage_class_id IS 'as in evbus.leaf_list; NULL for the other kinds';
 COMMENT ON COLUMN evbus.stat_upkeep.buses IS 'buses that publish to these leaves now; NULL for the other kinds';
 COMMENT ON COLUMN evbus.stat_upkeep.retention IS 'age at which leaves go; NULL for positions, which go after the last leaf of events that they are about';
@@ -2085,6 +2107,8 @@ BEGIN
 		EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %I', may.routine, may.role);
 	END LOOP;
 END $$;
+/* Who did what, but not how: arguments and settings may hold what is nobody's business. */
+GRANT SELECT (audit_id, at, login, role, action, kind, object) ON evbus.audit TO pg_monitor, evbus_monitor, evbus_operator;
 GRANT SELECT ON evbus.privilege_list, evbus.retention_audit, evbus.dead_letter_quota TO evbus_operator;
 
 /* Who watches the server sees what there is and how far it is; no events. */

@@ -12,6 +12,7 @@
 
 #include "access/xact.h"
 #include "args.h"
+#include "audit.h"
 #include "breaker.h"
 #include "clock.h"
 #include "commands/async.h"
@@ -49,7 +50,9 @@ evbus_reset_breaker(PG_FUNCTION_ARGS)
 	EvbusSubscription *sub = evbus_subscription_get(evbus_arg_text(fcinfo, 0, "subscription"), false);
 
 	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
+	PreventCommandIfReadOnly("evbus.reset_breaker()");
 	PreventCommandDuringRecovery("evbus.reset_breaker()");
+	evbus_audit(fcinfo, "subscription", sub->name, NULL, NULL);
 	PG_RETURN_BOOL(evbus_breaker_close(evbus_db(), sub));
 }
 

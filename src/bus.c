@@ -12,6 +12,7 @@
 #include "evbus.h"
 
 #include "args.h"
+#include "audit.h"
 #include "bus_idle.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
@@ -435,6 +436,7 @@ evbus_create_bus(PG_FUNCTION_ARGS)
 	evbus_registry_changed();
 	if (!is_volatile)
 		evbus_upkeep_leaves_now(db, class);
+	evbus_audit(fcinfo, "bus", name, NULL, evbus_audit_bus(bus_id));
 	PG_RETURN_VOID();
 }
 
@@ -491,11 +493,13 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	Datum		values[8 + N_FLOW];
 	char		nulls[8 + N_FLOW + 1] = "              ";
 	bool		may_drop = false;
+	Jsonb	   *before;
 
 	managed_bus(fcinfo, &bus);
 	PreventCommandIfReadOnly("evbus.alter_bus()");
 	LockRelationOid(evbus_relid("bus"), ShareRowExclusiveLock);
 	managed_bus(fcinfo, &bus);
+	before = evbus_audit_bus(bus.bus_id);
 	values[0] = Int32GetDatum(bus.bus_id);
 	values[1] = Int32GetDatum(bus.storage_class_id);
 	if (bus.is_volatile && (!PG_ARGISNULL(1) || !PG_ARGISNULL(2) || !PG_ARGISNULL(5) || !PG_ARGISNULL(6)))
@@ -577,6 +581,7 @@ evbus_alter_bus(PG_FUNCTION_ARGS)
 	evbus_registry_changed();
 	if (!bus.is_volatile)
 		evbus_upkeep_leaves_now(db, DatumGetInt32(values[1]));
+	evbus_audit(fcinfo, "bus", bus.name, before, evbus_audit_bus(bus.bus_id));
 	PG_RETURN_VOID();
 }
 
@@ -611,6 +616,7 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	EvbusSubscription *subs;
 	int			n;
 	bool		force;
+	Jsonb	   *before;
 
 	own_bus(fcinfo, &bus);
 	evbus_arg_present(fcinfo, 1, "force");
@@ -645,7 +651,9 @@ evbus_drop_bus(PG_FUNCTION_ARGS)
 	}
 	if (!force)
 		check_no_scheduled(&bus);
+	before = evbus_audit_bus(bus.bus_id);
 	evbus_bus_remove(bus.bus_id);
+	evbus_audit(fcinfo, "bus", bus.name, before, NULL);
 	PG_RETURN_VOID();
 }
 

@@ -10,6 +10,7 @@
 #include "evbus.h"
 
 #include "args.h"
+#include "audit.h"
 #include "bus_stop.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
@@ -45,6 +46,7 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 	EvbusInternal state;
 	Datum		values[2];
 	uint64		rows = 0;
+	Jsonb	   *before = NULL;
 
 	PreventCommandIfReadOnly(paused ? "evbus.pause_bus()" : "evbus.resume_bus()");
 	values[1] = BoolGetDatum(paused);
@@ -54,6 +56,7 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 		evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), &bus);
 		evbus_check_bus(&bus, GetUserId(), EVBUS_MANAGE);
 		values[0] = Int32GetDatum(bus.bus_id);
+		before = evbus_audit_bus(bus.bus_id);
 		evbus_internal_begin(&state);
 		rows = evbus_sql(NULL, "UPDATE evbus.bus SET paused = $2 WHERE bus_id = $1", 2, types, values, NULL, 0);
 		evbus_internal_end(&state);
@@ -63,6 +66,7 @@ set_paused(FunctionCallInfo fcinfo, bool paused)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access to bus \"%s\" due to concurrent update", bus.name)));
 	evbus_registry_changed();
+	evbus_audit(fcinfo, "bus", bus.name, before, evbus_audit_bus(bus.bus_id));
 }
 
 /*
@@ -245,5 +249,6 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	MemoryContextSwitchTo(old);
+	evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
 	return (Datum) 0;
 }

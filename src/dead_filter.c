@@ -11,6 +11,7 @@
 #include "dead_filter.h"
 
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "internal.h"
 #include "miscadmin.h"
@@ -106,6 +107,26 @@ evbus_dead_filter_where(const EvbusDeadFilter *filter)
 	return where.data;
 }
 
+static void pg_attribute_noreturn()
+nobody_left(const char *subscription)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
+			 errmsg("subscription \"%s\" no longer exists", subscription),
+			 errhint("Its dead letters can be read and discarded, but nobody is left to deliver them to.")));
+}
+
+/* What has no owner any more. */
+static void pg_attribute_noreturn()
+refuse_left(Oid role, const char *subscription)
+{
+	evbus_audit_refused(role, "superuser", "subscription", subscription);
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("subscription \"%s\" no longer exists", subscription),
+			 errhint("What it left can be discarded by superusers.")));
+}
+
 /*
  * Arguments 0 to 6: subscription, bus, types, sqlstate, dead_after, dead_before,
  * max_events, each of which may be NULL.  gone_too: what was dropped may be named.
@@ -159,15 +180,9 @@ evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool go
 		bool		gone = sub == NULL && left_behind("subscription", name);
 
 		if (gone && !gone_too)
-			ereport(ERROR,
-					(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
-					 errmsg("subscription \"%s\" no longer exists", name),
-					 errhint("Its dead letters can be read and discarded, but nobody is left to deliver them to.")));
+			nobody_left(name);
 		if (gone && !superuser())
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("subscription \"%s\" no longer exists", name),
-					 errhint("What it left can be discarded by superusers.")));
+			refuse_left(GetUserId(), name);
 		if (sub == NULL && !gone)
 			sub = evbus_subscription_get(name, false);	/* raises the error */
 		filter->subscription_id = sub ? sub->subscription_id : -1;
@@ -189,6 +204,18 @@ evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool go
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("dead_after must be before dead_before")));
 	evbus_dead_filter_scope(filter, GetUserId(), gone_too);
+}
+
+/* Record a call that had arguments 0 and 1 as evbus_dead_filter_read() takes them, and what came of it. */
+void
+evbus_dead_filter_audit(FunctionCallInfo fcinfo, const Jsonb *after)
+{
+	if (!PG_ARGISNULL(0))
+		evbus_audit(fcinfo, "subscription", text_to_cstring(PG_GETARG_TEXT_PP(0)), NULL, after);
+	else if (!PG_ARGISNULL(1))
+		evbus_audit(fcinfo, "bus", text_to_cstring(PG_GETARG_TEXT_PP(1)), NULL, after);
+	else
+		evbus_audit(fcinfo, NULL, NULL, NULL, after);
 }
 
 /*
@@ -218,15 +245,9 @@ evbus_dead_filter_ids(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gon
 		char	   *name = TextDatumGetCString(evbus_column(i, 2, NULL));
 
 		if (sub == NULL && !gone_too)
-			ereport(ERROR,
-					(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
-					 errmsg("subscription \"%s\" no longer exists", name),
-					 errhint("Its dead letters can be read and discarded, but nobody is left to deliver them to.")));
+			nobody_left(name);
 		if (sub == NULL && !all)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("subscription \"%s\" no longer exists", name),
-					 errhint("What it left can be discarded by superusers.")));
+			refuse_left(state.user, name);
 		if (sub != NULL)
 			evbus_check_subscription(sub, state.user, EVBUS_OPERATE);
 	}

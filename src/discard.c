@@ -10,6 +10,7 @@
 #include "evbus.h"
 
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "codec.h"
 #include "dead_filter.h"
@@ -80,6 +81,7 @@ evbus_discard(PG_FUNCTION_ARGS)
 {
 	EvbusDeadFilter filter;
 	Datum		reason;
+	int64		n;
 
 	(void) evbus_db();
 	evbus_arg_present(fcinfo, 8, "dry_run");
@@ -88,7 +90,9 @@ evbus_discard(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(evbus_dead_filter_count(&filter));
 	PreventCommandIfReadOnly("evbus.discard()");
 	reason = read_reason(fcinfo, 7);
-	PG_RETURN_INT64(discard(&filter, reason));
+	n = discard(&filter, reason);
+	evbus_dead_filter_audit(fcinfo, evbus_audit_number("dead_letters", n));
+	PG_RETURN_INT64(n);
 }
 
 /* evbus.discard(dead_letter_ids bigint[], reason text): the same by id; ids that are not there are passed over. */
@@ -97,11 +101,14 @@ evbus_discard_ids(PG_FUNCTION_ARGS)
 {
 	EvbusDeadFilter filter;
 	Datum		reason = read_reason(fcinfo, 1);
+	int64		n;
 
 	(void) evbus_db();
 	PreventCommandIfReadOnly("evbus.discard()");
 	evbus_dead_filter_ids(fcinfo, &filter, true);
-	PG_RETURN_INT64(discard(&filter, reason));
+	n = discard(&filter, reason);
+	evbus_audit(fcinfo, NULL, NULL, NULL, evbus_audit_number("dead_letters", n));
+	PG_RETURN_INT64(n);
 }
 
 /* Bounds of the bus the subscription is of, as publish() has them. */
@@ -161,9 +168,12 @@ evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 	name = TextDatumGetCString(evbus_column(0, 2, NULL));
 	old = DatumGetByteaPP(evbus_column(0, 3, NULL));
 	if (sub == NULL ? !superuser_arg(state.user) : !has_privs_of_role(state.user, sub->owner))
+	{
+		evbus_audit_refused(state.user, "owner", "subscription", name);
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of subscription \"%s\"", name)));
+	}
 	if (sub == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
@@ -184,5 +194,6 @@ evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 			  "  SELECT 'edit', $3, session_user, $4, bus, subscription, 1, $1, $1, event_id, $5 FROM o)"
 			  " UPDATE evbus.dead_letter_log SET payload = $2 WHERE dead_letter_id = $1", 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
+	evbus_audit(fcinfo, "subscription", sub->name, NULL, NULL);	/* payloads are in the audit of dead letters */
 	PG_RETURN_VOID();
 }

@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "audit.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "bus_idle.h"
@@ -241,6 +242,10 @@ define_settings(void)
 							gettext_noop("Sets the size from which payloads are compressed with zstd."),
 							gettext_noop("-1 turns compression off, with dictionaries too."),
 							&evbus_compress_threshold, 2048, -1, INT_MAX, PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+	DefineCustomIntVariable("evbus.audit_retention",
+							gettext_noop("Sets how long rows of evbus.audit are kept."),
+							gettext_noop("They go in leaves of 30 days."),
+							&evbus_audit_retention, 365 * 24 * 60, 24 * 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
 	DefineCustomIntVariable("evbus.dead_letter_retention",
 							gettext_noop("Sets how long dead letters are kept."),
 							gettext_noop("They go in leaves of one day."),

@@ -73,6 +73,7 @@ evbus_clock_ensure(EvbusDb *db)
 		return;
 	newest = evbus_leaf_newest(evbus_relid("tick"));
 	newest = Max(newest, evbus_leaf_newest(evbus_relid("dead_letter_log")));
+	newest = Max(newest, evbus_leaf_newest(evbus_relid("audit")));
 	n = evbus_class_parents(&parents);
 	for (int i = 0; i < n; i++)
 		newest = Max(newest, evbus_leaf_newest(parents[i]));

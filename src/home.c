@@ -23,6 +23,7 @@
 #include "access/table.h"
 #include "access/xlog.h"
 #include "area.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "commands/dbcommands.h"
@@ -178,6 +179,7 @@ evbus_take_over(PG_FUNCTION_ARGS)
 				 errmsg("the evbus sequencer of this database has not noticed yet that this is a copy"),
 				 errhint("Try again; if that does not help, see whether the server log has errors of the \"evbus sequencer\".")));
 	write_name();
+	evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
 	PG_RETURN_BOOL(true);
 }
 

@@ -383,7 +383,7 @@ make_leaf(const char *parent, const char *prefix, int64 lo, int64 hi, int64 step
 		evbus_utility("CREATE INDEX ON evbus.%s (bus, subscription, type, sqlstate, reason, dead_letter_id)", name);
 	}
 	else
-		evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (event_id)", name);
+		evbus_utility("ALTER TABLE evbus.%s ADD PRIMARY KEY (%s)", name, strcmp(parent, "audit") == 0 ? "audit_id" : "event_id");
 	evbus_utility("ALTER TABLE evbus.%s ATTACH PARTITION evbus.%s FOR VALUES FROM (" INT64_FORMAT ") TO (" INT64_FORMAT ")",
 				  parent, name, lo, hi);
 	EVBUS_POINT("leaf.attached");

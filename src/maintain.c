@@ -12,6 +12,7 @@
 #include "maintain.h"
 
 #include "access/xact.h"
+#include "audit.h"
 #include "backlog.h"
 #include "behind.h"
 #include "breaker_list.h"
@@ -539,6 +540,7 @@ evbus_maintainer_main(Datum main_arg)
 		if (pg_atomic_read_u32(&db->ready))
 		{
 			evbus_quota_turn(db, run_plain, subs, n);
+			evbus_audit_turn(db, run_plain);
 			rest = Min(rest, evbus_redrive_turn(db));
 			rest = Min(rest, evbus_scheduler_stand_in(db));
 			evbus_process_idle("waiting for work");

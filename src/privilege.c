@@ -23,6 +23,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "internal.h"
@@ -158,6 +159,7 @@ refuse(const char *kind, const char *name, Oid role, EvbusPrivilege privilege)
 {
 	char	   *who = GetUserNameFromId(role, true);
 
+	evbus_audit_refused(role, words[privilege], kind, name);
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("permission denied for %s \"%s\"", kind, name),
@@ -186,9 +188,12 @@ void
 evbus_check_owner(Oid owner, const char *kind, const char *name)
 {
 	if (!has_privs_of_role(GetUserId(), owner))
+	{
+		evbus_audit_refused(GetUserId(), "owner", kind, name);
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of %s \"%s\"", kind, name)));
+	}
 }
 
 /* ------------------------------------------------------------------ granting */
@@ -225,6 +230,12 @@ static int32
 object_id(const Object *object)
 {
 	return object->sub ? object->sub->subscription_id : object->bus.bus_id;
+}
+
+static Jsonb *
+audited(const Object *object)
+{
+	return object->sub ? evbus_audit_subscription(object_id(object)) : evbus_audit_bus(object_id(object));
 }
 
 static void
@@ -272,6 +283,7 @@ change(FunctionCallInfo fcinfo, bool give, const char *what)
 	Datum		values[5];
 	uint64		rows;
 	bool		full = false;
+	Jsonb	   *before;
 
 	read_object(fcinfo, &object);
 	evbus_arg_present(fcinfo, 2, "role");
@@ -284,6 +296,7 @@ change(FunctionCallInfo fcinfo, bool give, const char *what)
 	values[3] = ObjectIdGetDatum(GetUserId());
 	values[4] = Int32GetDatum(GRANTS_MAX);
 	LockRelationOid(evbus_relid("privilege"), ShareRowExclusiveLock);	/* one at a time */
+	before = audited(&object);
 	evbus_internal_begin(&state);
 	if (give)
 	{
@@ -303,6 +316,7 @@ change(FunctionCallInfo fcinfo, bool give, const char *what)
 				 errhint("Grant to a role that others are members of.")));
 	if (rows > 0)
 		evbus_registry_changed();
+	evbus_audit(fcinfo, object.sub ? "subscription" : "bus", object.sub ? object.sub->name : object.bus.name, before, audited(&object));
 	return rows > 0;
 }
 

@@ -21,6 +21,7 @@
 
 #include "access/table.h"
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -272,6 +273,7 @@ evbus_publish_changes(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("table %s has no primary key, so its events have no key", table),
 				 errhint("Give key_columns if they shall have one.")));
+	evbus_audit(fcinfo, "bus", bus.name, NULL, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -301,5 +303,6 @@ evbus_stop_publish_changes(PG_FUNCTION_ARGS)
 				 is_published_above(rel, function) ? errdetail("They are as those of the table that it is a partition of.") : 0));
 	table_close(rel, NoLock);
 	drop_triggers(names, table);
+	evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
 	PG_RETURN_VOID();
 }

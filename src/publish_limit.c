@@ -10,6 +10,7 @@
 #include "evbus.h"
 
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "internal.h"
@@ -43,6 +44,7 @@ evbus_limit_publisher(PG_FUNCTION_ARGS)
 	int			rate;
 	int			burst;
 	uint64		rows;
+	Jsonb	   *before;
 
 	evbus_bus_get(evbus_arg_text(fcinfo, 0, "bus"), &bus);
 	evbus_check_bus(&bus, GetUserId(), EVBUS_MANAGE);
@@ -68,6 +70,7 @@ evbus_limit_publisher(PG_FUNCTION_ARGS)
 	values[2] = Int32GetDatum(rate);
 	values[3] = Int32GetDatum(burst);
 	values[4] = Int32GetDatum(EVBUS_ROLE_LIMITS_MAX);
+	before = evbus_audit_bus(bus.bus_id);
 	evbus_internal_begin(&state);
 	/* Of buses and roles that are gone, none is kept. */
 	evbus_sql(NULL, "DELETE FROM evbus.publish_limit l WHERE (bus_id = $1 AND role = $2 AND $3 = 0)"
@@ -86,5 +89,6 @@ evbus_limit_publisher(PG_FUNCTION_ARGS)
 				 errmsg("cannot limit another role: all %d places are in use", EVBUS_ROLE_LIMITS_MAX),
 				 errhint("See the view evbus.publish_limit_list; evbus.limit_publisher(bus, role, 0) takes one away.")));
 	evbus_registry_changed();
+	evbus_audit(fcinfo, "bus", bus.name, before, evbus_audit_bus(bus.bus_id));
 	PG_RETURN_VOID();
 }

@@ -12,6 +12,7 @@
 #include "redrive.h"
 
 #include "args.h"
+#include "audit.h"
 #include "internal.h"
 #include "miscadmin.h"
 #include "pin.h"
@@ -112,6 +113,7 @@ evbus_redrive(PG_FUNCTION_ARGS)
 	EvbusDeadFilter filter;
 	int			rate = 0;
 	int			subject;
+	int64		n;
 
 	if (!PG_ARGISNULL(7))
 		rate = evbus_arg_int(fcinfo, 7, "rate", 1, EVBUS_REDRIVE_RATE_MAX);
@@ -121,9 +123,15 @@ evbus_redrive(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(evbus_dead_filter_count(&filter));
 	PreventCommandIfReadOnly("evbus.redrive()");
 	if (rate > 0)
-		PG_RETURN_INT64(evbus_redrive_job_add(db, &filter, rate));
+	{
+		n = evbus_redrive_job_add(db, &filter, rate);
+		evbus_dead_filter_audit(fcinfo, evbus_audit_number("job", n));
+		PG_RETURN_INT64(n);
+	}
 	subject = PG_ARGISNULL(0) ? 1 : 0;	/* the subscription, or else the bus */
-	PG_RETURN_INT64(redrive_now(db, &filter, PG_ARGISNULL(subject) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(subject))));
+	n = redrive_now(db, &filter, PG_ARGISNULL(subject) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(subject)));
+	evbus_dead_filter_audit(fcinfo, evbus_audit_number("dead_letters", n));
+	PG_RETURN_INT64(n);
 }
 
 /*
@@ -135,8 +143,11 @@ evbus_redrive_ids(PG_FUNCTION_ARGS)
 {
 	EvbusDb    *db = evbus_db();
 	EvbusDeadFilter filter;
+	int64		n;
 
 	PreventCommandIfReadOnly("evbus.redrive()");
 	evbus_dead_filter_ids(fcinfo, &filter, false);
-	PG_RETURN_INT64(redrive_now(db, &filter, NULL));
+	n = redrive_now(db, &filter, NULL);
+	evbus_audit(fcinfo, NULL, NULL, NULL, evbus_audit_number("dead_letters", n));
+	PG_RETURN_INT64(n);
 }

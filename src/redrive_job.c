@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "commands/dbcommands.h"
@@ -110,12 +111,17 @@ evbus_cancel_redrive(PG_FUNCTION_ARGS)
 				 errmsg("redrive job " INT64_FORMAT " does not exist", PG_GETARG_INT64(0)),
 				 errhint("See the view evbus.redrive_list.")));
 	if (!has_privs_of_role(state.user, DatumGetObjectId(evbus_column(0, 1, NULL))))
+	{
+		evbus_audit_refused(state.user, "owner", "redrive job", psprintf(INT64_FORMAT, PG_GETARG_INT64(0)));
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("redrive job " INT64_FORMAT " belongs to another role", PG_GETARG_INT64(0))));
+	}
 	cancelled = evbus_sql(NULL, "UPDATE evbus.redrive_job SET state = 'cancelled', finished_at = clock_timestamp()"
 						  " WHERE redrive_job_id = $1 AND state = 'running'", 1, types, values, NULL, 0) > 0;
 	evbus_internal_end(&state);
+	if (cancelled)
+		evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
 	PG_RETURN_BOOL(cancelled);
 }
 

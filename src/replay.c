@@ -26,6 +26,7 @@
 
 #include "access/xact.h"
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
 #include "cursor.h"
@@ -255,6 +256,7 @@ evbus_replay(PG_FUNCTION_ARGS)
 	id = DatumGetInt32(evbus_column(0, 1, NULL));
 	evbus_internal_end(&state);
 	evbus_registry_changed();
+	evbus_audit(fcinfo, "subscription", sub->name, NULL, evbus_audit_number("replay_id", id));
 	PG_RETURN_INT64(id);
 }
 
@@ -320,7 +322,10 @@ evbus_cancel_replay(PG_FUNCTION_ARGS)
 	{
 		evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
 		if (end_replays(sub->subscription_id, 0, 0, "cancelled") > 0)
+		{
+			evbus_audit(fcinfo, "subscription", sub->name, NULL, NULL);
 			PG_RETURN_BOOL(true);
+		}
 	}
 	values[0] = Int64GetDatum(id);
 	evbus_internal_begin(&state);

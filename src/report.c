@@ -377,6 +377,19 @@ put_payloads(EvbusReport *report)
 					   "There are none.", NULL);
 }
 
+static void
+put_audit(EvbusReport *report)
+{
+	static const EvbusColumn columns[] = {{"Action", EVBUS_CELL_NAME}, {"When", EVBUS_CELL_TEXT}, {"Of", EVBUS_CELL_TEXT}, {"Role", EVBUS_CELL_TEXT}, {"Session user", EVBUS_CELL_TEXT}};
+
+	appendStringInfoString(report->out, "<h2>Who did what</h2>\n");
+	evbus_report_table(report, "acts", columns, lengthof(columns),
+					   "SELECT a.action, NULL::text, to_char(a.at, 'YYYY-MM-DD HH24:MI:SS'), concat_ws(' ', a.kind, a.object), a.role, a.login, (SELECT count(*)::float8 FROM evbus.audit x WHERE x.at >= statement_timestamp() - interval '1 day') "
+					   "FROM evbus.audit a WHERE a.at >= statement_timestamp() - interval '1 day' ORDER BY a.audit_id DESC LIMIT $1",
+					   "Nobody has administered the bus in the last 24 hours, and nobody was refused.",
+					   "Of the last 24 hours, the newest first. <code>evbus.audit</code> has all, with the arguments and what was changed.");
+}
+
 /* ----------------------------------------------------------- buses and the machine */
 
 static void
@@ -493,6 +506,7 @@ evbus_report_html(PG_FUNCTION_ARGS)
 	if (payloads)
 		put_payloads(&report);
 	put_buses(&report);
+	put_audit(&report);
 	put_machine(&report);
 	appendStringInfoString(&page, "</main>\n<footer><p>Rates of the tiles are of the last minute. Lag counts positions that are not settled, also of types that a subscription may turn out not to want. "
 						   "Counters begin anew when the server starts. Times of day are in the time zone of who made the page.</p>\n<p>");

@@ -22,6 +22,7 @@
 #include "retain.h"
 
 #include "access/xact.h"
+#include "audit.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "clock.h"
@@ -439,19 +440,32 @@ plan_ticks(void *arg)
 	pfree(leaves);
 }
 
-/* Step: which leaves of dead letters may go. */
+/* Which leaves may go that nothing but their age keeps. */
 static void
-plan_dead_letters(void *arg)
+plan_by_age(Retention *r, const char *parent, int minutes)
 {
-	Retention  *r = arg;
-	int64		limit = id_before(evbus_now_id(r->db), (int64) evbus_dead_letter_retention * USECS_PER_MINUTE);
+	int64		limit = id_before(evbus_now_id(r->db), (int64) minutes * USECS_PER_MINUTE);
 	EvbusLeaf  *leaves;
-	int			n = evbus_leaf_list(evbus_relid("dead_letter_log"), &leaves);
+	int			n = evbus_leaf_list(evbus_relid(parent), &leaves);
 
 	r->due = MemoryContextAlloc(r->context, sizeof(Due) * Max(n, 1));
 	for (int i = 0; i < n && leaves[i].hi <= limit; i++)
 		add_due(r, &leaves[i], 0, true);
 	pfree(leaves);
+}
+
+/* Step. */
+static void
+plan_dead_letters(void *arg)
+{
+	plan_by_age(arg, "dead_letter_log", evbus_dead_letter_retention);
+}
+
+/* Step. */
+static void
+plan_audit(void *arg)
+{
+	plan_by_age(arg, "audit", evbus_audit_retention);
 }
 
 /* Who is in the way of a cut?  Noted where it is wanted by now; false: nobody. */
@@ -652,12 +666,14 @@ evbus_retain_turn(EvbusDb *db, EvbusRunner run, const EvbusClass *classes, int n
 {
 	Retention	ticks = {.db = db, .of = EVBUS_NOTE_TICKS};
 	Retention	dead = {.db = db, .of = EVBUS_NOTE_DEAD};
+	Retention	audit = {.db = db, .of = EVBUS_NOTE_AUDIT};
 	bool		good = true;
 
 	for (int c = 0; c < n; c++)
 		good = retain_class(db, run, &classes[c], max, more) && good;
 	good = retain(&ticks, run, plan_ticks, max, more) && good;
-	return retain(&dead, run, plan_dead_letters, max, more) && good;
+	good = retain(&dead, run, plan_dead_letters, max, more) && good;
+	return retain(&audit, run, plan_audit, max, more) && good;
 }
 
 typedef struct Limited

@@ -23,6 +23,7 @@
 
 #include "access/xact.h"
 #include "args.h"
+#include "audit.h"
 #include "clock.h"
 #include "flow.h"
 #include "fmgr.h"
@@ -72,11 +73,15 @@ Datum
 evbus_cancel_scheduled(PG_FUNCTION_ARGS)
 {
 	EvbusDb    *of = evbus_db();
+	bool		deleted;
 
 	evbus_arg_present(fcinfo, 0, "id");
 	PreventCommandIfReadOnly("evbus.cancel_scheduled()");
 	PreventCommandDuringRecovery("evbus.cancel_scheduled()");
-	PG_RETURN_BOOL(evbus_scheduled_delete(of, PG_GETARG_INT64(0)));
+	deleted = evbus_scheduled_delete(of, PG_GETARG_INT64(0));
+	if (deleted)
+		evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
+	PG_RETURN_BOOL(deleted);
 }
 
 /* ---------------------------------------------------------------- one batch */

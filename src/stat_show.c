@@ -10,6 +10,7 @@
 #include "stat_show.h"
 
 #include "args.h"
+#include "audit.h"
 #include "clock.h"
 #include "cursor.h"
 #include "fmgr.h"
@@ -405,7 +406,9 @@ evbus_stat_reset(PG_FUNCTION_ARGS)
 {
 	EvbusDb    *db = evbus_db();
 
+	PreventCommandIfReadOnly("evbus.stat_reset()");
 	PreventCommandDuringRecovery("evbus.stat_reset()");
+	evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
 	evbus_stats_clear(db);
 	evbus_stat_memory_reset(db);
 	PG_RETURN_VOID();

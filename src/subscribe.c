@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "args.h"
+#include "audit.h"
 #include "bus_idle.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_proc.h"
@@ -375,6 +376,7 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 			  N_SETTINGS + 5, types, values, nulls, 0);
 	evbus_internal_end(&state);
 	evbus_registry_changed();
+	evbus_audit(fcinfo, "subscription", name, NULL, evbus_audit_subscription(evbus_subscription_get(name, false)->subscription_id));
 	PG_RETURN_INT64(position);
 }
 
@@ -432,6 +434,23 @@ locked_subscription(FunctionCallInfo fcinfo, const char *what)
 			 errmsg("could not serialize access to subscription \"%s\" due to concurrent update", operated_subscription(fcinfo)->name)));
 }
 
+/* The subscription was changed, or is gone. */
+static void
+record(FunctionCallInfo fcinfo, const EvbusSubscription *sub, const Jsonb *before)
+{
+	evbus_registry_changed();
+	evbus_audit(fcinfo, "subscription", sub->name, before, evbus_audit_subscription(sub->subscription_id));
+}
+
+/* Up to which position a subscription is through, for the audit; NULL: nobody knows. */
+static Jsonb *
+where(EvbusDb *db, const EvbusSubscription *sub)
+{
+	EvbusCursorState state;
+
+	return evbus_cursor_progress(db, sub, &state) ? evbus_audit_number("position", state.cursor) : NULL;
+}
+
 /* What a volatile bus has overwritten is counted when somebody looks: before it is settled otherwise. */
 static void
 count_dropped(const EvbusSubscription *sub)
@@ -455,6 +474,7 @@ Datum
 evbus_alter_subscription(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.alter_subscription()");
+	Jsonb	   *before = evbus_audit_subscription(sub->subscription_id);
 	Settings	set;
 	EvbusInternal state;
 	Oid			types[N_SETTINGS + 1];
@@ -489,7 +509,7 @@ evbus_alter_subscription(PG_FUNCTION_ARGS)
 			  " WHERE subscription_id = $27",
 			  N_SETTINGS + 1, types, values, nulls, 0);
 	evbus_internal_end(&state);
-	evbus_registry_changed();
+	record(fcinfo, sub, before);
 	PG_RETURN_VOID();
 }
 
@@ -501,13 +521,15 @@ Datum
 evbus_unsubscribe(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.unsubscribe()");
+	Jsonb	   *before;
 
 	evbus_check_owner(sub->owner, "subscription", sub->name);
+	before = evbus_audit_subscription(sub->subscription_id);
 	count_dropped(sub);
 	evbus_replays_end(sub->subscription_id, 0);
 	(void) change(sub, "DELETE FROM evbus.subscription WHERE subscription_id = $1", NULL, 0);
 	(void) change(sub, "DELETE FROM evbus.retry WHERE subscription_id = $1", NULL, 0);
-	evbus_registry_changed();
+	record(fcinfo, sub, before);
 	PG_RETURN_VOID();
 }
 
@@ -519,10 +541,11 @@ Datum
 evbus_pause(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.pause()");
+	Jsonb	   *before = evbus_audit_subscription(sub->subscription_id);
 
 	(void) change(sub, "UPDATE evbus.subscription SET paused = true, paused_reason = $2 WHERE subscription_id = $1",
 		   PG_ARGISNULL(1) ? "evbus.pause()" : text_to_cstring(PG_GETARG_TEXT_PP(1)), 0);
-	evbus_registry_changed();
+	record(fcinfo, sub, before);
 	PG_RETURN_VOID();
 }
 
@@ -531,9 +554,10 @@ Datum
 evbus_resume(PG_FUNCTION_ARGS)
 {
 	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.resume()");
+	Jsonb	   *before = evbus_audit_subscription(sub->subscription_id);
 
 	(void) change(sub, "UPDATE evbus.subscription SET paused = false, paused_reason = NULL WHERE subscription_id = $1", NULL, 0);
-	evbus_registry_changed();
+	record(fcinfo, sub, before);
 	PG_RETURN_VOID();
 }
 
@@ -551,11 +575,13 @@ evbus_seek(PG_FUNCTION_ARGS)
 	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.seek()");
 	EvbusDb    *db = evbus_db();
 	int64		position = start_position(fcinfo, 1, db, sub->bus_id, sub->bus_slot);
+	Jsonb	   *before = where(db, sub);
 
 	count_dropped(sub);
 	(void) change(sub, "UPDATE evbus.subscription SET epoch = nextval('evbus.subscription_id_seq'), start_position = $3"
 		   " WHERE subscription_id = $1", NULL, position);
 	evbus_registry_changed();
+	evbus_audit(fcinfo, "subscription", sub->name, before, evbus_audit_number("position", position));
 	PG_RETURN_INT64(position);
 }
 

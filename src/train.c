@@ -25,6 +25,7 @@
 
 #include "area.h"
 #include "args.h"
+#include "audit.h"
 #include "catalog/pg_type.h"
 #include "codec.h"
 #include "eventlog.h"
@@ -365,6 +366,8 @@ evbus_train_dictionary(PG_FUNCTION_ARGS)
 	PG_END_TRY();
 	nulls[0] = dry_run;
 	values[0] = dry_run ? (Datum) 0 : Int32GetDatum(keep(&bus, &trained));
+	if (!dry_run)
+		evbus_audit(fcinfo, "bus", bus.name, NULL, evbus_audit_number("dictionary_id", DatumGetInt32(values[0])));
 	values[1] = Int32GetDatum(trained.trained_on);
 	values[2] = Int32GetDatum(trained.tested_on);
 	values[3] = Int32GetDatum((int) trained.size);

@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #define FIXED_INTERVAL	USECS_PER_DAY	/* of ticks and dead letters */
+#define AUDIT_INTERVAL	(30 * USECS_PER_DAY)
 #define LEAVES_AHEAD	2
 #define INDEX_AFTER		(10 * USECS_PER_MINUTE) /* a leaf that may go by size: once it is closed for so long */
 
@@ -116,15 +117,12 @@ make_ahead(EvbusDb *db, const Parent *parent)
 	return made;
 }
 
-static Parent
-fixed_parent(int32 of)
-{
-	Parent		parent = {.interval = FIXED_INTERVAL, .of = of};
-
-	strcpy(parent.name, of == EVBUS_NOTE_TICKS ? "tick" : "dead_letter_log");
-	parent.prefix = of == EVBUS_NOTE_TICKS ? "tick" : "dead_letter";
-	return parent;
-}
+/* Those that every database has. */
+static const Parent fixed_parents[] = {
+	{.name = "tick",.prefix = "tick",.interval = FIXED_INTERVAL,.of = EVBUS_NOTE_TICKS},
+	{.name = "dead_letter_log",.prefix = "dead_letter",.interval = FIXED_INTERVAL,.of = EVBUS_NOTE_DEAD},
+	{.name = "audit",.prefix = "audit",.interval = AUDIT_INTERVAL,.of = EVBUS_NOTE_AUDIT},
+};
 
 static void
 class_parent(const EvbusClass *class, Parent *parent)
@@ -146,12 +144,13 @@ evbus_upkeep_leaves_now(EvbusDb *db, int32 class_id)
 {
 	EvbusClass *classes;
 	int			n = evbus_classes(&classes);
-	Parent		parents[3] = {fixed_parent(EVBUS_NOTE_TICKS), fixed_parent(EVBUS_NOTE_DEAD)};
+	Parent		parents[lengthof(fixed_parents) + 1] = {0};
 
 	evbus_clock_ensure(db);
+	memcpy(parents, fixed_parents, sizeof(fixed_parents));
 	for (int i = 0; i < n; i++)
 		if (classes[i].id == class_id)
-			class_parent(&classes[i], &parents[2]);
+			class_parent(&classes[i], &parents[lengthof(fixed_parents)]);
 	for (int i = 0; i < (int) lengthof(parents); i++)
 	{
 		EvbusLeaf  *leaves;
@@ -173,7 +172,7 @@ evbus_upkeep_leaves_now(EvbusDb *db, int32 class_id)
 int
 evbus_upkeep_leaf_make(const char *name, int64 id)
 {
-	Parent		parent = fixed_parent(strcmp(name, "tick") == 0 ? EVBUS_NOTE_TICKS : EVBUS_NOTE_DEAD);
+	Parent		parent = {0};
 	EvbusInternal state;
 	int			made = 0;
 
@@ -182,11 +181,13 @@ evbus_upkeep_leaf_make(const char *name, int64 id)
 		EvbusClass *classes;
 		int			n = evbus_classes(&classes);
 
-		parent.of = 0;
 		for (int i = 0; i < n; i++)
 			if (strcmp(classes[i].parent, name) == 0)
 				class_parent(&classes[i], &parent);
 	}
+	for (int i = 0; i < (int) lengthof(fixed_parents); i++)
+		if (strcmp(fixed_parents[i].name, name) == 0)
+			parent = fixed_parents[i];
 	if (parent.of == 0)
 		return 0;
 	evbus_internal_begin(&state);
@@ -220,10 +221,10 @@ look(void *arg)
 	evbus_clock_ensure(turn->db);
 	old = MemoryContextSwitchTo(turn->context);
 	turn->n_classes = evbus_classes(&turn->classes);
-	turn->parents = palloc0(sizeof(Parent) * (turn->n_classes + 2));
+	turn->parents = palloc0(sizeof(Parent) * (turn->n_classes + lengthof(fixed_parents)));
 	MemoryContextSwitchTo(old);
-	turn->parents[turn->n_parents++] = fixed_parent(EVBUS_NOTE_TICKS);
-	turn->parents[turn->n_parents++] = fixed_parent(EVBUS_NOTE_DEAD);
+	memcpy(turn->parents, fixed_parents, sizeof(fixed_parents));
+	turn->n_parents = lengthof(fixed_parents);
 	for (int i = 0; i < turn->n_classes; i++)
 		if (!turn->classes[i].orphan)
 			class_parent(&turn->classes[i], &turn->parents[turn->n_parents++]);

@@ -4,7 +4,7 @@
  *
  * In shared memory and not in a table: so that it can be written when a disk is
  * full, and an idle server stays idle.  One entry for each kind of leaf: a storage
- * class, ticks, dead letters.  Where there are more classes than entries, those that
+ * class, ticks, dead letters, the audit.  Where there are more classes than entries, those that
  * come last have none, and show as NULL.
  *-------------------------------------------------------------------------
  */

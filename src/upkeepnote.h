@@ -6,6 +6,7 @@
 
 #define EVBUS_NOTE_TICKS	(-1)
 #define EVBUS_NOTE_DEAD		(-2)
+#define EVBUS_NOTE_AUDIT	(-3)
 
 extern int	evbus_notes_used(EvbusDb *db);
 extern void evbus_note_run(EvbusDb *db, int32 of, const char *error);

@@ -53,7 +53,8 @@ SELECT is_empty($$SELECT c.relname, r.rolname FROM pg_class c, pg_roles r WHERE 
 	'none writes a table');
 SELECT set_eq($$SELECT DISTINCT a.attrelid::regclass::text || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid, pg_roles r
 		WHERE c.relnamespace = 'evbus'::regnamespace AND a.attacl IS NOT NULL AND r.rolname ~ '^evbus_matrix_' AND has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT') AND NOT has_table_privilege(r.oid, c.oid, 'SELECT')$$,
-	$$VALUES ('evbus.scheduled.bus_id'), ('evbus.scheduled.due_at'), ('evbus.bus.bus_id'), ('evbus.bus.bus'), ('evbus.bus.max_backlog'), ('evbus.bus.max_backlog_bytes')$$, 'single columns are numbers and names of buses');
+	$$VALUES ('evbus.scheduled.bus_id'), ('evbus.scheduled.due_at'), ('evbus.bus.bus_id'), ('evbus.bus.bus'), ('evbus.bus.max_backlog'), ('evbus.bus.max_backlog_bytes'),
+		('evbus.audit.audit_id'), ('evbus.audit.at'), ('evbus.audit.login'), ('evbus.audit.role'), ('evbus.audit.action'), ('evbus.audit.kind'), ('evbus.audit.object')$$, 'single columns are numbers and names of buses, and who did what');
 
 -- What monitor sees holds nothing of events: a canary in payload, key, headers and error text.
 SELECT evbus.create_bus('aviary', publish_rate => 1000000), evbus.subscribe('aviary', 'cage', max_dead_letters => 100, breaker_threshold => 1);

@@ -1,6 +1,6 @@
 -- Who may do what: nothing for PUBLIC, subscriptions belong to their owner, handlers have the owner's rights.
 \ir include/helpers.sql
-SELECT plan(349);
+SELECT plan(353);
 
 DROP ROLE IF EXISTS evbus_test_alice, evbus_test_bob, evbus_test_carol, evbus_test_group, evbus_test_nologin;
 CREATE ROLE evbus_test_group;
@@ -41,7 +41,7 @@ INSERT INTO api VALUES
 	($$SELECT * FROM evbus.retention_audit$$), ($$DELETE FROM evbus.retention_audit$$), ($$SELECT * FROM evbus.dead_letter_quota_state$$), ($$SELECT * FROM evbus.leaf_list$$),
 	($$SELECT * FROM evbus.bus_list$$), ($$SELECT * FROM evbus.dictionary_list$$), ($$SELECT * FROM evbus.subscription_list$$), ($$SELECT * FROM evbus.subscription_lag$$), ($$SELECT * FROM evbus.history$$), ($$SELECT * FROM evbus.retry_list$$),
 	($$SELECT * FROM evbus.dead_letter$$), ($$SELECT * FROM evbus.dead_letter_summary$$), ($$SELECT * FROM evbus.dead_letter_trend$$), ($$SELECT evbus.report_html()$$), ($$SELECT * FROM evbus.redrive_list$$), ($$SELECT * FROM evbus.replay_list$$), ($$SELECT * FROM evbus.replay$$), ($$SELECT * FROM evbus.replay_log$$),
-	($$SELECT * FROM evbus.dead_letter_audit$$), ($$DELETE FROM evbus.dead_letter_audit$$), ($$SELECT * FROM evbus.redrive_job$$), ($$SELECT * FROM evbus.dead_letter_count$$), ($$SELECT * FROM evbus.dead_letter_delta$$),
+	($$SELECT * FROM evbus.dead_letter_audit$$), ($$DELETE FROM evbus.dead_letter_audit$$), ($$SELECT * FROM evbus.audit$$), ($$DELETE FROM evbus.audit$$), ($$SELECT * FROM evbus.redrive_job$$), ($$SELECT * FROM evbus.dead_letter_count$$), ($$SELECT * FROM evbus.dead_letter_delta$$),
 	($$SELECT * FROM evbus.bus$$), ($$SELECT * FROM evbus.dictionary$$), ($$SELECT * FROM evbus.subscription$$), ($$SELECT * FROM evbus.event_log$$), ($$SELECT * FROM evbus.tick$$), ($$SELECT * FROM evbus.late$$), ($$SELECT * FROM evbus.retry$$),
 	($$SELECT * FROM evbus.dead_letter_log$$), ($$SELECT * FROM evbus.ack_0$$), ($$DELETE FROM evbus.subscription$$), ($$UPDATE evbus.bus SET paused = true$$),
 	($$INSERT INTO evbus.late VALUES (1, 1, '')$$), ($$TRUNCATE evbus.ack_1$$);

@@ -211,14 +211,17 @@ SELECT results_eq('SELECT * FROM held', $$VALUES (0::bigint, 0::bigint)$$, 'noth
 CREATE FUNCTION ends(lines text) RETURNS text LANGUAGE sql AS $$
 	SELECT string_agg(regexp_replace(right(line, 110), '.*"position":(\d+),"attempt":(\d+).*', '\1 \2'), ', ' ORDER BY n) FROM string_to_table(lines, E'\n') WITH ORDINALITY AS t (line, n)
 $$;
--- Receives to the end and keeps the receipts.
+-- Receives to the end and keeps the receipts.  A lease that has run out is taken back a moment later: the first call waits.
 CREATE TABLE calls (n integer GENERATED ALWAYS AS IDENTITY, events integer, bytes bigint, ends text, receipts text[]);
 CREATE PROCEDURE receive_all() LANGUAGE plpgsql AS $$
+DECLARE
+	patience interval := '10 seconds';
 BEGIN
 	TRUNCATE calls RESTART IDENTITY;
 	LOOP
-		INSERT INTO calls (events, bytes, ends, receipts) SELECT events, octet_length(lines), ends(lines), receipts FROM evbus.receive_lines('one', 1000, lease => '1 hour');
+		INSERT INTO calls (events, bytes, ends, receipts) SELECT events, octet_length(lines), ends(lines), receipts FROM evbus.receive_lines('one', 1000, lease => '1 hour', wait => patience);
 		EXIT WHEN NOT FOUND;
+		patience := NULL;
 	END LOOP;
 END $$;
 -- Ten times 10 MB; stored as they are they end the taking, compressed they go back when they are printed.

@@ -34,7 +34,7 @@ SELECT throws_ok($$SELECT evbus.alter_bus('plain', retention_policy => 'never')$
 -- the view
 
 SELECT results_eq('SELECT kind, buses FROM evbus.stat_upkeep ORDER BY storage_class_id NULLS LAST, kind DESC', $$VALUES ('events', '{plain}'::text[]), ('events', '{dropping}'), ('events', '{small}'), ('events', '{"sm\"all 2"}'), ('events', '{"plain 2"}'),
-	('positions', NULL), ('dead letters', NULL)$$, 'stat_upkeep has a row for each kind of leaf');
+	('positions', NULL), ('dead letters', NULL), ('audit', NULL)$$, 'stat_upkeep has a row for each kind of leaf');
 CALL evbus.maintain();
 SELECT is(count(*), 0::bigint, 'after upkeep each tells when it was') FROM evbus.stat_upkeep WHERE last_run IS NULL OR last_success IS NULL OR last_run < last_success OR last_success < now() - interval '1 minute';
 SELECT is(count(*), 0::bigint, 'and that leaves are there and made two intervals ahead') FROM evbus.stat_upkeep WHERE leaves < 3 OR made_until < now() + interval '2 days' OR bytes = 0 OR oldest_leaf > now();

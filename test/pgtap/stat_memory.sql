@@ -21,7 +21,7 @@ SELECT is_empty($$SELECT area, "limit" FROM evbus.stat_memory JOIN (VALUES ('lea
 	WHERE "limit" IS DISTINCT FROM current_setting(name)::bigint$$, 'limits are those of the settings');
 SELECT is((SELECT "limit" FROM evbus.stat_memory WHERE area = 'leases of clients'), current_setting('evbus.max_leases')::bigint * 7 / 8, 'clients leave an eighth of the leases to the workers');
 SELECT is((SELECT string_agg("limit"::text, ' ' ORDER BY area) FROM evbus.stat_memory WHERE area IN ('errands', 'rates of roles')), '8 256', 'what no setting bounds');
-SELECT is((SELECT "limit" FROM evbus.stat_memory WHERE area = 'upkeep notes'), current_setting('evbus.max_buses')::bigint + 2, 'notes of a bus each, of positions and of dead letters');
+SELECT is((SELECT "limit" FROM evbus.stat_memory WHERE area = 'upkeep notes'), current_setting('evbus.max_buses')::bigint + 3, 'notes of a bus each, of positions, of dead letters and of the audit');
 SELECT is_empty($$SELECT * FROM evbus.stat_memory WHERE used < 0 OR high_water < used OR share IS DISTINCT FROM used / "limit"::double precision$$, 'nothing is negative, no mark is below what is used, shares are used by limit');
 SELECT is_empty($$SELECT * FROM evbus.stat_memory WHERE level <> CASE WHEN share >= 0.9 THEN 'critical' WHEN share >= 0.7 THEN 'warn' ELSE 'ok' END$$, 'levels are by share');
 SELECT cmp_ok((SELECT used FROM evbus.stat_memory WHERE area = 'databases'), '>=', 1::bigint, 'this database is one');
