@@ -469,11 +469,11 @@ CREATE TABLE evbus.audit (
 COMMENT ON TABLE evbus.audit IS 'who did what with buses, subscriptions and dead letters, and who was refused; evbus only ever adds to it, and drops what is older than evbus.audit_retention';
 COMMENT ON COLUMN evbus.audit.audit_id IS 'grows with time';
 COMMENT ON COLUMN evbus.audit.login IS 'session user of the call; role is the current user';
-COMMENT ON COLUMN evbus.audit.action IS 'the function of evbus that was called, or refused: an error 42501';
+COMMENT ON COLUMN evbus.audit.action IS 'the function of evbus that was called; refused: an error 42501; left out: those for which there was no place';
 COMMENT ON COLUMN evbus.audit.kind IS 'what object is the name of: bus, subscription, redrive job; NULL: the call was about none or several';
 COMMENT ON COLUMN evbus.audit.arguments IS 'those that were given, each cut at 1000 bytes; without payloads. Of what was refused: the privilege that lacked';
 COMMENT ON COLUMN evbus.audit.old IS 'of the settings, grants and limits of the object what the call has changed, as it was; NULL: nothing, or the object was made';
-COMMENT ON COLUMN evbus.audit.new IS 'the same as it is, or what came of the call; NULL: nothing, or the object is gone. Of what was refused: how many times, in the minute from at on';
+COMMENT ON COLUMN evbus.audit.new IS 'the same as it is, or what came of the call; NULL: nothing, or the object is gone. Of what was refused, and of what takes effect at once: how many times, in the minute from at on';
 
 CREATE SEQUENCE evbus.dead_letter_audit_id_seq;
 CREATE TABLE evbus.dead_letter_audit (

@@ -121,10 +121,10 @@ db_reset(EvbusDb *db, Oid bus_relid)
 	memset(db->told, 0, sizeof(db->told));
 	memset(db->health_told, 0, sizeof(db->health_told));
 	db->health_untold = 0;
-	memset(db->refusals, 0, sizeof(db->refusals));
-	db->refusals_left_out = 0;
+	memset(db->noted, 0, sizeof(db->noted));
+	db->noted_left_out = 0;
 	db->left_out_written_at = 0;
-	pg_atomic_write_u32(&db->refusals_waiting, 0);
+	pg_atomic_write_u32(&db->noted_waiting, 0);
 	db->bus_relid = bus_relid;
 	pg_write_barrier();
 	db->dboid = MyDatabaseId;

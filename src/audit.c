@@ -8,9 +8,10 @@
  * what the act has changed of the bus or subscription, its grants and its limits among it, as it was
  * before and after.
  *
- * Who is refused gets an error, and an error leaves no row.  So a refusal is noted in
- * shared memory, and the maintainer writes it: at most one row a minute for each role,
- * privilege and object, with the number of times, so that nobody can fill the disk by
+ * Who is refused gets an error, and an error leaves no row; and what takes effect at once does so
+ * where the caller rolls back, which would take the row away.  So both are noted in
+ * shared memory, and the maintainer writes them: at most one row a minute for each role,
+ * action, privilege and object, with the number of times, so that nobody can fill the disk by
  * being refused.  Where there are more of them than places, they are only counted.
  * What the server loses at once, those of the last second are lost with it.
  *
@@ -40,7 +41,7 @@
 
 #define ARGUMENT_MAX	1000	/* bytes of an argument that are kept */
 #define WRITE_EVERY		USECS_PER_SEC
-#define ROW_EVERY		USECS_PER_MINUTE	/* of the same refusal */
+#define ROW_EVERY		USECS_PER_MINUTE	/* of the same */
 
 /* Minutes; rows older than this go with their leaf. */
 int			evbus_audit_retention = 365 * 24 * 60;
@@ -222,36 +223,33 @@ evbus_audit(FunctionCallInfo fcinfo, const char *kind, const char *object, const
 	write_row(values, nulls);
 }
 
-/* -------------------------------------------------------------------- refusals */
+/* -------------------------------------------------------------------- noted */
 
 static bool
-is_of(const EvbusRefusal *r, Oid login, Oid role, const char *privilege, const char *kind, const char *object)
+is_of(const EvbusNoted *r, Oid login, Oid role, const char *action, const char *privilege, const char *kind, const char *object)
 {
-	return r->login == login && r->role == role && strcmp(r->privilege, privilege) == 0 && strcmp(r->kind, kind) == 0 &&
+	return r->login == login && r->role == role && strcmp(r->action, action) == 0 && strcmp(r->privilege, privilege) == 0 && strcmp(r->kind, kind) == 0 &&
 		strcmp(r->object, object) == 0;
 }
 
-/*
- * Somebody is about to get 42501: a role lacks the privilege ("owner" for what only owners may).  Waits for
- * nothing, and does nothing on a standby.
- */
-void
-evbus_audit_refused(Oid role, const char *privilege, const char *kind, const char *object)
+/* Waits for nothing, and does nothing on a standby. */
+static void
+note(Oid role, const char *action, const char *privilege, const char *kind, const char *object)
 {
 	EvbusDb    *db = evbus_db();
 	Oid			login = GetSessionUserId();
 	int64		now = evbus_uptime();
 	TimestampTz at = GetCurrentTimestamp();
-	EvbusRefusal *place = NULL;
+	EvbusNoted *place = NULL;
 
 	if (RecoveryInProgress())
 		return;
-	LWLockAcquire(&db->refusal_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < EVBUS_REFUSALS; i++)
+	LWLockAcquire(&db->noted_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < EVBUS_NOTED; i++)
 	{
-		EvbusRefusal *r = &db->refusals[i];
+		EvbusNoted *r = &db->noted[i];
 
-		if (is_of(r, login, role, privilege, kind, object))
+		if (is_of(r, login, role, action, privilege, kind, object))
 		{
 			place = r;
 			break;
@@ -261,14 +259,15 @@ evbus_audit_refused(Oid role, const char *privilege, const char *kind, const cha
 			place = r;
 	}
 	if (place == NULL)
-		db->refusals_left_out++;
+		db->noted_left_out++;
 	else
 	{
-		if (!is_of(place, login, role, privilege, kind, object))
+		if (!is_of(place, login, role, action, privilege, kind, object))
 		{
 			place->login = login;
 			place->role = role;
 			place->written_at = 0;
+			strlcpy(place->action, action, sizeof(place->action));
 			strlcpy(place->privilege, privilege, sizeof(place->privilege));
 			strlcpy(place->kind, kind, sizeof(place->kind));
 			strlcpy(place->object, object, sizeof(place->object));
@@ -276,22 +275,36 @@ evbus_audit_refused(Oid role, const char *privilege, const char *kind, const cha
 		if (place->n++ == 0)
 			place->first_at = at;
 	}
-	LWLockRelease(&db->refusal_lock);
-	pg_atomic_write_u32(&db->refusals_waiting, 1);
+	LWLockRelease(&db->noted_lock);
+	pg_atomic_write_u32(&db->noted_waiting, 1);
+}
+
+/* Somebody is about to get 42501: a role lacks the privilege ("owner" for what only owners may). */
+void
+evbus_audit_refused(Oid role, const char *privilege, const char *kind, const char *object)
+{
+	note(role, "refused", privilege, kind, object);
+}
+
+/* Record the call of an SQL function that takes effect now, whatever becomes of the transaction.  NULL: of no object. */
+void
+evbus_audit_at_once(FunctionCallInfo fcinfo, const char *kind, const char *object)
+{
+	note(GetUserId(), get_func_name(fcinfo->flinfo->fn_oid), "", kind ? kind : "", object ? object : "");
 }
 
 /* What a turn has to write. */
 typedef struct Due
 {
-	EvbusRefusal refusals[EVBUS_REFUSALS];
-	int			places[EVBUS_REFUSALS];
+	EvbusNoted	noted[EVBUS_NOTED];
+	int			places[EVBUS_NOTED];
 	int			n;
 	int64		left_out;
 } Due;
 
-/* Step: rows of refusals. */
+/* Step: rows of what was noted. */
 static void
-write_refusals(void *arg)
+write_noted(void *arg)
 {
 	Due		   *due = arg;
 	Datum		values[N_ROW];
@@ -299,7 +312,7 @@ write_refusals(void *arg)
 	for (int i = 0; i <= due->n; i++)
 	{
 		char		nulls[N_ROW + 1] = "          ";
-		const EvbusRefusal *r = i < due->n ? &due->refusals[i] : NULL;
+		const EvbusNoted *r = i < due->n ? &due->noted[i] : NULL;
 		int64		times = r ? r->n : due->left_out;
 
 		if (times == 0)
@@ -307,10 +320,10 @@ write_refusals(void *arg)
 		values[ROW_AT] = TimestampTzGetDatum(r ? r->first_at : GetCurrentTimestamp());
 		values[ROW_LOGIN] = r ? role_name(r->login) : CStringGetTextDatum("");
 		values[ROW_ROLE] = r ? role_name(r->role) : CStringGetTextDatum("");
-		values[ROW_ACTION] = CStringGetTextDatum("refused");
-		set_text(values, nulls, ROW_KIND, r ? r->kind : NULL);
-		set_text(values, nulls, ROW_OBJECT, r ? r->object : NULL);
-		set_jsonb(values, nulls, ROW_ARGUMENTS, r ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("{\"privilege\": \"%s\"}", r->privilege)))) : NULL);
+		values[ROW_ACTION] = CStringGetTextDatum(r ? r->action : "left out");
+		set_text(values, nulls, ROW_KIND, r && *r->kind ? r->kind : NULL);
+		set_text(values, nulls, ROW_OBJECT, r && *r->kind ? r->object : NULL);
+		set_jsonb(values, nulls, ROW_ARGUMENTS, r && *r->privilege ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("{\"privilege\": \"%s\"}", r->privilege)))) : NULL);
 		set_jsonb(values, nulls, ROW_BEFORE, NULL);
 		set_jsonb(values, nulls, ROW_AFTER, evbus_audit_number("times", times));
 		write_row(values, nulls);
@@ -326,49 +339,49 @@ evbus_audit_turn(EvbusDb *db, EvbusRunner run)
 	bool		wait = false;
 	Due			due = {0};
 
-	if (now < next_at || pg_atomic_read_u32(&db->refusals_waiting) == 0)
+	if (now < next_at || pg_atomic_read_u32(&db->noted_waiting) == 0)
 		return;
 	next_at = now + WRITE_EVERY;
-	pg_atomic_write_u32(&db->refusals_waiting, 0);
+	pg_atomic_write_u32(&db->noted_waiting, 0);
 	pg_memory_barrier();
-	LWLockAcquire(&db->refusal_lock, LW_SHARED);
-	for (int i = 0; i < EVBUS_REFUSALS; i++)
+	LWLockAcquire(&db->noted_lock, LW_SHARED);
+	for (int i = 0; i < EVBUS_NOTED; i++)
 	{
-		const EvbusRefusal *r = &db->refusals[i];
+		const EvbusNoted *r = &db->noted[i];
 
 		if (r->n > 0 && (r->written_at == 0 || now - r->written_at >= ROW_EVERY))
 		{
 			due.places[due.n] = i;
-			due.refusals[due.n++] = *r;
+			due.noted[due.n++] = *r;
 		}
 		else if (r->n > 0)
 			wait = true;
 	}
 	if (now - db->left_out_written_at >= ROW_EVERY)
-		due.left_out = db->refusals_left_out;
-	else if (db->refusals_left_out > 0)
+		due.left_out = db->noted_left_out;
+	else if (db->noted_left_out > 0)
 		wait = true;
-	LWLockRelease(&db->refusal_lock);
+	LWLockRelease(&db->noted_lock);
 	if (wait)
-		pg_atomic_write_u32(&db->refusals_waiting, 1);
+		pg_atomic_write_u32(&db->noted_waiting, 1);
 	if (due.n == 0 && due.left_out == 0)
 		return;
-	if (run(write_refusals, &due) != NULL)
+	if (run(write_noted, &due) != NULL)
 	{
-		pg_atomic_write_u32(&db->refusals_waiting, 1);	/* again in a second; the error is logged */
+		pg_atomic_write_u32(&db->noted_waiting, 1);	/* again in a second; the error is logged */
 		return;
 	}
-	LWLockAcquire(&db->refusal_lock, LW_EXCLUSIVE);
+	LWLockAcquire(&db->noted_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < due.n; i++)
 	{
 		/* Nobody takes a place that has something to be written. */
-		db->refusals[due.places[i]].n -= due.refusals[i].n;
-		db->refusals[due.places[i]].written_at = now;
+		db->noted[due.places[i]].n -= due.noted[i].n;
+		db->noted[due.places[i]].written_at = now;
 	}
 	if (due.left_out > 0)
 	{
-		db->refusals_left_out -= due.left_out;
+		db->noted_left_out -= due.left_out;
 		db->left_out_written_at = now;
 	}
-	LWLockRelease(&db->refusal_lock);
+	LWLockRelease(&db->noted_lock);
 }

@@ -50,9 +50,8 @@ evbus_reset_breaker(PG_FUNCTION_ARGS)
 	EvbusSubscription *sub = evbus_subscription_get(evbus_arg_text(fcinfo, 0, "subscription"), false);
 
 	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
-	PreventCommandIfReadOnly("evbus.reset_breaker()");
 	PreventCommandDuringRecovery("evbus.reset_breaker()");
-	evbus_audit(fcinfo, "subscription", sub->name, NULL, NULL);
+	evbus_audit_at_once(fcinfo, "subscription", sub->name);
 	PG_RETURN_BOOL(evbus_breaker_close(evbus_db(), sub));
 }
 

@@ -211,6 +211,7 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("evbus.stop_all()");
 	evbus_db_require_ready(db);
 	InitMaterializedSRF(fcinfo, 0);
+	evbus_audit_at_once(fcinfo, NULL, NULL);
 	before = evbus_buses(&n_before);
 	/* Even who does not want to wait for what is in hand has to for the maintainer. */
 	evbus_errand_run(db, EVBUS_ERRAND_STOP_ALL, "", Max(timeout, LEAST_PATIENCE));
@@ -249,6 +250,5 @@ evbus_stop_all(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	MemoryContextSwitchTo(old);
-	evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
 	return (Datum) 0;
 }

@@ -146,20 +146,21 @@ typedef struct EvbusErrand
 /* A ring of which this part waits for ticks wants them now. */
 #define EVBUS_RING_URGENT	8
 
-#define EVBUS_REFUSALS	32
+#define EVBUS_NOTED		32
 
-/* Calls that were refused; see audit.c. */
-typedef struct EvbusRefusal
+/* Calls that leave no row of the audit by themselves; see audit.c. */
+typedef struct EvbusNoted
 {
 	Oid			login;
 	Oid			role;
-	char		privilege[12];
+	char		action[16];
+	char		privilege[12];	/* that lacked, or empty */
 	char		kind[16];
 	char		object[EVBUS_NAME_MAX + 1];
 	int64		n;				/* not in evbus.audit yet; 0: the place is free a minute after written_at */
 	TimestampTz first_at;		/* of these */
 	int64		written_at;		/* by evbus_uptime(): its last row; 0: never */
-} EvbusRefusal;
+} EvbusNoted;
 
 typedef struct EvbusDb
 {
@@ -229,11 +230,11 @@ typedef struct EvbusDb
 	EvbusHealthTold health_told[EVBUS_HEALTH_TOLD]; /* the maintainer alone writes and reads these two */
 	int64		health_untold;	/* what is not as it should be, and had no place there */
 
-	LWLock		refusal_lock;	/* tranche "EvbusShared"; guards these three */
-	EvbusRefusal refusals[EVBUS_REFUSALS];
-	int64		refusals_left_out;	/* that had no place */
+	LWLock		noted_lock;		/* tranche "EvbusShared"; guards these three */
+	EvbusNoted	noted[EVBUS_NOTED];
+	int64		noted_left_out; /* that had no place */
 	int64		left_out_written_at;
-	pg_atomic_uint32 refusals_waiting;	/* there is something to be written; the maintainer clears it */
+	pg_atomic_uint32 noted_waiting; /* there is something to be written; the maintainer clears it */
 } EvbusDb;
 
 /* One per bus and database, at the bus's slot. */

@@ -132,7 +132,7 @@ init_all(void)
 		memset(db, 0, sizeof(EvbusDb));
 		LWLockInitialize(&db->ring_lock, tranche[1]);
 		LWLockInitialize(&db->lease_lock, tranche[3]);
-		LWLockInitialize(&db->refusal_lock, tranche[0]);
+		LWLockInitialize(&db->noted_lock, tranche[0]);
 		ConditionVariableInit(&db->drained_cv);
 		ConditionVariableInit(&db->space_cv);
 		ConditionVariableInit(&db->errand_cv);

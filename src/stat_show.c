@@ -406,9 +406,8 @@ evbus_stat_reset(PG_FUNCTION_ARGS)
 {
 	EvbusDb    *db = evbus_db();
 
-	PreventCommandIfReadOnly("evbus.stat_reset()");
 	PreventCommandDuringRecovery("evbus.stat_reset()");
-	evbus_audit(fcinfo, NULL, NULL, NULL, NULL);
+	evbus_audit_at_once(fcinfo, NULL, NULL);
 	evbus_stats_clear(db);
 	evbus_stat_memory_reset(db);
 	PG_RETURN_VOID();

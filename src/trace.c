@@ -135,7 +135,6 @@ evbus_trace(PG_FUNCTION_ARGS)
 	TimestampTz until = GetCurrentTimestamp() + duration;
 
 	evbus_check_subscription(sub, GetUserId(), EVBUS_OPERATE);
-	PreventCommandIfReadOnly("evbus.trace()");
 	PreventCommandDuringRecovery("evbus.trace()");
 	evbus_db_require_ready(db);
 	if (sub->uncommitted && !sub->changed)
@@ -144,7 +143,7 @@ evbus_trace(PG_FUNCTION_ARGS)
 				 errmsg("subscription \"%s\" is not committed yet", sub->name),
 				 errhint("Commit, and then trace it.")));
 	(void) evbus_ledger_attach(db, sub);	/* its place is its own */
-	evbus_audit(fcinfo, "subscription", sub->name, NULL, NULL);
+	evbus_audit_at_once(fcinfo, "subscription", sub->name);
 	pg_atomic_write_u64(&EVBUS_SUB(db, sub->slot)->trace_until, duration > 0 ? (uint64) until : 0);
 	if (duration == 0)
 	{

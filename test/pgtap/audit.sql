@@ -76,8 +76,11 @@ SELECT throws_ok($$SELECT evbus.alter_subscription('s', max_attempts => 0)$$, '2
 SELECT is(newest(), 'cancel_scheduled - -', 'neither');
 SELECT evbus.alter_subscription('s', types => array_fill(repeat('x', 60), ARRAY[100]));
 SELECT is((SELECT length(arguments->>'types') FROM evbus.audit ORDER BY audit_id DESC LIMIT 1), 1000, 'long arguments are cut');
-SELECT evbus.trace('s', '0');
-SELECT is(newest(), $$trace subscription 's' - -$$, 'what is no row of a table is recorded as well');
+BEGIN;
+SELECT evbus.trace('s', '0'), evbus.stat_reset();
+ROLLBACK;
+SELECT becomes($$SELECT string_agg(concat_ws(' ', login = session_user, role = current_user, action, kind, object, new->>'times'), ', ' ORDER BY action) FROM evbus.audit WHERE action IN ('trace', 'stat_reset')$$,
+	't t stat_reset 1, t t trace subscription s 1', 'what takes effect at once, also where it is rolled back');
 
 -- refused
 SET ROLE evbus_test_eve;
