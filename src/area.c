@@ -233,44 +233,36 @@ evbus_areas_sweep(void)
 	return any;
 }
 
-/* Wait until the sequencer has loaded positions and cursors. */
+/* Wait until the sequencer has loaded positions and cursors, or knows that it has not; false: it does not get there in time. */
 static bool
-db_wait_ready(EvbusDb *db, int timeout_ms)
+wait_loaded(EvbusDb *db, bool loaded, int timeout_ms)
 {
 	int64		deadline;
-	bool		ready;
+	bool		there;
 
-	if (pg_atomic_read_u32(&db->ready))
+	if ((pg_atomic_read_u32(&db->ready) != 0) == loaded)
 		return true;
 	evbus_launcher_wake();
 	deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
 	ConditionVariablePrepareToSleep(&db->drained_cv);
-	while (!(ready = pg_atomic_read_u32(&db->ready) != 0) && evbus_uptime() < deadline)
+	while (!(there = (pg_atomic_read_u32(&db->ready) != 0) == loaded) && evbus_uptime() < deadline)
 		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, evbus_wait_event(EVBUS_WAIT_READY));
 	ConditionVariableCancelSleep();
-	return ready;
+	return there;
 }
 
 /* Wait until the sequencer knows that nothing is loaded; false: it does not. */
 bool
 evbus_db_wait_unloaded(EvbusDb *db, int timeout_ms)
 {
-	int64		deadline = TimestampTzPlusMilliseconds(evbus_uptime(), timeout_ms);
-	bool		unloaded;
-
-	evbus_launcher_wake();
-	ConditionVariablePrepareToSleep(&db->drained_cv);
-	while (!(unloaded = pg_atomic_read_u32(&db->ready) == 0) && evbus_uptime() < deadline)
-		(void) ConditionVariableTimedSleep(&db->drained_cv, 100, evbus_wait_event(EVBUS_WAIT_READY));
-	ConditionVariableCancelSleep();
-	return unloaded;
+	return wait_loaded(db, false, timeout_ms);
 }
 
 void
 evbus_db_require_ready(EvbusDb *db)
 {
 	evbus_home_refuse();
-	if (!db_wait_ready(db, 10000))
+	if (!wait_loaded(db, true, 10000))
 		ereport(ERROR,
 				(errcode(ERRCODE_EVBUS_NOT_READY),
 				 errmsg("the evbus workers of this database are not running"),
@@ -289,7 +281,7 @@ evbus_db_wait_drained(EvbusDb *db, int timeout_ms)
 	uint64		tail = pg_atomic_read_u64(&db->ring_tail);
 	bool		drained;
 
-	if (!db_wait_ready(db, timeout_ms))
+	if (!wait_loaded(db, true, timeout_ms))
 		return false;
 	ConditionVariablePrepareToSleep(&db->drained_cv);
 	while (!(drained = pg_atomic_read_u64(&db->ring_ticked) >= tail &&

@@ -98,15 +98,21 @@ evbus_audit_subscription(int32 subscription_id)
 				   " FROM evbus.subscription s WHERE s.subscription_id = $1", subscription_id);
 }
 
+static Jsonb *
+parse(char *json)
+{
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
+}
+
 /* {"what": n} */
 Jsonb *
 evbus_audit_number(const char *what, int64 n)
 {
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("{\"%s\": " INT64_FORMAT "}", what, n))));
+	return parse(psprintf("{\"%s\": " INT64_FORMAT "}", what, n));
 }
 
 /* The arguments that were given, by name, as text that is cut where it is long. */
-static Datum
+static Jsonb *
 arguments(FunctionCallInfo fcinfo)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(fcinfo->flinfo->fn_oid));
@@ -143,7 +149,7 @@ arguments(FunctionCallInfo fcinfo)
 		input++;
 	}
 	appendStringInfoString(&json, json.len == 0 ? "{}" : "}");
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
+	return parse(json.data);
 }
 
 /* ------------------------------------------------------------------- the row */
@@ -217,7 +223,7 @@ evbus_audit(FunctionCallInfo fcinfo, const char *kind, const char *object, const
 	values[ROW_ACTION] = CStringGetTextDatum(get_func_name(fcinfo->flinfo->fn_oid));
 	set_text(values, nulls, ROW_KIND, kind);
 	set_text(values, nulls, ROW_OBJECT, object);
-	values[ROW_ARGUMENTS] = arguments(fcinfo);
+	set_jsonb(values, nulls, ROW_ARGUMENTS, arguments(fcinfo));
 	set_jsonb(values, nulls, ROW_BEFORE, before);
 	set_jsonb(values, nulls, ROW_AFTER, after);
 	write_row(values, nulls);
@@ -241,6 +247,7 @@ note(Oid role, const char *action, const char *privilege, const char *kind, cons
 	int64		now = evbus_uptime();
 	TimestampTz at = GetCurrentTimestamp();
 	EvbusNoted *place = NULL;
+	bool		known = false;
 
 	if (RecoveryInProgress())
 		return;
@@ -252,6 +259,7 @@ note(Oid role, const char *action, const char *privilege, const char *kind, cons
 		if (is_of(r, login, role, action, privilege, kind, object))
 		{
 			place = r;
+			known = true;
 			break;
 		}
 		/* One whose minute is over would be due for a row at once, as a new one is. */
@@ -262,7 +270,7 @@ note(Oid role, const char *action, const char *privilege, const char *kind, cons
 		db->noted_left_out++;
 	else
 	{
-		if (!is_of(place, login, role, action, privilege, kind, object))
+		if (!known)
 		{
 			place->login = login;
 			place->role = role;
@@ -323,7 +331,7 @@ write_noted(void *arg)
 		values[ROW_ACTION] = CStringGetTextDatum(r ? r->action : "left out");
 		set_text(values, nulls, ROW_KIND, r && *r->kind ? r->kind : NULL);
 		set_text(values, nulls, ROW_OBJECT, r && *r->kind ? r->object : NULL);
-		set_jsonb(values, nulls, ROW_ARGUMENTS, r && *r->privilege ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("{\"privilege\": \"%s\"}", r->privilege)))) : NULL);
+		set_jsonb(values, nulls, ROW_ARGUMENTS, r && *r->privilege ? parse(psprintf("{\"privilege\": \"%s\"}", r->privilege)) : NULL);
 		set_jsonb(values, nulls, ROW_BEFORE, NULL);
 		set_jsonb(values, nulls, ROW_AFTER, evbus_audit_number("times", times));
 		write_row(values, nulls);

@@ -107,8 +107,9 @@ evbus_dead_filter_where(const EvbusDeadFilter *filter)
 	return where.data;
 }
 
-static void pg_attribute_noreturn()
-nobody_left(const char *subscription)
+/* Errors VB004. */
+void
+evbus_dead_filter_nobody_left(const char *subscription)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
@@ -180,7 +181,7 @@ evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool go
 		bool		gone = sub == NULL && left_behind("subscription", name);
 
 		if (gone && !gone_too)
-			nobody_left(name);
+			evbus_dead_filter_nobody_left(name);
 		if (gone && !superuser())
 			refuse_left(GetUserId(), name);
 		if (sub == NULL && !gone)
@@ -245,7 +246,7 @@ evbus_dead_filter_ids(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gon
 		char	   *name = TextDatumGetCString(evbus_column(i, 2, NULL));
 
 		if (sub == NULL && !gone_too)
-			nobody_left(name);
+			evbus_dead_filter_nobody_left(name);
 		if (sub == NULL && !all)
 			refuse_left(state.user, name);
 		if (sub != NULL)

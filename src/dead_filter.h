@@ -39,6 +39,7 @@ extern const Oid evbus_dead_types[EVBUS_DEAD_PARAMS];
 extern void evbus_dead_filter_init(EvbusDeadFilter *filter);
 extern void evbus_dead_filter_set(EvbusDeadFilter *filter, EvbusDeadParam param, Datum value);
 extern void evbus_dead_filter_read(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gone_too);
+extern void evbus_dead_filter_nobody_left(const char *subscription) pg_attribute_noreturn();
 extern void evbus_dead_filter_audit(FunctionCallInfo fcinfo, const Jsonb *after);
 extern void evbus_dead_filter_ids(FunctionCallInfo fcinfo, EvbusDeadFilter *filter, bool gone_too);
 extern void evbus_dead_filter_scope(EvbusDeadFilter *filter, Oid role, bool gone_too);

@@ -175,10 +175,7 @@ evbus_edit_dead_letter(PG_FUNCTION_ARGS)
 				 errmsg("must be owner of subscription \"%s\"", name)));
 	}
 	if (sub == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_EVBUS_NO_SUBSCRIPTION),
-				 errmsg("subscription \"%s\" no longer exists", name),
-				 errhint("Its dead letters can be read and discarded, but nobody is left to deliver them to.")));
+		evbus_dead_filter_nobody_left(name);
 	check_size(sub, PG_GETARG_JSONB_P(1));
 	evbus_encode_jsonb(PG_GETARG_JSONB_P(1), &coded);
 	initStringInfo(&stored);

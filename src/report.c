@@ -384,8 +384,8 @@ put_audit(EvbusReport *report)
 
 	appendStringInfoString(report->out, "<h2>Who did what</h2>\n");
 	evbus_report_table(report, "acts", columns, lengthof(columns),
-					   "SELECT a.action, NULL::text, to_char(a.at, 'YYYY-MM-DD HH24:MI:SS'), concat_ws(' ', a.kind, a.object), a.role, a.login, (SELECT count(*)::float8 FROM evbus.audit x WHERE x.at >= statement_timestamp() - interval '1 day') "
-					   "FROM evbus.audit a WHERE a.at >= statement_timestamp() - interval '1 day' ORDER BY a.audit_id DESC LIMIT $1",
+					   "SELECT a.action, NULL::text, to_char(a.at, 'YYYY-MM-DD HH24:MI:SS'), concat_ws(' ', a.kind, a.object), a.role, a.login, (count(*) OVER ())::float8 "
+					   "FROM evbus.audit a WHERE a.audit_id >= evbus._time_event(statement_timestamp() - interval '1 day') ORDER BY a.audit_id DESC LIMIT $1",
 					   "Nobody has administered the bus in the last 24 hours, and nobody was refused.",
 					   "Of the last 24 hours, the newest first. <code>evbus.audit</code> has all, with the arguments and what was changed.");
 }

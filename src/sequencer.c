@@ -60,7 +60,6 @@ static EvbusDb *db;
 static int64 tick_at = 0;		/* evbus_uptime() at which the next tick is due; 0: nothing to tick */
 static bool low_is_old = false; /* much was recovered: tell the next start where to begin */
 
-
 PGDLLEXPORT void evbus_sequencer_main(Datum main_arg);
 
 /* ------------------------------------------------------------------- drain */

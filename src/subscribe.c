@@ -318,6 +318,7 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 	char		nulls[N_SETTINGS + 6];
 	EvbusPlace	place;
 	int32		bus_id;
+	int32		id;
 	int			slot;
 	int64		position;
 
@@ -372,11 +373,12 @@ evbus_subscribe(PG_FUNCTION_ARGS)
 			  " breaker_threshold, breaker_window, breaker_min, breaker_probe, by_priority, paused, created_at)"
 			  " VALUES (nextval('evbus.subscription_id_seq'), $27, $28, $29, $30::regrole, nextval('evbus.subscription_id_seq'), $31, $1,"
 			  " $2, $3, $4, $5::regrole, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, nullif($16, 0), $17, nullif($18, 0), nullif($19, 0),"
-			  " CASE WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END, nullif($21, '0'), nullif($22, 0), $23, $24, $25, $26, false, now())",
+			  " CASE WHEN $20::text NOT IN ('$', 'strict $') THEN $20 END, nullif($21, '0'), nullif($22, 0), $23, $24, $25, $26, false, now()) RETURNING subscription_id",
 			  N_SETTINGS + 5, types, values, nulls, 0);
+	id = DatumGetInt32(evbus_column(0, 1, NULL));
 	evbus_internal_end(&state);
 	evbus_registry_changed();
-	evbus_audit(fcinfo, "subscription", name, NULL, evbus_audit_subscription(evbus_subscription_get(name, false)->subscription_id));
+	evbus_audit(fcinfo, "subscription", name, NULL, evbus_audit_subscription(id));
 	PG_RETURN_INT64(position);
 }
 
@@ -440,15 +442,6 @@ record(FunctionCallInfo fcinfo, const EvbusSubscription *sub, const Jsonb *befor
 {
 	evbus_registry_changed();
 	evbus_audit(fcinfo, "subscription", sub->name, before, evbus_audit_subscription(sub->subscription_id));
-}
-
-/* Up to which position a subscription is through, for the audit; NULL: nobody knows. */
-static Jsonb *
-where(EvbusDb *db, const EvbusSubscription *sub)
-{
-	EvbusCursorState state;
-
-	return evbus_cursor_progress(db, sub, &state) ? evbus_audit_number("position", state.cursor) : NULL;
 }
 
 /* What a volatile bus has overwritten is counted when somebody looks: before it is settled otherwise. */
@@ -575,9 +568,9 @@ evbus_seek(PG_FUNCTION_ARGS)
 	EvbusSubscription *sub = locked_subscription(fcinfo, "evbus.seek()");
 	EvbusDb    *db = evbus_db();
 	int64		position = start_position(fcinfo, 1, db, sub->bus_id, sub->bus_slot);
-	Jsonb	   *before = where(db, sub);
+	EvbusCursorState state;
+	Jsonb	   *before = evbus_cursor_progress(db, sub, &state) ? evbus_audit_number("position", state.cursor) : NULL;	/* counts what was dropped, too */
 
-	count_dropped(sub);
 	(void) change(sub, "UPDATE evbus.subscription SET epoch = nextval('evbus.subscription_id_seq'), start_position = $3"
 		   " WHERE subscription_id = $1", NULL, position);
 	evbus_registry_changed();

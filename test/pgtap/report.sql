@@ -1,6 +1,6 @@
 -- report_html(): its arguments, and that the page says what the views say. What a browser makes of it is in t/056_report.
 \ir include/helpers.sql
-SELECT plan(40);
+SELECT plan(41);
 
 CREATE FUNCTION page(title text DEFAULT NULL, max_rows integer DEFAULT 20, payloads boolean DEFAULT false) RETURNS xml LANGUAGE sql AS
 	$$SELECT (regexp_match(evbus.report_html(title, max_rows, payloads), '<body>(.*)</body>'))[1]::xml$$;
@@ -65,6 +65,7 @@ SELECT matches(cell('fails', 'p50'), '^[0-9.]+.(µs|ms|s)$', 'latency');
 SELECT is((SELECT count(*) FROM evbus.stat_worker WHERE database IS NULL OR database = current_database()), (SELECT cardinality(xpath('//tr[td/@data-head="Batches"]', page))::bigint FROM seen), 'every process');
 SELECT is((SELECT count(*) FROM evbus.stat_memory WHERE "limit" IS NOT NULL), (SELECT cardinality(xpath('//tr[td/@data-head="Limit"]', page))::bigint FROM seen), 'every area of memory');
 SELECT is((SELECT count(*) FROM evbus.stat_upkeep), (SELECT cardinality(xpath('//tr[td/@data-head="Made until"]', page))::bigint FROM seen), 'every kind of partition');
+SELECT is((SELECT count(*) FROM evbus.audit), (SELECT cardinality(xpath('//tr[td/@data-head="Session user"]', page))::bigint FROM seen), 'who did what');
 SELECT is(found('count(//*[contains(., "secret") or contains(@*, "secret")])'), '0', 'no payload, key, header or error text');
 
 -- what is left out is told
